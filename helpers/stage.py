@@ -1,0 +1,128 @@
+"""What every stage of the pipe does the same: settings, errors, events, a stdout that only the next stage reads.
+
+A stage is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `StageError`; outside it ends
+with a sysexits code and at most two lines: what is wrong, and what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Control characters (C0 without tab and newline, DEL, C1), bidirectional controls, line and paragraph separators:
+# a spoken or fetched text that holds them could rewrite what stands on a terminal or in a log.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+class StageError(Exception):
+    """What a person is told: `message` says what is wrong, `remedy` what to do, `code` is the sysexits code."""
+
+    def __init__(self, code: int, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.code, self.message, self.remedy = code, message, remedy
+
+
+class EmptyInput(StageError):
+    """Nothing arrived on stdin. In a pipe the stage before has already said why, so this one keeps quiet."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(os.EX_DATAERR, message, remedy)
+
+
+def setting(name: str, default: str = "") -> str:
+    """The value of the environment variable A2I_NAME; an empty one counts as not set."""
+    return os.environ.get(f"A2I_{name}") or default
+
+
+def is_set(name: str) -> bool:
+    """Whether the switch A2I_NAME is on: anything but empty and 0."""
+    return setting(name, "0") != "0"
+
+
+def session() -> Path | None:
+    """The working folder of the running pipe (A2I_SESSION), or None for a stage that is run alone."""
+    return Path(path) if (path := setting("SESSION")) else None
+
+
+def printable(text: str) -> str:
+    """`text` on one line and safe on any terminal: control and direction characters become spaces."""
+    return " ".join(_UNPRINTABLE.sub(" ", text).split())
+
+
+def say(text: str) -> None:
+    """Tell the person something on stderr; silent with --quiet."""
+    if not is_set("QUIET"):
+        print(text, file=sys.stderr, flush=True)
+
+
+def event(stage: str, what: str, **more: object) -> None:
+    """Note in the session that `stage` is `started`, `ready` (its model is loaded), `heard`, `done` …
+
+    One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix.
+    """
+    if folder := session():
+        line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}, ensure_ascii=False) + "\n"
+        fd = os.open(folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(fd, line.encode())
+        finally:
+            os.close(fd)
+
+
+def take_stdout() -> BinaryIO:
+    """The pipe to the next stage, taken away from everything else: from now on fd 1 is stderr.
+
+    Libraries print (whisper.cpp, pocketsphinx, progress bars), and one stray line would become a picture.
+    """
+    sys.stdout.flush()
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return pipe
+
+
+def _report(name: str, error: StageError) -> None:
+    lines = f"{name}: {printable(error.message)}\n" + (f"  {error.remedy}\n" if error.remedy else "")
+    if folder := session():
+        if not isinstance(error, EmptyInput):  # pipeline.sh shows the error of the first stage that failed
+            (folder / f"{name}.error").write_text(lines, encoding="utf-8")
+    else:
+        sys.stderr.write(lines)
+
+
+def run(name: str, main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> NoReturn:
+    """Run a stage and exit with its sysexits code; a traceback is shown only with --verbose."""
+    try:
+        event(name, "started")
+        code = main(argv)
+        sys.stdout.flush()
+    except StageError as error:
+        _report(name, error)
+        code = error.code
+    except KeyboardInterrupt:
+        code = 130
+    except BrokenPipeError:  # the next stage is gone and has said why
+        code = 141
+    except Exception as error:
+        if is_set("VERBOSE"):
+            traceback.print_exc()
+        what = f"{type(error).__name__}: {error}"
+        _report(name, StageError(os.EX_SOFTWARE, f"unexpected error: {what}", "This is a bug; --verbose shows where."))
+        code = os.EX_SOFTWARE
+    try:
+        event(name, "done", code=code)
+    except OSError:
+        pass
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(code)
