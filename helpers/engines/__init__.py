@@ -1,0 +1,97 @@
+"""One small module per way of computing. `load` is the only door: nothing outside an engine imports its framework."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from helpers.stage import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from helpers.tokenizer import Tokenizer
+
+    Array = NDArray[np.float32]
+
+ENGINES = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a model draws best with, from `audio_to_image.json` in its folder; each key of that file is optional."""
+
+    sampler: str = "dpm++"  # a name of helpers.samplers.SAMPLERS
+    steps: int = 20
+    guidance: float = 7.5
+
+
+class Engine(Protocol):
+    """A loaded Stable Diffusion model: three functions and what one has to know to call them.
+
+    All arrays are float32 and C-contiguous; n is 2 with guidance (unwanted first) and 1 without.
+    """
+
+    name: str  # "cpu"
+    version: str  # what computes, for run.json: "openvino 2026.4.1"
+    precision: str  # "f32" or "bf16"
+    size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
+    channels: int  # of a latent: 4 for Stable Diffusion
+    factor: int  # pixels per latent, in each direction: 8 for Stable Diffusion
+    scheduler: Mapping[str, Any]  # scheduler_config.json of the model
+    tokenizer: Tokenizer
+    defaults: Defaults
+
+    def encode_text(self, tokens: NDArray[np.int64]) -> Array:
+        """tokens: int64, (length,), from `tokenizer.encode(prompt).ids` → (1, length, width)."""
+        ...
+
+    def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
+        """latents: (n, channels, height / factor, width / factor); timestep: 0…999; text: (n, length, width).
+
+        Returns what the model predicts (noise or velocity, as its scheduler says), in the shape of latents.
+        """
+        ...
+
+    def decode(self, latents: Array) -> Array:
+        """latents: (1, channels, h, w) → picture (1, 3, h * factor, w * factor), nominally -1…1."""
+        ...
+
+    def warm(self) -> None:
+        """Run everything once, so that the first picture is as quick as the next; call it while nobody waits."""
+        ...
+
+
+def load(
+    name: str,
+    folder: Path,
+    *,
+    size: tuple[int, int] | None = None,
+    guidance: bool = True,
+    precision: str = "f32",
+) -> Engine:
+    """Load the model in `folder` into the engine `name`.
+
+    size: width and height in pixels, None for the size the model was trained at; guidance: whether predict_noise
+    will be called with n = 2; precision: "f32" or "bf16".
+
+    Raises:
+        StageError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
+            the engine does not compute.
+    """
+    if name not in ENGINES:
+        raise StageError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
+    engine: Engine = importlib.import_module(f"helpers.engines.{name}").load(folder, size, guidance, precision)
+    return engine
+
+
+def defaults(folder: Path) -> Defaults:
+    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion."""
+    path = folder / "audio_to_image.json"
+    return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Defaults()
