@@ -6,6 +6,7 @@ with a sysexits code and at most two lines: what is wrong, and what to do about 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -92,10 +93,23 @@ def take_stdout() -> BinaryIO:
 def _report(name: str, error: StageError) -> None:
     lines = f"{name}: {printable(error.message)}\n" + (f"  {error.remedy}\n" if error.remedy else "")
     if folder := session():
-        if not isinstance(error, EmptyInput):  # pipeline.sh shows the error of the first stage that failed
+        if isinstance(error, EmptyInput):
+            return
+        with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")
-    else:
-        sys.stderr.write(lines)
+            return
+    sys.stderr.write(lines)
+
+
+def _understood(error: Exception) -> StageError:
+    """What an exception that nobody raised on purpose means to a person."""
+    if isinstance(error, ModuleNotFoundError):
+        with contextlib.suppress(OSError):
+            (ROOT / ".venv" / "whole").unlink()  # so that pipeline.sh makes the environment anew
+        what = f"the Python environment is not whole: {error.name} is missing"
+        return StageError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
+    what = f"unexpected error: {type(error).__name__}: {error}"
+    return StageError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 
 
 def run(name: str, main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> NoReturn:
@@ -114,13 +128,11 @@ def run(name: str, main: Callable[[list[str] | None], int], argv: list[str] | No
     except Exception as error:
         if is_set("VERBOSE"):
             traceback.print_exc()
-        what = f"{type(error).__name__}: {error}"
-        _report(name, StageError(os.EX_SOFTWARE, f"unexpected error: {what}", "This is a bug; --verbose shows where."))
-        code = os.EX_SOFTWARE
-    try:
+        known = _understood(error)
+        _report(name, known)
+        code = known.code
+    with contextlib.suppress(OSError):
         event(name, "done", code=code)
-    except OSError:
-        pass
     try:
         sys.stdout.flush()
     except OSError:

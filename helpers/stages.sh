@@ -1,0 +1,107 @@
+# shellcheck shell=bash disable=SC2154
+# Runs the stages of a pipe at once, in bash 3.2 and 5.x, and knows which one failed first.
+# Ctrl-C once ends the recording and the pipe goes on; once more, or when nothing is being recorded, ends everything.
+# Uses session, the working folder of the run. Stages report on fd 9, a fifo:  NAME pid N,  NAME exit N.
+
+STAGES='record transcribe remove_parentheses enrich generate' # in the order of the pipe
+
+stage() { # <name> <command…>: one element of the pipe, in a process group of its own
+  local name=$1 code=0
+  shift
+  set -m # the group: a signal reaches what the stage has started too, and a shell script may trap SIGINT
+  "$@" <&0 9>&- &
+  set +m
+  printf '%s\n' "$!" >"$session/$name.pid"
+  { wait "$!"; } 2>/dev/null || code=$?
+  rm -f -- "$session/$name.pid"
+  # A recorder that was told to stop has done its work: ffmpeg says 255 then, although its output is complete.
+  [ "$name" != record ] || [ ! -e "$session/stopping" ] || code=0
+  # The reader went away: its own exit code says whether that was right.
+  [ "$code" -ne 141 ] || code=0
+  printf '%s exit %s\n' "$name" "$code" >&9
+  return "$code"
+}
+
+signal_stages() { # <signal> <name…>
+  local signal=$1 name pid
+  shift
+  for name in "$@"; do
+    if read -r pid 2>/dev/null <"$session/$name.pid"; then kill "-$signal" -- "-$pid" 2>/dev/null; fi
+  done
+}
+
+stop_recording() {
+  : >"$session/stopping"
+  signal_stages INT record
+}
+
+watch() { # notes the failures in order; what stands before a stage that failed has no reader any more and is stopped
+  local name what code before
+  trap '' INT
+  while read -r name what code <&9; do
+    [ "$what" != quit ] || return 0
+    [ "$code" -ne 0 ] || continue
+    printf '%s %s\n' "$name" "$code" >>"$session/failures"
+    stop_recording # it keeps what was heard
+    for before in $STAGES; do
+      [ "$before" != "$name" ] || break
+      [ "$before" = record ] || signal_stages TERM "$before"
+    done
+  done
+}
+
+first_failure() { # the first stage that said what is wrong; else the first that failed
+  local name code
+  while read -r name code; do
+    if [ -s "$session/$name.error" ]; then printf '%s' "$name" && return; fi
+  done <"$session/failures"
+  read -r name code <"$session/failures"
+  printf '%s' "$name"
+}
+
+on_interrupt() {
+  if [ -e "$session/record.pid" ] && [ ! -e "$session/stopping" ]; then
+    stop_recording
+  else
+    abort 130
+  fi
+}
+
+abort() { # <exit code>
+  aborted=$1
+  # shellcheck disable=SC2086
+  signal_stages TERM $STAGES
+  ( # what does not end within three seconds is killed
+    trap 'kill "$!"; exit' TERM
+    sleep 3 &
+    wait "$!"
+    # shellcheck disable=SC2086
+    signal_stages KILL $STAGES
+  ) 9>&- &
+  killer=$!
+}
+
+run_stages() { # <function that is the pipe>: returns the exit code of the first stage that failed
+  local aborted=0 killer='' job watcher name code
+  mkfifo "$session/reports" && exec 9<>"$session/reports" || return 73 # read and write: neither end ever blocks
+  trap on_interrupt INT
+  trap 'abort 143' TERM
+  trap 'abort 129' HUP
+  watch &
+  watcher=$!
+  set -m # a process group of its own: only this function decides what Ctrl-C means
+  "$1" &
+  job=$!
+  set +m
+  while kill -0 "$job" 2>/dev/null; do wait "$job"; done # a trap makes wait return early
+  trap '' INT TERM HUP
+  printf 'run quit 0\n' >&9
+  wait "$watcher"
+  exec 9>&-
+  [ -z "$killer" ] || kill "$killer" 2>/dev/null
+  [ "$aborted" -eq 0 ] || return "$aborted"
+  [ -s "$session/failures" ] || return 0
+  name=$(first_failure)
+  code=$(sed -n "s/^$name //p" "$session/failures")
+  return "$code"
+}

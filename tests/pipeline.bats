@@ -1,0 +1,281 @@
+#!/usr/bin/env bats
+# The pipe itself: options, order, exit codes, signals. Its stages are small programs of this file, so that what is
+# tested is pipeline.sh and the contract, under the shell in A2I_TEST_BASH (bash by default).
+
+bats_require_minimum_version 1.5.0
+load fake_root
+
+setup() {
+  make_fake_root "$BATS_TEST_TMPDIR/a copy with ümläuts"
+  stages=$BATS_TEST_TMPDIR/stages
+  mkdir "$stages"
+  fake record 'printf pcm'
+  fake transcribe 'cat >/dev/null; printf "a burger [BLANK_AUDIO]\n"'
+  fake remove_parentheses 'sed -u "s/ *\[.*\]//"'
+  fake generate 'while IFS= read -r line; do printf "/pictures/%s.png\n" "$line"; done'
+  export A2I_RECORD="$stages/record" A2I_TRANSCRIBE="$stages/transcribe" A2I_GENERATE="$stages/generate"
+  export A2I_REMOVE_PARENTHESES="$stages/remove_parentheses" A2I_OUTPUT=$BATS_TEST_TMPDIR/outputs
+}
+
+fake() { # <stage> <script>: a stage that notes its arguments and settings
+  printf '#!/bin/bash\nprintf "%%s\\n" "$@" >"%s/%s.arguments"\n%s\n' "$stages" "$1" "$2" >"$stages/$1"
+  chmod +x "$stages/$1"
+}
+
+pipeline() { "${A2I_TEST_BASH:-bash}" "$root/pipeline.sh" "$@"; }
+
+nothing_left() { # neither a file nor a process of the run
+  [ -z "$(ls -A "$A2I_OUTPUT" 2>/dev/null)" ]
+  ! pgrep -af "$stages/" >&2
+}
+
+@test "the stages pass the text on, and only the path reaches stdout" {
+  run --separate-stderr pipeline
+  [ "$status" -eq 0 ]
+  [ "$output" = "/pictures/a burger.png" ]
+  [ -z "$stderr" ]
+  nothing_left
+}
+
+@test "all stages are started at once" {
+  # Each waits for the next one to be there before it ends: started one after another, they would wait for ever.
+  fake record "for _ in {1..50}; do [ -e $stages/up ] && exit 0; sleep 0.1; done; exit 70"
+  fake generate "touch $stages/up; cat"
+  fake transcribe 'cat >/dev/null; echo text'
+  run pipeline
+  [ "$status" -eq 0 ]
+}
+
+@test "a prompt goes to generate alone, exactly as it was written" {
+  fake generate 'cat'
+  run pipeline --prompt "quotes ' \" \$(touch $stages/run) \`id\` * \\n ünï 🍔 --open"
+  [ "$status" -eq 0 ]
+  [ "$output" = "quotes ' \" \$(touch $stages/run) \`id\` * \\n ünï 🍔 --open" ]
+  [ ! -e "$stages/run" ] && [ ! -e "$stages/record.arguments" ]
+}
+
+@test "a prompt with line breaks is one line" {
+  fake generate 'wc -l'
+  run pipeline -p $'a burger\non a\r\ntable'
+  [ "$status" -eq 0 ] && [ "$output" -eq 1 ]
+}
+
+@test "one input goes through record, its name as one argument and absolute" {
+  cd "$BATS_TEST_TMPDIR"
+  run pipeline -i '-a file; $(id).wav'
+  [ "$status" -eq 0 ]
+  [ "$(cat "$stages/record.arguments")" = "--input
+$BATS_TEST_TMPDIR/-a file; \$(id).wav" ]
+}
+
+@test "several inputs go to transcribe, in order" {
+  run pipeline -i /b.wav --input=/a.wav
+  [ "$status" -eq 0 ]
+  [ "$(cat "$stages/transcribe.arguments")" = "/b.wav
+/a.wav" ]
+  [ ! -e "$stages/record.arguments" ]
+}
+
+@test "options become settings of every stage, and the option beats the environment" {
+  fake generate 'cat >/dev/null; env | grep ^A2I_ | grep -vE "SESSION|OUTPUT|RECORD|TRANSCRIBE|PAREN|GENERATE|TEST" | sort'
+  A2I_TIME=3 A2I_STEPS=7 run pipeline -t 2.5 -d mic -l de --translate -m sd -w tiny -s 1 -g 3 --negative 'no red' \
+    --size 64x96 -c 2 -q
+  [ "$status" -eq 0 ]
+  [ "$output" = "A2I_COUNT=2
+A2I_DEVICE=mic
+A2I_GUIDANCE=3
+A2I_LANGUAGE=de
+A2I_MODEL=sd
+A2I_NEGATIVE=no red
+A2I_QUIET=1
+A2I_SEED=1
+A2I_SIZE=64x96
+A2I_STEPS=7
+A2I_TIME=2.5
+A2I_TRANSLATE=1
+A2I_WHISPER=tiny" ]
+}
+
+@test "an enrich stage is put before generate when there is one" {
+  fake enrich 'sed -u "s/$/, golden light/"'
+  A2I_ENRICH="$stages/enrich --strong" run pipeline
+  [ "$output" = "/pictures/a burger, golden light.png" ]
+  [ "$(cat "$stages/enrich.arguments")" = --strong ]
+}
+
+@test "wrong options end with 64, one line and the remedy, and start nothing" {
+  wrong() {
+    run --separate-stderr pipeline "$@"
+    [ "$status" -eq 64 ] && [ -z "$output" ] && [ "$(grep -c . <<<"$stderr")" -eq 2 ] || {
+      echo "$* → $status: $output$stderr"
+      return 1
+    }
+  }
+  wrong --nonsense
+  wrong burger
+  wrong -t
+  wrong -t soon
+  wrong --time=1.2.3
+  wrong -n 0
+  wrong -n 1.5
+  wrong -s -1
+  wrong -c ''
+  wrong --size 512
+  wrong --size 512x
+  wrong --size axb
+  wrong -p ''
+  wrong -p '   '
+  wrong -p text -i file
+  wrong -i - -i file
+  wrong -i ''
+  wrong --quiet=1
+  wrong --json --open
+  [ ! -e "$A2I_OUTPUT" ] && [ ! -e "$stages/generate.arguments" ]
+}
+
+@test "the first stage that fails gives the exit code and the only message" {
+  fake transcribe 'echo "transcribe: no words were heard" >"$A2I_SESSION/transcribe.error"; exit 65'
+  fake generate 'if ! read -r line; then exit 65; fi'
+  run --separate-stderr pipeline
+  [ "$status" -eq 65 ]
+  [ "$stderr" = "transcribe: no words were heard" ]
+  nothing_left
+}
+
+@test "a stage that fails without a word is named" {
+  fake remove_parentheses 'exit 3'
+  run --separate-stderr pipeline
+  [ "$status" -eq 3 ]
+  [ "$stderr" = "pipeline: remove_parentheses failed with exit code 3" ]
+}
+
+@test "a stage that is not there is named" {
+  A2I_TRANSCRIBE=/nowhere/asr run -127 --separate-stderr pipeline
+  [[ $stderr = *"transcribe failed with exit code 127" ]]
+}
+
+@test "a stage that is killed is named with the signal" {
+  fake transcribe 'kill -KILL $$'
+  run --separate-stderr pipeline
+  [ "$status" -eq 137 ]
+  [ "$stderr" = "pipeline: transcribe was ended by signal 9" ]
+  nothing_left
+}
+
+@test "when the last stage fails, the recording is ended at once" {
+  fake record 'trap "exit 0" INT; printf pcm; for _ in {1..100}; do sleep 0.1; done; exit 70'
+  fake generate 'exit 69'
+  start=$SECONDS
+  run pipeline
+  [ "$status" -eq 69 ] && [ $((SECONDS - start)) -lt 5 ]
+  nothing_left
+}
+
+@test "a reader that ends early is no failure of the writer" {
+  fake transcribe 'cat >/dev/null; for i in {1..20000}; do echo "line $i"; done || exit 141'
+  fake remove_parentheses 'exec cat'
+  fake generate 'head -n 1'
+  run pipeline
+  [ "$status" -eq 0 ] && [ "$output" = "line 1" ]
+}
+
+in_background() { # the pipe in a process group of its own, as a terminal runs it
+  set -m
+  "${A2I_TEST_BASH:-bash}" "$root/pipeline.sh" "$@" >"$BATS_TEST_TMPDIR/out" 2>"$BATS_TEST_TMPDIR/err" 3>&- &
+  job=$!
+  set +m
+  for _ in {1..100}; do
+    if [ -e "$stages/up" ]; then return; fi
+    sleep 0.1
+  done
+  return 1
+}
+
+listening_recorder() {
+  fake record "trap 'echo stopped >$stages/stopped; exit 0' INT; touch $stages/up; printf pcm
+    for _ in {1..200}; do sleep 0.1; done"
+}
+
+@test "Ctrl-C once ends the recording, and the picture is drawn" {
+  listening_recorder
+  in_background
+  kill -INT -- "-$job"
+  wait "$job"
+  [ -e "$stages/stopped" ]
+  [ "$(cat "$BATS_TEST_TMPDIR/out")" = "/pictures/a burger.png" ]
+  nothing_left
+}
+
+@test "Ctrl-C twice ends everything with 130 and leaves nothing" {
+  listening_recorder
+  fake transcribe "cat >/dev/null; touch $stages/transcribing; sleep 20"
+  in_background
+  kill -INT -- "-$job"
+  for _ in {1..50}; do if [ -e "$stages/transcribing" ]; then break; fi; sleep 0.1; done
+  kill -INT -- "-$job"
+  code=0
+  wait "$job" || code=$?
+  [ "$code" -eq 130 ]
+  [ ! -s "$BATS_TEST_TMPDIR/out" ]
+  nothing_left
+}
+
+@test "Ctrl-C while nothing is recorded ends everything with 130" {
+  fake generate "touch $stages/up; sleep 20"
+  in_background -p "a burger"
+  kill -INT -- "-$job"
+  code=0
+  wait "$job" || code=$?
+  [ "$code" -eq 130 ]
+  nothing_left
+}
+
+@test "a stage that ignores the end is killed after three seconds" {
+  fake generate "trap '' TERM INT; touch $stages/up; while :; do sleep 0.2; done"
+  in_background -p "a burger"
+  kill -TERM "$job"
+  code=0
+  wait "$job" || code=$?
+  [ "$code" -eq 143 ]
+  nothing_left
+}
+
+@test "an output folder that cannot be written ends with 73 before anything starts" {
+  touch "$A2I_OUTPUT"
+  run --separate-stderr pipeline
+  [ "$status" -eq 73 ] && [ ! -e "$stages/record.arguments" ]
+  [[ $stderr = "pipeline: cannot write to $A2I_OUTPUT"* ]]
+}
+
+@test "the picture opens when asked for, its name as one argument" {
+  fake generate "cat >/dev/null; touch '$BATS_TEST_TMPDIR/a \$(id).png'; echo '$BATS_TEST_TMPDIR/a \$(id).png'"
+  fake xdg-open "touch $stages/opened"
+  PATH=$stages:$PATH DISPLAY=:9 run pipeline --open
+  [ "$output" = "$BATS_TEST_TMPDIR/a \$(id).png" ]
+  for _ in {1..50}; do if [ -e "$stages/opened" ]; then break; fi; sleep 0.1; done
+  [ "$(cat "$stages/xdg-open.arguments")" = "$output" ]
+}
+
+@test "it runs through symbolic links and from any folder" {
+  mkdir "$BATS_TEST_TMPDIR/bin"
+  ln -s "$root/pipeline.sh" "$BATS_TEST_TMPDIR/bin/first"
+  ln -s first "$BATS_TEST_TMPDIR/bin/draw it"
+  cd /
+  run "${A2I_TEST_BASH:-bash}" "$BATS_TEST_TMPDIR/bin/draw it"
+  [ "$status" -eq 0 ] && [ "$output" = "/pictures/a burger.png" ]
+}
+
+@test "--help fits one screen, --version is the package's; both need no environment" {
+  rm -rf "$root/.venv"
+  run pipeline --help
+  [ "$status" -eq 0 ] && [ "${#lines[@]}" -le 25 ]
+  for line in "${lines[@]}"; do [ "${#line}" -le 100 ]; done
+  run pipeline -V
+  [[ $output =~ ^audio-to-image\ [0-9]+\.[0-9]+\.[0-9]+$ ]]
+  [ ! -e "$root/.venv" ]
+}
+
+@test "--help shows the values that hold" {
+  A2I_TIME=4 run pipeline --help
+  [[ $output = *"microphone 4"* ]]
+}
