@@ -1,0 +1,109 @@
+"""What every stage does the same: settings, events, errors, a clean stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers import stage
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    program = f"from helpers import stage\nimport os, sys\n{code}\n"
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    return subprocess.run(
+        [sys.executable, "-c", program], env={**kept, **environment}, capture_output=True, text=True, cwd=stage.ROOT
+    )
+
+
+@given(st.text())
+def test_printable_is_one_harmless_line(text: str) -> None:
+    shown = stage.printable(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
+    assert not any(
+        unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI") for c in shown
+    )
+    assert stage.printable(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["a burger", "Käse 🍔", "עברית", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "o'clock $(x) `y`"]
+)
+def test_printable_keeps_what_people_write(text: str) -> None:
+    assert stage.printable(text) == text
+
+
+def test_an_error_is_two_lines_and_its_code() -> None:
+    done = run(
+        "def main(a): raise stage.StageError(66, 'no such file\\x1b[2J', 'name another')\nstage.run('record', main)"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (66, "", "record: no such file [2J\n  name another\n")
+
+
+def test_in_a_pipe_the_error_is_left_to_the_pipe(tmp_path: Path) -> None:
+    done = run(
+        "def main(a): raise stage.StageError(65, 'silent')\nstage.run('record', main)", A2I_SESSION=str(tmp_path)
+    )
+    assert (done.returncode, done.stderr) == (65, "")
+    assert (tmp_path / "record.error").read_text() == "record: silent\n"
+
+
+def test_empty_input_is_said_only_outside_a_pipe(tmp_path: Path) -> None:
+    code = "def main(a): raise stage.EmptyInput('nothing on stdin')\nstage.run('transcribe', main)"
+    assert run(code).stderr == "transcribe: nothing on stdin\n"
+    assert run(code, A2I_SESSION=str(tmp_path)).stderr == ""
+    assert not (tmp_path / "transcribe.error").exists()
+
+
+def test_a_bug_shows_its_traceback_only_when_asked() -> None:
+    code = "def main(a): raise ValueError('x' * 3)\nstage.run('generate', main)"
+    done = run(code)
+    assert done.returncode == 70
+    assert done.stderr == "generate: unexpected error: ValueError: xxx\n  This is a bug; --verbose shows where.\n"
+    assert "Traceback" in run(code, A2I_VERBOSE="1").stderr
+
+
+def test_what_a_library_prints_does_not_reach_the_pipe() -> None:
+    done = run(
+        "pipe = stage.take_stdout()\nprint('chatter')\nos.system('echo more')\npipe.write(b'line\\n')\npipe.flush()"
+    )
+    assert done.stdout == "line\n"
+    assert sorted(done.stderr.splitlines()) == ["chatter", "more"]
+
+
+def test_a_reader_that_went_away_is_no_traceback() -> None:
+    code = "def main(a):\n for i in range(100000): print('a line')\n return 0\nstage.run('generate', main)"
+    done = subprocess.run(
+        [
+            "bash",
+            "-c",
+            f'"{sys.executable}" -c "$0" | head -n 1; echo "${{PIPESTATUS[0]}}"',
+            f"from helpers import stage\n{code}",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=stage.ROOT,
+    )
+    assert done.stdout == "a line\n141\n"
+    assert done.stderr == ""
+
+
+def test_events_are_whole_lines_from_many_processes(tmp_path: Path) -> None:
+    code = "for i in range(200): stage.event('s', 'x' * 50, number=i)"
+    environment = {**os.environ, "A2I_SESSION": str(tmp_path)}
+    programs = [
+        subprocess.Popen([sys.executable, "-c", f"from helpers import stage\n{code}"], env=environment, cwd=stage.ROOT)
+        for _ in range(4)
+    ]
+    assert [program.wait() for program in programs] == [0] * 4
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert len(lines) == 800
+    assert all(json.loads(line)["stage"] == "s" for line in lines)
