@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 import sys
@@ -42,6 +43,14 @@ class File(NamedTuple):
     bytes: int
     exact: bool
     sha256: str
+
+    def fits(self, folder: Path) -> bool:
+        """Whether it lies in `folder` with its size."""
+        try:
+            size = (folder / self.path).stat().st_size
+        except OSError:
+            return False
+        return size == self.bytes if self.exact else size > 0
 
 
 class Entry(NamedTuple):
@@ -81,12 +90,9 @@ class Entry(NamedTuple):
         if self.shipped:
             return "" if self.folder.is_dir() else "missing"
         for file in self.files:
-            try:
-                size = (self.folder / file.path).stat().st_size
-            except OSError:
-                return "missing"
-            if size != file.bytes if file.exact else not size:
-                return f"damaged: {file.path} has {size} bytes instead of {file.bytes}"
+            if not file.fits(self.folder):
+                there = (self.folder / file.path).is_file()
+                return f"damaged: {file.path} has not the {file.bytes} bytes it should have" if there else "missing"
         return ""
 
     def is_present(self) -> bool:
@@ -133,17 +139,19 @@ def require(name: str) -> Entry:
     return entry
 
 
-def megabytes(size: int) -> str:
-    """A size in bytes as people read it: `60 MB`, `2.6 GB`."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{max(1, round(size / 1e6))} MB"
+def human(size: int) -> str:
+    """A size in bytes as people read it: `1 kB`, `60 MB`, `2.6 GB`."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{math.ceil(size / 1e3)} kB"
 
 
 def markdown_table() -> str:
     """The catalogue as the README shows it, without a final newline."""
     rows = ["| model | what it is | download | memory | licence |", "| --- | --- | --: | --: | --- |"]
     for entry in entries().values():
-        size = "in the repository" if entry.shipped else megabytes(entry.bytes)
-        memory = megabytes(entry.memory_mb * 10**6)
+        size = "in the repository" if entry.shipped else human(entry.bytes)
+        memory = human(entry.memory_mb * 10**6)
         rows.append(f"| `{entry.name}` | {entry.about} | {size} | {memory} | {entry.license} |")
     return "\n".join(rows)
 

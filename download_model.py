@@ -1,0 +1,245 @@
+#!/usr/bin/env python3
+"""Fetch, check and remove the models of models/catalog.toml.
+
+A file arrives in a hidden folder beside its place, is checked (size, sha256) and only then renamed, so a model is
+either whole or not there. What a cut left behind is kept and the next run asks the hub only for the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from helpers import catalog, hub
+from helpers.catalog import Entry, File, Source, human
+from helpers.hub import Patience
+from helpers.stage import ROOT, StageError, run, say
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    if arguments.quiet:
+        os.environ["A2I_QUIET"] = "1"
+    entries = [catalog.find(name) for name in arguments.names if name != "list"]
+    if arguments.offer:
+        return 0 if all(offer(entry.name) for entry in entries) else os.EX_UNAVAILABLE
+    if arguments.verify:
+        verify(entries or [entry for entry in catalog.entries().values() if entry.files and entry.is_present()])
+    elif arguments.remove:
+        for entry in entries:
+            remove(entry)
+    elif entries:
+        for entry in entries:
+            fetch(entry, hub.usual_patience())
+            print(entry.path)
+    else:
+        print(listing())
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    class Parser(argparse.ArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise StageError(os.EX_USAGE, message, "./download_model.py --help shows what there is.")
+
+    parser = Parser(
+        prog="./download_model.py",
+        description="Fetch the named models, or list what there is and what is here.",
+        epilog="A fetch that was cut goes on where it stopped. Models lie in models/downloaded, or in $A2I_MODELS.",
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models of the catalogue, or: list")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--verify", action="store_true", help="check size and sha256 of the named models, or of all here")
+    what.add_argument("--remove", action="store_true", help="delete the named models")
+    what.add_argument(
+        "--offer", action="store_true", help="fetch, but give up soon and quietly if the hub is not there"
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
+    arguments = parser.parse_args(argv)
+    if not arguments.names and (arguments.remove or arguments.offer):
+        parser.error("name the model")
+    if "list" in arguments.names and (len(arguments.names) > 1 or arguments.verify or arguments.remove):
+        parser.error("list stands alone")
+    return arguments
+
+
+def listing() -> str:
+    """One line per model: whether it is here, name, size, licence, what it is; then the disk used."""
+    rows = []
+    for entry in catalog.entries().values():
+        problem = entry.problem()
+        state = "damaged" if problem.startswith("damaged") else "here" if not problem else ""
+        rows.append((state, entry.name, human(entry.bytes), entry.license, entry.about))
+    width = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f"{r[0]:{width[0]}}  {r[1]:{width[1]}}  {r[2]:>{width[2]}}  {r[3]:{width[3]}}  {r[4]}" for r in rows]
+    folder = catalog.models_folder()
+    used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return "\n".join([*lines, "", f"{human(used) if used else 'Nothing'} in {folder}"])
+
+
+def verify(entries: list[Entry]) -> None:
+    """Compare every file with its size and pinned sha256. Raises StageError 65 or 69 at the first that is wrong."""
+    for entry in entries:
+        catalog.require(entry.name)
+        for file in entry.files:
+            if file.sha256 and sha256(entry.folder / file.path) != file.sha256:
+                remedy = f"Get it anew: ./download_model.py --remove {entry.name}; ./download_model.py {entry.name}"
+                raise StageError(os.EX_DATAERR, f"{entry.name} is damaged: {file.path} has another sha256", remedy)
+        unpinned = [file.path for file in entry.files if not file.sha256]
+        say(f"{entry.name}: right" + (f" in size; no sha256 is pinned for {', '.join(unpinned)}" if unpinned else ""))
+
+
+def remove(entry: Entry) -> None:
+    """Delete a model and what a cut download of it left. Raises StageError 64 for one that ships, 73 if it stays."""
+    if entry.shipped:
+        raise StageError(os.EX_USAGE, f"{entry.name} ships with the repository and is not removed")
+    with writing(entry.folder):
+        freed = 0
+        for folder in (entry.folder, incoming(entry)):
+            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+            if folder.is_symlink():
+                folder.unlink()
+            elif folder.exists():
+                shutil.rmtree(folder)
+    say(f"{entry.name}: {f'removed, {human(freed)} freed' if freed else 'is not here'}")
+
+
+def offer(name: str, seconds: float = 5) -> bool:
+    """Fetch `name` if the hub answers within `seconds` and delivers well; whether the model is there afterwards.
+
+    For a first run that has something else to fall back on: whatever goes wrong is one line and no error.
+    """
+    entry = catalog.find(name)
+    try:
+        usual = hub.usual_patience()
+        fetch(entry, Patience(min(seconds, usual.answer), min(4, usual.stall), 60, 1))
+    except StageError as error:
+        say(f"{name} ({human(entry.bytes)}) is not here: {error.message}. Later: ./download_model.py {name}")
+    return entry.is_present()
+
+
+def fetch(entry: Entry, patience: Patience) -> None:
+    """Bring every file of a model that is not there yet, from the first of its mirrors that has it.
+
+    Raises StageError: 65 what came is not what the catalogue pins, 69 unreachable, missing or broken off, 73 no room or
+    no right to write, 77 refused. What has arrived stays for the next run except where its content is wrong.
+    """
+    wanted = [file for file in entry.files if not file.fits(entry.folder)]
+    if not wanted:
+        say(f"{entry.name} is here already")
+        return
+    with writing(catalog.models_folder()), alone(entry):
+        check_room(entry, wanted)
+        for file in wanted:
+            failures: list[StageError] = []
+            for source in entry.sources:
+                try:
+                    bring(entry, file, source, patience)
+                    break
+                except hub.Unreachable:
+                    raise
+                except StageError as error:
+                    failures.append(error)
+                    if source != entry.sources[-1]:
+                        say(f"{error.message}; trying the next mirror")
+            else:
+                raise failures[0]
+        for left in incoming(entry).iterdir():  # of an earlier pin, or of a mirror that had something else
+            left.unlink()
+
+
+def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
+    """One file from one repository into its place, checked on the way. Raises as fetch does."""
+    where = f"{source.repo}/{file.path}"
+    found = hub.ask(source.repo, source.revision, file.path, patience)
+    pin, size = file.sha256 or found.sha256, file.bytes if file.exact else found.size
+    if not pin or not size:
+        raise StageError(os.EX_DATAERR, f"{where}: the hub gives no hash and size to check it against")
+    if found.size not in (None, size) or found.sha256 not in ("", pin):
+        raise StageError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
+    partial = incoming(entry) / pin  # the hash is its name, so that another mirror, or another day, can go on with it
+    say(f"fetching {file.path}, {human(size)}, from {source.repo}")
+    hub.receive(file.path, found.url, partial, size, patience)
+    if sha256(partial) != pin:
+        partial.unlink()
+        raise StageError(os.EX_DATAERR, f"{where}: what arrived has another sha256, and was deleted")
+    place = entry.folder / file.path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(place)
+
+
+def check_room(entry: Entry, wanted: list[File]) -> None:
+    """Raises StageError 73 unless what is still to come fits on the disk with 5 % to spare."""
+    there = sum(partial.stat().st_size for partial in incoming(entry).iterdir())
+    need = int(1.05 * (sum(file.bytes for file in wanted) - there))
+    free = shutil.disk_usage(catalog.models_folder()).free
+    if need > free:
+        remedy = "Make room, or set A2I_MODELS to a folder on another disk."
+        raise StageError(os.EX_CANTCREAT, f"{human(need)} are needed, {human(free)} are free", remedy)
+
+
+def incoming(entry: Entry) -> Path:
+    """Where the files of a model arrive: on the same file system as their place, so that a rename is atomic."""
+    return catalog.models_folder() / ".incoming" / entry.name
+
+
+@contextlib.contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Turns what the file system says into StageError 73."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "Make room and run it again: it goes on where it stopped."
+            raise StageError(os.EX_CANTCREAT, f"the disk is full: {folder}", remedy) from error
+        if error.errno is None:
+            raise
+        raise StageError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def alone(entry: Entry) -> Iterator[None]:
+    """Keeps a second download of the same model out. Raises StageError 69 if one is running."""
+    incoming(entry).mkdir(parents=True, exist_ok=True)
+    folder = os.open(incoming(entry), os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StageError(os.EX_UNAVAILABLE, f"{entry.name} is being fetched already") from error
+    finally:
+        os.close(folder)
+        with contextlib.suppress(OSError):  # not empty: something has arrived and waits for the rest
+            incoming(entry).rmdir()
+            incoming(entry).parent.rmdir()
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def use_own_python() -> None:
+    """Go on in the repository's .venv if there is one: only there are the pinned versions."""
+    python = ROOT / ".venv" / "bin" / "python"
+    if os.access(python, os.X_OK) and Path(sys.prefix).resolve() != python.parent.parent.resolve():
+        with contextlib.suppress(OSError):
+            os.execv(python, [str(python), __file__, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    use_own_python()
+    run("download_model", main)

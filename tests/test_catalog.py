@@ -1,0 +1,202 @@
+"""The catalogue names every model once, completely, and says whether it is here."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers import catalog
+from helpers.stage import ROOT, StageError
+
+MINIMAL: dict[str, Any] = {
+    "defaults": dict.fromkeys(catalog.ROLES, "one"),
+    "sources": {"here": [{"repo": "owner/repo", "revision": "a" * 40}]},
+    "models": {
+        "one": {
+            "kind": "whisper",
+            "about": "a model",
+            "license": "MIT",
+            "memory_mb": 1,
+            "engines": ["cpu"],
+            "languages": "en",
+            "source": "here",
+            "files": [{"path": "one.bin", "bytes": 3, "sha256": "b" * 64}],
+        }
+    },
+}
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.name)
+def test_entry_is_complete(entry: catalog.Entry) -> None:
+    assert entry.about and entry.license and entry.memory_mb > 0 and entry.engines
+    if entry.shipped:
+        assert entry.folder.is_relative_to(ROOT) and entry.is_present()
+        return
+    assert entry.sources and entry.files
+    for source in entry.sources:
+        assert re.fullmatch("[0-9a-f]{40}", source.revision)
+    for file in entry.files:
+        assert re.fullmatch("([0-9a-f]{64})?", file.sha256)
+        assert file.sha256 or file.exact, "neither the hash nor the size is known"
+    if entry.kind == "whisper":
+        assert entry.path.name == f"ggml-{entry.name}.bin"
+        assert entry.languages == ("en" if ".en" in entry.name else "any")
+        assert not (entry.translates and (entry.languages == "en" or "turbo" in entry.name))
+
+
+def test_no_file_stands_twice() -> None:
+    hashes = [file.sha256 for entry in catalog.entries().values() for file in entry.files if file.sha256]
+    assert len(hashes) == len(set(hashes))
+
+
+def test_defaults_fit_their_roles() -> None:
+    assert catalog.default("english").name == "base.en-q5_1"
+    multilingual = catalog.default("multilingual")
+    assert multilingual.name == "base-q5_1" and multilingual.translates
+    for engine in catalog.ENGINES:
+        model = catalog.default(engine)
+        assert model.kind == "image" and engine in model.engines
+    assert catalog.default("cpu").name == "builtin"
+
+
+def test_unknown_name_lists_near_ones() -> None:
+    with pytest.raises(StageError) as error:
+        catalog.find("base.en-q5")
+    assert error.value.code == os.EX_USAGE
+    assert "base.en-q5_1" in error.value.remedy
+
+
+def test_unknown_name_is_printed_safely() -> None:
+    with pytest.raises(StageError) as error:
+        catalog.find("\x1b[2Jxyz" + "w" * 1000)
+    assert "\x1b" not in error.value.message and len(error.value.message) < 200
+
+
+def test_present_only_with_the_right_size(models: Path) -> None:
+    entry = catalog.find("tiny.en-q5_1")
+    assert entry.path == models / "tiny.en-q5_1" / "ggml-tiny.en-q5_1.bin"
+    assert entry.problem() == "missing"
+    with pytest.raises(StageError, match="not on this machine") as error:
+        catalog.require(entry.name)
+    assert error.value.code == os.EX_UNAVAILABLE and "./download_model.py tiny.en-q5_1" in error.value.remedy
+    entry.folder.mkdir()
+    entry.path.write_bytes(b"short")
+    assert not entry.is_present()
+    with pytest.raises(StageError, match="damaged"):
+        catalog.require(entry.name)
+    with entry.path.open("wb") as file:
+        file.truncate(entry.bytes)
+    assert catalog.require(entry.name) == entry
+
+
+def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
+    entry = catalog.find("sd-2.1-base-coreml-ne")
+    entry.folder.mkdir()
+    entry.path.touch()
+    assert not entry.is_present()
+    entry.path.write_bytes(b"x")
+    assert entry.is_present()
+
+
+def test_a_model_of_several_files_is_a_folder(models: Path) -> None:
+    entry = catalog.find("sd-2.1-base")
+    assert entry.path == entry.folder == models / "sd-2.1-base"
+    for file in entry.files[1:]:
+        (entry.folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        with (entry.folder / file.path).open("wb") as handle:
+            handle.truncate(file.bytes)
+    assert entry.problem() == "missing"
+
+
+def test_models_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_MODELS", "")
+    assert catalog.models_folder() == ROOT / "models" / "downloaded"
+    monkeypatch.setenv("A2I_MODELS", "~/m")
+    assert catalog.models_folder() == Path.home() / "m"
+
+
+def test_minimal_catalogue_is_accepted() -> None:
+    models, _ = catalog.parse(MINIMAL)
+    assert models["one"].files == (catalog.File("one.bin", 3, True, "b" * 64),)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("kind", "video", "kind"),
+        ("about", "", "about"),
+        ("license", None, "license"),
+        ("memory_mb", "1", "memory_mb"),
+        ("engines", ["gpu"], "engines"),
+        ("engines", [], "engines"),
+        ("languages", "de", "languages"),
+        ("source", "nowhere", "source"),
+        ("files", [], "folder"),
+        ("folder", "models/x", "folder"),
+        ("licence", "MIT", "unknown key licence"),
+        ("files", [{"path": "../x", "bytes": 3, "sha256": "b" * 64}], "no path"),
+        ("files", [{"path": "/x", "bytes": 3, "sha256": "b" * 64}], "no path"),
+        ("files", [{"path": "a/.x", "bytes": 3, "sha256": "b" * 64}], "no path"),
+        ("files", [{"path": "x", "bytes": 0, "sha256": "b" * 64}], "bytes"),
+        ("files", [{"path": "x", "bytes": 3, "sha256": "b" * 63}], "sha256"),
+        ("files", [{"path": "x", "bytes": 3}], "sha256"),
+    ],
+)
+def test_bad_entry_is_named(key: str, value: object, says: str) -> None:
+    data = copy.deepcopy(MINIMAL)
+    data["models"]["one"][key] = value
+    with pytest.raises(ValueError, match=rf"\[models.one\].*{says}"):
+        catalog.parse(data)
+
+
+def test_bad_source_name_and_default_are_named() -> None:
+    for change, says in (
+        (lambda data: data["sources"]["here"][0].update(revision="main"), "full commit hash"),
+        (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "no repository"),
+        (lambda data: data["models"].update({"../x": data["models"]["one"]}), "a name is made of"),
+        (lambda data: data["defaults"].update(english="two"), "english = 'two'"),
+    ):
+        data = copy.deepcopy(MINIMAL)
+        change(data)
+        with pytest.raises(ValueError, match=says):
+            catalog.parse(data)
+
+
+def test_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = tmp_path / "catalog.toml"
+    broken.write_text("[models\n")
+    monkeypatch.setattr(catalog, "CATALOG", broken)
+    catalog._read.cache_clear()
+    try:
+        with pytest.raises(StageError) as error:
+            catalog.entries()
+        assert error.value.code == os.EX_DATAERR and "catalog.toml" in error.value.message
+    finally:
+        catalog._read.cache_clear()
+
+
+def test_the_table_has_every_model() -> None:
+    printed = subprocess.run([sys.executable, "-m", "helpers.catalog"], capture_output=True, text=True, check=True)
+    assert printed.stdout == catalog.markdown_table() + "\n"
+    rows = printed.stdout.splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(catalog.entries())
+
+
+def test_import_is_light() -> None:
+    code = "import sys, helpers.catalog as c; c.find('builtin'); print(*sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "argparse", "dataclasses", "subprocess"}
+    assert not heavy & set(printed.stdout.split())

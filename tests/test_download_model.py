@@ -1,0 +1,400 @@
+"""download_model.py against a hub on loopback that can fail in every way: the real program, in a tree of its own."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
+
+import download_model
+from helpers.stage import ROOT, StageError
+
+FIRST, MIRROR = "first/repo", "second/mirror"
+CONTENT = random.Random(1).randbytes(300_000)
+PARTS = {"unet/model.bin": random.Random(2).randbytes(50_000), "config.json": b'{"a": 1}', "vocab.txt": b"a\nb\n"}
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def model(name: str, source: str, files: dict[str, bytes], pinned: bool = True) -> str:
+    rows = [
+        f'{{ path = "{path}", bytes = {len(body)}, sha256 = "{sha256(body) if pinned else "hub"}" }}'
+        for path, body in files.items()
+    ]
+    return (
+        f'[models."{name}"]\nkind = "image"\nabout = "for tests"\nlicense = "MIT"\nmemory_mb = 1\n'
+        f'engines = ["cpu"]\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
+    )
+
+
+CATALOG = "\n".join(
+    [
+        "[defaults]",
+        *(f'{role} = "one"' for role in ("english", "multilingual", "coreml", "cuda", "cpu")),
+        *(
+            f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'
+            for repo, letter in ((FIRST, "a"), (MIRROR, "b"))
+        ),
+        f'[[sources.single]]\nrepo = "{FIRST}"\nrevision = "{"a" * 40}"',
+        model("one", "both", {"model.bin": CONTENT}),
+        model("alone", "single", {"model.bin": CONTENT}),
+        model("parts", "both", PARTS),
+        model("unpinned", "single", {"model.bin": CONTENT}, pinned=False),
+        model("unpinned-small", "single", {"config.json": PARTS["config.json"]}, pinned=False),
+        model("huge", "single", {"model.bin": b""}).replace("bytes = 0", f"bytes = {10**16}"),
+    ]
+)
+
+
+class Tree:
+    """A copy of the program with a catalogue of small models, a home of its own and a hub."""
+
+    def __init__(self, root: Path, hub: Hub) -> None:
+        self.root, self.hub, self.models = root, hub, root / "models" / "downloaded"
+        self.one = self.models / "one" / "model.bin"
+        (root / "helpers").mkdir()
+        shutil.copy(ROOT / "download_model.py", root)
+        for name in ("__init__", "stage", "catalog", "hub"):
+            shutil.copy(ROOT / "helpers" / f"{name}.py", root / "helpers")
+        (root / "models").mkdir()
+        (root / "models" / "catalog.toml").write_text(CATALOG)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root / "home"),
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_ETAG_TIMEOUT": "1",
+            "HF_HUB_DOWNLOAD_TIMEOUT": "1",
+        }
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, str(self.root / "download_model.py"), *arguments]
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        everything = self.environment | environment
+        return subprocess.Popen(
+            self.command(*arguments), env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, *arguments: str, code: int = 0, says: str = "", **environment: str) -> str:
+        """Run it, check the exit code, that `says` is on stderr and no traceback, and return stdout."""
+        process = self.start(*arguments, **environment)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode == code, err
+        assert says in err and "Traceback" not in err, err
+        assert len(err.splitlines()) <= (2 if code and "mirror" not in err and "fetching" not in err else 6), err
+        return out
+
+    def left(self) -> dict[str, int]:
+        """Every file below the models folder and its size."""
+        files = (file for file in self.models.rglob("*") if file.is_file())
+        return {str(file.relative_to(self.models)): file.stat().st_size for file in files}
+
+    def downloads(self) -> list[str]:
+        """The Range header of every request for content, in order."""
+        return [request.range for request in self.hub.requests if request.method == "GET"]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Tree]:
+    with Hub() as hub:
+        for repo in (FIRST, MIRROR):
+            hub.add(repo, "model.bin", CONTENT)
+            for path, body in PARTS.items():
+                hub.add(repo, path, body, small=not path.endswith(".bin"))
+        yield Tree(tmp_path, hub)
+
+
+PARTIAL = {f".incoming/one/{sha256(CONTENT)}": 100_000}
+
+
+def test_fetch_one_file(tree: Tree) -> None:
+    assert tree.run("one", says="from first/repo") == f"{tree.one}\n"
+    assert tree.one.read_bytes() == CONTENT
+    assert tree.left() == {"one/model.bin": len(CONTENT)}
+    assert not (tree.models / ".incoming").exists()
+    assert f"/{FIRST}/resolve/{'a' * 40}/model.bin" in [request.path for request in tree.hub.requests]
+
+
+def test_nothing_else_is_asked_or_kept(tree: Tree) -> None:
+    tree.run("one", AI_AGENT="x")
+    assert {request.path.split("/")[1] for request in tree.hub.requests} == {"first", "store"}
+    assert not (tree.root / "home").exists()
+
+
+def test_fetch_a_folder_and_only_what_is_missing(tree: Tree) -> None:
+    tree.run("parts")
+    for path, body in PARTS.items():
+        assert (tree.models / "parts" / path).read_bytes() == body
+    (tree.models / "parts" / "vocab.txt").write_text("cut")
+    tree.hub.requests.clear()
+    tree.run("parts")
+    assert [request.path for request in tree.hub.requests if request.method == "GET"] == [
+        f"/{FIRST}/resolve/{'a' * 40}/vocab.txt"
+    ]
+    assert (tree.models / "parts" / "vocab.txt").read_bytes() == PARTS["vocab.txt"]
+
+
+def test_a_model_that_is_here_needs_no_hub(tree: Tree) -> None:
+    tree.run("one")
+    tree.hub.requests.clear()
+    tree.run("one", says="here already", HF_HUB_OFFLINE="1")
+    tree.run("--offer", "one", HF_HUB_OFFLINE="1")
+    assert not tree.hub.requests
+
+
+def test_quiet_says_nothing(tree: Tree) -> None:
+    process = tree.start("-q", "one")
+    assert process.communicate(timeout=30) == (f"{tree.one}\n", "")
+
+
+def test_a_cut_is_gone_on_with_at_once(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Cut(100_000, times=2)
+    tree.run("alone")
+    assert tree.downloads() == ["", "bytes=100000-", "bytes=200000-"]
+    assert (tree.models / "alone" / "model.bin").read_bytes() == CONTENT
+
+
+def test_a_short_answer_is_gone_on_with(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Cut(100_000, times=1, politely=True)
+    tree.run("one")
+    assert tree.downloads() == ["", "bytes=100000-"]
+    assert tree.one.read_bytes() == CONTENT
+
+
+def test_a_hub_without_ranges_starts_again(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = NoRanges(100_000)
+    tree.run("one")
+    assert tree.downloads() == ["", "bytes=100000-"]
+    assert tree.one.read_bytes() == CONTENT
+
+
+def test_a_hub_that_always_cuts_is_given_up_and_gone_on_with_later(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Cut(0)
+    tree.run("one", code=69, says="broke off")
+    assert len(tree.downloads()) == 3
+    assert not tree.one.exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_it_asks_only_for_the_rest(tree: Tree, how: signal.Signals) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Stall(100_000, times=1)
+    process = tree.start("one", HF_HUB_DOWNLOAD_TIMEOUT="30")
+    partial = tree.models / next(iter(PARTIAL))
+    assert tree.hub.stalled.wait(10)
+    while not partial.exists() or partial.stat().st_size <= 90_000:  # the last few kilobytes may still be in a buffer
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL)
+    assert "Traceback" not in err
+    assert list(tree.left()) == list(PARTIAL)
+    size = partial.stat().st_size
+    assert 90_000 < size <= 100_000
+    tree.run("one")
+    assert tree.downloads() == ["", f"bytes={size}-"]
+    assert tree.one.read_bytes() == CONTENT
+    assert list(tree.left()) == ["one/model.bin"]
+
+
+def test_a_mirror_goes_on_where_the_first_stopped(tree: Tree) -> None:
+    partial = tree.models / next(iter(PARTIAL))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(CONTENT[:100_000])
+    tree.hub.fail[f"{FIRST}/model.bin"] = Status(404)
+    tree.run("one", says="trying the next mirror")
+    assert tree.downloads() == ["bytes=100000-"]
+    assert tree.one.read_bytes() == CONTENT
+
+
+def test_a_spoiled_partial_is_deleted_and_fetched_anew(tree: Tree) -> None:
+    partial = tree.models / next(iter(PARTIAL))
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(100_000))
+    tree.run("one", says="another sha256")
+    assert tree.downloads() == ["bytes=100000-", ""]
+    assert tree.one.read_bytes() == CONTENT
+
+
+def test_a_stall_ends_in_seconds(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Stall(0)
+    began = time.monotonic()
+    tree.run("one", code=69, says="nothing came for 1 s")
+    assert time.monotonic() - began < 8
+
+
+def test_a_stall_is_gone_on_with(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Stall(100_000, times=1)
+    tree.run("one")
+    assert tree.downloads() == ["", "bytes=100000-"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "says"),
+    [
+        (Status(401), 77, "refuses it (401)"),
+        (Status(403), 77, "refuses it (403)"),
+        (Status(404), 69, "does not have it (404)"),
+        (Status(500), 69, "has a fault (500)"),
+        (Lie(sha256="0" * 64), 65, "another file"),
+        (Lie(size=7), 65, "another file"),
+        (Lie(content=CONTENT[:-1] + b"x"), 65, "another sha256"),
+        (Lie(content=CONTENT[:100]), 69, "broke off"),
+        (Endless(), 65, "more arrived"),
+    ],
+)
+def test_what_is_wrong_is_said_and_nothing_is_kept(tree: Tree, fault: object, code: int, says: str) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = fault
+    assert tree.run("alone", code=code, says=says) == ""
+    assert not [path for path, size in tree.left().items() if size > 100]
+
+
+@pytest.mark.parametrize(
+    "fault", [Status(401), Status(404), Lie(sha256="0" * 64), Lie(content=CONTENT[::-1]), Endless()]
+)
+def test_the_mirror_serves_when_the_first_fails(tree: Tree, fault: object) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = fault
+    tree.run("one", says="trying the next mirror")
+    assert tree.one.read_bytes() == CONTENT
+    assert list(tree.left()) == ["one/model.bin"]
+
+
+def test_when_both_fail_the_first_is_the_cause(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Status(403)
+    tree.hub.fail[f"{MIRROR}/model.bin"] = Status(404)
+    tree.run("one", code=77, says=f"https://huggingface.co/{FIRST}")
+
+
+def test_a_short_fault_of_the_hub_is_waited_for(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Status(503, times=1)
+    tree.run("alone")
+    assert (tree.models / "alone" / "model.bin").exists()
+
+
+def test_another_host_is_not_followed(tree: Tree) -> None:
+    port = tree.hub.url.rsplit(":", 1)[1]
+    tree.hub.fail[f"{FIRST}/model.bin"] = Elsewhere(f"http://localhost:{port}/store/{FIRST}/model.bin")
+    tree.run("alone", code=69, says=f"localhost:{port}", HF_TOKEN="hf_secret")
+    assert not [request for request in tree.hub.requests if request.path.startswith("/store")]
+    assert {request.authorization for request in tree.hub.requests} == {"Bearer hf_secret"}
+
+
+def test_no_hub_at_all(tree: Tree) -> None:
+    began = time.monotonic()
+    tree.run("one", code=69, says="cannot reach 127.0.0.1:9", HF_ENDPOINT="http://127.0.0.1:9")
+    assert time.monotonic() - began < 5
+    assert tree.left() == {} and not (tree.models / ".incoming").exists()
+
+
+def test_a_hub_that_does_not_answer(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Silent()
+    began = time.monotonic()
+    tree.run("one", code=69, says="within 1 s")
+    assert time.monotonic() - began < 5
+
+
+def test_offline_is_told_apart(tree: Tree) -> None:
+    tree.run("one", code=69, says="HF_HUB_OFFLINE is set", HF_HUB_OFFLINE="1")
+    assert not tree.hub.requests
+
+
+def test_unpinned_is_checked_against_the_hub(tree: Tree) -> None:
+    tree.run("unpinned")
+    tree.run("--verify", "unpinned", says="no sha256 is pinned")
+    tree.run("--remove", "unpinned")
+    tree.hub.fail[f"{FIRST}/model.bin"] = Lie(content=CONTENT[::-1])
+    tree.run("unpinned", code=65, says="another sha256")
+
+
+def test_unpinned_without_a_hash_of_the_hub_is_refused(tree: Tree) -> None:
+    tree.run("unpinned-small", code=65, says="no hash")
+    assert not tree.downloads()
+
+
+def test_no_room(tree: Tree) -> None:
+    tree.run("huge", code=73, says="are free")
+    assert not tree.hub.requests
+
+
+def test_no_place_to_write(tree: Tree) -> None:
+    (tree.root / "file").touch()
+    tree.run("one", code=73, says="cannot write", A2I_MODELS=str(tree.root / "file" / "models"))
+
+
+def test_a_full_disk_is_said() -> None:
+    with pytest.raises(StageError, match="the disk is full") as error, download_model.writing(Path("/models")):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.code == os.EX_CANTCREAT
+
+
+def test_two_at_once(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Stall(100_000, times=1)
+    process = tree.start("one", HF_HUB_DOWNLOAD_TIMEOUT="30")
+    assert tree.hub.stalled.wait(10)
+    tree.run("one", code=69, says="being fetched already")
+    process.kill()
+    process.communicate()
+
+
+def test_verify_finds_a_changed_byte(tree: Tree) -> None:
+    tree.run("one", "parts")
+    tree.run("--verify", says="one: right")
+    tree.one.write_bytes(CONTENT[:-1] + b"x")
+    tree.run("--verify", "parts", says="parts: right")
+    tree.run("--verify", "one", code=65, says="another sha256")
+    tree.run("--verify", "alone", code=69, says="not on this machine")
+
+
+def test_remove_and_list(tree: Tree) -> None:
+    tree.run("parts", "one")
+    (tree.models / ".incoming" / "one").mkdir(parents=True)
+    (tree.models / ".incoming" / "one" / "x").write_bytes(bytes(10))
+    out = tree.run("list")
+    assert "here  one " in out and "here  parts" in out and "here  alone" not in out
+    tree.run("--remove", "one", says="removed")
+    assert set(tree.left()) == {f"parts/{path}" for path in PARTS}
+    tree.run("--remove", "one", says="is not here")
+    (tree.models / "parts" / "vocab.txt").write_text("cut")
+    assert "damaged  parts" in tree.run()
+
+
+def test_offer_fetches(tree: Tree) -> None:
+    assert tree.run("--offer", "one") == ""
+    assert tree.one.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("fault", [Silent(), Stall(0), Status(500), Status(401), Lie(content=bytes(300_000))])
+def test_offer_gives_up_in_one_line(tree: Tree, fault: object) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = fault
+    process = tree.start("--offer", "alone")
+    out, err = process.communicate(timeout=6)
+    assert (process.returncode, out) == (69, "")
+    assert "Later: ./download_model.py alone" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_usage(tree: Tree) -> None:
+    tree.run("oen", code=64, says="Did you mean one")
+    tree.run("--remove", code=64, says="name the model")
+    tree.run("list", "one", code=64, says="alone")
+    tree.run("--nonsense", code=64, says="--nonsense")
+    assert "--offer" in tree.run("--help")
+
+
+def test_it_goes_on_in_the_environment_of_the_repository(tree: Tree) -> None:
+    python = tree.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "in .venv: $*"\n')
+    python.chmod(0o755)
+    assert tree.run("list", "-q") == f"in .venv: {tree.root / 'download_model.py'} list -q\n"
