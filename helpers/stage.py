@@ -6,6 +6,7 @@ with a sysexits code and at most two lines: what is wrong, and what to do about 
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -37,6 +38,13 @@ class EmptyInput(StageError):
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(os.EX_DATAERR, message, remedy)
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a wrong option is a StageError 64 like any other error, not a page of usage and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise StageError(os.EX_USAGE, message, f"{self.prog} --help shows the options.")
 
 
 def setting(name: str, default: str = "") -> str:

@@ -14,8 +14,9 @@ stage() { # <name> <command…>: one element of the pipe, in a process group of 
   printf '%s\n' "$!" >"$session/$name.pid"
   { wait "$!"; } 2>/dev/null || code=$?
   rm -f -- "$session/$name.pid"
-  # A recorder that was told to stop has done its work: ffmpeg says 255 then, although its output is complete.
-  [ "$name" != record ] || [ ! -e "$session/stopping" ] || code=0
+  # A recorder that was told to stop has done its work, unless it says otherwise: ffmpeg ends with 255 then, arecord
+  # by the signal, although the output is complete.
+  if [ "$name" = record ] && [ -e "$session/stopping" ] && [ ! -e "$session/record.error" ]; then code=0; fi
   # The reader went away: its own exit code says whether that was right.
   [ "$code" -ne 141 ] || code=0
   printf '%s exit %s\n' "$name" "$code" >&9
