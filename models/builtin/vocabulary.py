@@ -80,7 +80,7 @@ UNIQUE = frozenset({"sun", "moon"})  # "the sun"; no counting
 
 HUES = {"red": 0, "orange": 26, "yellow": 50, "green": 120, "blue": 215, "purple": 275, "pink": 325}  # degrees
 PAINTABLE = (  # subjects that can be asked for in any hue
-    "car", "bus", "truck", "apple", "heart", "balloon", "butterfly", "bird", "fish", "flower", "tulip", "rose",
+    "car", "truck", "apple", "heart", "balloon", "butterfly", "bird", "cat", "fish", "tulip", "rose", "crown",
     "umbrella", "dragon", "star", "shoe", "helicopter", "dinosaur", "motorcycle", "gift",
 )  # fmt: skip
 

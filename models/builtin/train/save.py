@@ -1,0 +1,42 @@
+"""From checkpoints to an ordinary diffusers folder: `StableDiffusionPipeline`, float16 safetensors."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+from models.builtin.train import networks
+from models.builtin.train import text as text_step
+from models.builtin.train.run import Run
+
+
+def save(run: Run, folder: Path, *, trained: bool = True) -> None:
+    """Write the model of `run` to `folder`; what the run has not trained is taken from where it started.
+
+    With `trained=False` text encoder and UNet are left as they were born: a control for the evaluation.
+    """
+    tokenizer, unet, vae = networks.tokenizer(run.vocabulary), networks.unet(), networks.vae()
+    text = text_step.load(run) if trained else networks.text_encoder(tokenizer)
+    if trained:
+        run.weights("unet", unet)
+        if state := run.load("unet"):
+            unet.load_state_dict(state["averaged"])
+    run.weights("vae", vae)
+    if state := run.load("decoder"):
+        torch.nn.Sequential(vae.post_quant_conv, vae.decoder).load_state_dict(state["averaged"])
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=networks.scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    shutil.rmtree(folder / "tokenizer")  # tokenizer.json holds the same again
+    shutil.copytree(run.vocabulary / "tokenizer", folder / "tokenizer")

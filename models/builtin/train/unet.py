@@ -1,0 +1,132 @@
+"""The UNet: from noise and a caption to the latent of the scene, with the text encoder frozen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from models.builtin.train import networks
+from models.builtin.train.latents import scene_latent
+from models.builtin.train.optimise import Training
+from models.builtin.train.run import Run
+from models.builtin.train.text import load as load_text
+from models.builtin.vocabulary import HUES, SIZES, Scene, Subject, caption, sample_scene
+
+UNCONDITIONAL = 0.08  # share of the samples without a caption, for classifier-free guidance
+NOISY = 0.4  # share of the samples from the noisiest tenth of the steps, where the caption decides everything
+
+
+class Samples(torch.utils.data.IterableDataset[tuple[torch.Tensor, str]]):
+    """Endless latents of random scenes with a caption each."""
+
+    def __init__(self, subjects: Sequence[str], features: Mapping[str, float], seed: int) -> None:
+        self.subjects, self.features, self.seed = subjects, features, seed
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, str]]:
+        worker = torch.utils.data.get_worker_info()
+        r = random.Random(f"{self.seed} {worker.id if worker else 0}")
+        while True:
+            scene = sample_scene(r, self.subjects, self.features)
+            yield scene_latent(scene), "" if r.random() < UNCONDITIONAL else caption(scene, r)
+
+
+def _wrong(scene: Scene, subjects: Sequence[str], r: random.Random) -> Scene:
+    """`scene` with its own feature changed and nothing else: another subject, colour, size or number."""
+    first = scene.subjects[0]
+    if scene.feature == "colour":
+        hue = r.choice([hue for hue in HUES if hue != first.colour])
+        return replace(scene, subjects=(first._replace(colour=hue),))
+    if scene.feature == "size":
+        return replace(scene, size=r.choice([size for size in SIZES if size != scene.size]))
+    if scene.feature == "count":
+        return replace(scene, subjects=(first,) * (5 - len(scene.subjects)))
+    other = Subject(r.choice([s for s in subjects if s not in {subject.name for subject in scene.subjects}]))
+    return replace(scene, subjects=(*scene.subjects[:-1], other))
+
+
+class Gate:
+    """How much the caption is heeded: the loss from pure noise with the right caption against one wrong word.
+
+    Zero terminal SNR makes the last step plain regression from text to picture, so the gap is there or it is not.
+    No gap after five minutes of training means: stop and look.
+    """
+
+    def __init__(self, subjects: Sequence[str], features: Mapping[str, float], encode: Any, count: int = 32) -> None:
+        r = random.Random(3)
+        self.sets = {}
+        for feature in features:
+            scenes = [sample_scene(r, subjects, {feature: 1.0}, test=True) for _ in range(count)]
+            latents = torch.stack([scene_latent(scene) for scene in scenes]).float()
+            noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+            right = encode([caption(scene, random.Random(1)) for scene in scenes])
+            wrong = encode([caption(_wrong(scene, subjects, r), random.Random(1)) for scene in scenes])
+            self.sets[feature] = latents.to(right.device), noise.to(right.device), right, wrong
+
+    def __call__(self, unet: Any, scheduler: Any) -> dict[str, list[float]]:
+        """{feature: [loss with the right caption, loss with the wrong one]}"""
+        return {
+            feature: [
+                round(float(loss(unet, scheduler, x, noise, torch.full((len(x),), 999, device=x.device), c)), 4)
+                for c in (right, wrong)
+            ]
+            for feature, (x, noise, right, wrong) in self.sets.items()
+        }
+
+
+def loss(unet: Any, scheduler: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
+    """Mean squared error of the predicted velocity (Salimans & Ho 2022, arXiv:2202.00512)."""
+    with networks.half(x.device):
+        velocity = unet(scheduler.add_noise(x, noise, t), t, c).sample
+    error: torch.Tensor = (velocity.float() - scheduler.get_velocity(x, noise, t)).square().mean()
+    return error
+
+
+def timesteps(count: int) -> torch.Tensor:
+    """Random timesteps 0…999, more of them at the noisy end."""
+    u = torch.rand(count)
+    noisy = torch.rand(count) < NOISY
+    return torch.where(noisy, 900 + 100 * u, 1000 * (1 - u**1.7)).long().clamp(0, 999)
+
+
+def train(
+    run: Run,
+    subjects: Sequence[str],
+    features: Mapping[str, float],
+    *,
+    total: int,
+    batch: int = 16,
+    rate: float = 1e-3,
+    workers: int = 0,
+) -> None:
+    """Train until `total` samples have been seen in this run."""
+    where = networks.device()
+    tokenizer = networks.tokenizer(run.vocabulary)
+    text = load_text(run).to(where).requires_grad_(False).eval()  # trained along, it forgot the subjects
+    unet = networks.unet()
+    run.weights("unet", unet)
+    training = Training(run, "unet", unet.to(where), rate=rate, total=total, average=0.999)
+    scheduler = networks.scheduler()
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.to(where)
+
+    def encode(texts: Sequence[str]) -> Any:
+        with torch.no_grad(), networks.half(where):
+            return text(networks.tokens(tokenizer, texts).to(where))[0].float()
+
+    gate = Gate(subjects, features, encode)
+    data = torch.utils.data.DataLoader(
+        Samples(subjects, features, training.samples), batch, num_workers=workers, pin_memory=where.type == "cuda"
+    )
+    compiled = torch.compile(unet) if where.type == "cuda" else unet
+    training.report(1, lambda: {"gate": gate(training.averaged, scheduler)})
+    for latents, texts in data:
+        x = latents.to(where, non_blocking=True).float()
+        noise = torch.randn_like(x)
+        error = loss(compiled, scheduler, x, noise, timesteps(batch).to(where), encode(texts))
+        training.update(error, batch)
+        training.report(400, lambda: {"gate": gate(training.averaged, scheduler)})
+        if training.done:
+            return
