@@ -17,12 +17,11 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from helpers import catalog, hub
 from helpers.catalog import Entry, File, Source, human
 from helpers.hub import Patience
-from helpers.stage import ROOT, StageError, run, say
+from helpers.stage import ROOT, Parser, StageError, is_set, run, say, setting
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,6 +30,8 @@ def main(argv: list[str] | None = None) -> int:
         os.environ["A2I_QUIET"] = "1"
     entries = [catalog.find(name) for name in arguments.names if name != "list"]
     if arguments.offer:
+        english = setting("LANGUAGE", "en") == "en" and not is_set("TRANSLATE")
+        entries = entries or [catalog.default("english" if english else "multilingual")]
         return 0 if all(offer(entry.name) for entry in entries) else os.EX_UNAVAILABLE
     if arguments.verify:
         verify(entries or [entry for entry in catalog.entries().values() if entry.files and entry.is_present()])
@@ -47,10 +48,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    class Parser(argparse.ArgumentParser):
-        def error(self, message: str) -> NoReturn:
-            raise StageError(os.EX_USAGE, message, "./download_model.py --help shows what there is.")
-
     parser = Parser(
         prog="./download_model.py",
         description="Fetch the named models, or list what there is and what is here.",
@@ -65,7 +62,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     arguments = parser.parse_args(argv)
-    if not arguments.names and (arguments.remove or arguments.offer):
+    if not arguments.names and arguments.remove:
         parser.error("name the model")
     if "list" in arguments.names and (len(arguments.names) > 1 or arguments.verify or arguments.remove):
         parser.error("list stands alone")

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import os
 import re
@@ -158,12 +159,9 @@ def markdown_table() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _read() -> tuple[dict[str, Entry], dict[str, str]]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        data = tomllib.loads(CATALOG.read_text(encoding="utf-8"))
+        data = toml.loads(CATALOG.read_text(encoding="utf-8"))
         return parse(data)
     except (OSError, ValueError) as error:  # a TOML error is a ValueError, and so is what parse() finds
         raise StageError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error

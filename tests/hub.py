@@ -67,9 +67,10 @@ class Endless(NamedTuple):
 
 
 class NoRanges(NamedTuple):
-    """Answer a request for a part with the whole, and cut the first answer after that many bytes."""
+    """Answer a request for a part with the whole, and cut the first answers after that many bytes."""
 
     after: int
+    times: int = 1
 
 
 class Hub:
@@ -194,12 +195,13 @@ class Handler(BaseHTTPRequestHandler):
         body, extra = content[start:], {}
         if start:
             extra["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        stops = isinstance(fault, (Cut, Stall)) and self.hub.first(name, fault.times)
-        stops = stops or (isinstance(fault, NoRanges) and self.hub.first(name, 1))
-        announced = fault.after if isinstance(fault, Cut) and fault.politely and stops else len(body)
-        self.head(206 if start else 200, Content_Length=announced, **extra)
-        self.wfile.write(body[: fault.after] if stops else body)
-        if stops:
+        sent = body
+        if isinstance(fault, (Cut, Stall, NoRanges)) and self.hub.first(name, fault.times):
+            sent = body[: fault.after]
+        announced = sent if isinstance(fault, Cut) and fault.politely else body
+        self.head(206 if start else 200, Content_Length=len(announced), **extra)
+        self.wfile.write(sent)
+        if sent is not body:
             self.wfile.flush()
             if isinstance(fault, Stall):
                 self.hub.stalled.set()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_present_only_with_the_right_size(models: Path) -> None:
 
 
 def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
-    entry = catalog.find("sd-2.1-base-coreml-ne")
+    entry = catalog.find("stable-diffusion-2-1-base-coreml-ne")
     entry.folder.mkdir()
     entry.path.touch()
     assert not entry.is_present()
@@ -112,8 +113,8 @@ def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
 
 
 def test_a_model_of_several_files_is_a_folder(models: Path) -> None:
-    entry = catalog.find("sd-2.1-base")
-    assert entry.path == entry.folder == models / "sd-2.1-base"
+    entry = catalog.find("stable-diffusion-2-1-base")
+    assert entry.path == entry.folder == models / "stable-diffusion-2-1-base"
     for file in entry.files[1:]:
         (entry.folder / file.path).parent.mkdir(parents=True, exist_ok=True)
         with (entry.folder / file.path).open("wb") as handle:
@@ -163,12 +164,13 @@ def test_bad_entry_is_named(key: str, value: object, says: str) -> None:
 
 
 def test_bad_source_name_and_default_are_named() -> None:
-    for change, says in (
+    changes: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         (lambda data: data["sources"]["here"][0].update(revision="main"), "full commit hash"),
         (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "no repository"),
         (lambda data: data["models"].update({"../x": data["models"]["one"]}), "a name is made of"),
         (lambda data: data["defaults"].update(english="two"), "english = 'two'"),
-    ):
+    ]
+    for change, says in changes:
         data = copy.deepcopy(MINIMAL)
         change(data)
         with pytest.raises(ValueError, match=says):
@@ -198,5 +200,5 @@ def test_the_table_has_every_model() -> None:
 def test_import_is_light() -> None:
     code = "import sys, helpers.catalog as c; c.find('builtin'); print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "argparse", "dataclasses", "subprocess"}
+    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "dataclasses", "subprocess"}
     assert not heavy & set(printed.stdout.split())

@@ -43,7 +43,8 @@ def model(name: str, source: str, files: dict[str, bytes], pinned: bool = True) 
 CATALOG = "\n".join(
     [
         "[defaults]",
-        *(f'{role} = "one"' for role in ("english", "multilingual", "coreml", "cuda", "cpu")),
+        *(f'{role} = "one"' for role in ("english", "coreml", "cuda", "cpu")),
+        'multilingual = "alone"',
         *(
             f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'
             for repo, letter in ((FIRST, "a"), (MIRROR, "b"))
@@ -167,6 +168,12 @@ def test_a_cut_is_gone_on_with_at_once(tree: Tree) -> None:
     assert (tree.models / "alone" / "model.bin").read_bytes() == CONTENT
 
 
+def test_every_cut_that_brought_something_is_forgiven(tree: Tree) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Cut(50_000, times=5)
+    tree.run("alone")
+    assert len(tree.downloads()) == 6
+
+
 def test_a_short_answer_is_gone_on_with(tree: Tree) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = Cut(100_000, times=1, politely=True)
     tree.run("one")
@@ -203,9 +210,11 @@ def test_killed_it_asks_only_for_the_rest(tree: Tree, how: signal.Signals) -> No
     assert list(tree.left()) == list(PARTIAL)
     size = partial.stat().st_size
     assert 90_000 < size <= 100_000
+    inode = partial.stat().st_ino
     tree.run("one")
     assert tree.downloads() == ["", f"bytes={size}-"]
     assert tree.one.read_bytes() == CONTENT
+    assert tree.one.stat().st_ino == inode, "it was copied, and a kill in between would have left half of it"
     assert list(tree.left()) == ["one/model.bin"]
 
 
@@ -371,8 +380,10 @@ def test_remove_and_list(tree: Tree) -> None:
 
 
 def test_offer_fetches(tree: Tree) -> None:
-    assert tree.run("--offer", "one") == ""
+    assert tree.run("--offer") == ""
     assert tree.one.read_bytes() == CONTENT
+    tree.run("--offer", A2I_LANGUAGE="de")
+    assert (tree.models / "alone" / "model.bin").exists()
 
 
 @pytest.mark.parametrize("fault", [Silent(), Stall(0), Status(500), Status(401), Lie(content=bytes(300_000))])
