@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import array
 import contextlib
+import io
 import math
 import operator
 import os
+import select
 import shutil
 import signal
 import stat
@@ -46,21 +48,23 @@ def install_ffmpeg() -> str:
     return "Install it: " + ("brew install ffmpeg" if sys.platform == "darwin" else "sudo apt-get install ffmpeg")
 
 
-def ffmpeg_programs() -> list[str]:
+def ffmpeg_programs() -> Iterator[str]:
     """The FFmpeg programs of this machine, the system's first.
 
     Raises: StageError 69 when there is none.
     """
-    programs = [system] if (system := shutil.which("ffmpeg")) else []
+    system = shutil.which("ffmpeg")
+    if system:
+        yield system
     try:
         import imageio_ffmpeg
     except ImportError:
-        pass
+        bundled = []
     else:  # the bundled file itself; get_ffmpeg_exe() would search the system, too
-        programs += map(str, sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*")))
-    if not programs:
+        bundled = sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
+    yield from map(str, bundled)
+    if not (system or bundled):
         raise stage.StageError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
-    return programs
 
 
 class Ffmpeg:
@@ -84,6 +88,12 @@ class Ffmpeg:
             raise stage.StageError(os.EX_UNAVAILABLE, message, install_ffmpeg()) from error
         assert self._process.stdout
         self.stdout = self._process.stdout
+
+    def read(self, seconds: float) -> bytes | None:
+        """Up to 50 ms of PCM as soon as there is some; None when none came within `seconds`; empty at the end."""
+        if select.select([self.stdout], [], [], seconds)[0]:
+            return self.stdout.read(CHUNK)
+        return None
 
     def stop(self) -> None:
         """Ask it to end; what it has read so far still comes through stdout."""
@@ -109,7 +119,7 @@ class Ffmpeg:
 def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     """The sound of an audio or video file as PCM (s16le, 16 kHz, mono), at most its first `seconds`.
 
-    source: a file name, or "-" for an audio file on stdin (Ctrl-C then ends it and keeps what came).
+    source: a file name, or "-" for an audio file on stdin.
     FFmpeg opens this file and no other, and reads no further than `seconds`; a longer file is said on stderr.
     A damaged file gives what of it is usable.
 
@@ -123,18 +133,9 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     with _opened(source) as (url, stdin):
         opened = ffmpeg.input(url, protocol_whitelist="file,pipe,cache", format_whitelist=_FORMATS)
         # A little more than asked for, to know whether there is more.
-        with Ffmpeg(ffmpeg_programs()[0], opened, stdin, t=seconds + 0.1) as process:
-            try:
-                while data := process.stdout.read(1 << 16):
-                    pcm += data
-            except KeyboardInterrupt:
-                if name != "stdin":
-                    raise
-                process.stop()
-                while data := process.stdout.read(1 << 16):
-                    pcm += data
-                if not pcm:
-                    raise
+        with Ffmpeg(next(ffmpeg_programs()), opened, stdin, t=seconds + 0.1) as process:
+            while data := process.stdout.read(1 << 16):
+                pcm += data
             complaint = process.complaint()
     if len(pcm) < 2:
         raise _undecodable(name, complaint)
@@ -195,7 +196,7 @@ def _undecodable(name: str, complaint: str) -> stage.StageError:
 
 def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
     """The level (root mean square) of s16le PCM in dBFS: 0 is a full-scale square wave, -inf digital silence."""
-    samples = array.array("h", pcm)
+    samples = array.array("h", bytes(pcm))
     power = sum(map(operator.mul, samples, samples)) / max(1, len(samples))
     return 10 * math.log10(power / 32768**2) if power else -math.inf
 
@@ -211,15 +212,17 @@ def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
 
     Raises: StageError 73.
     """
+    whole = io.BytesIO()
+    with wave.open(whole, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(RATE)
+        file.writeframes(pcm)
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         try:
-            with wave.open(str(beside), "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(RATE)
-                file.writeframes(pcm)
+            beside.write_bytes(whole.getvalue())
             beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)

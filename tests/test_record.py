@@ -1,0 +1,299 @@
+"""record: what arrives on stdout, what is kept, what is said, and that no FFmpeg stays behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+import wave
+from collections.abc import Iterator
+from pathlib import Path
+
+import microphone
+import numpy as np
+import pytest
+
+from helpers import audio, record
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORD = [sys.executable, "-m", "helpers.record"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("A2I_")}
+
+
+@pytest.fixture(scope="module")
+def heard() -> Iterator[dict[str, str]]:
+    """The environment of a machine with a microphone."""
+    with microphone.running() as environment:
+        yield {name: value for name, value in environment.items() if not name.startswith("A2I_")}
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1.5 s that are unlike themselves at every shift: a sweep with a rhythm, 16 kHz mono."""
+    t = np.arange(24_000) / 16_000
+    sound = 0.4 * np.sin(2 * np.pi * (200 + 900 * t) * t) * (0.55 + 0.45 * np.sin(2 * np.pi * 3 * t))
+    path = tmp_path_factory.mktemp("voice") / "voice.wav"
+    audio.write_wav(path, (sound * 32767).astype("<i2").tobytes())
+    return path
+
+
+def start(environment: dict[str, str], *arguments: str | Path, **more: object) -> subprocess.Popen[bytes]:
+    options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
+    return subprocess.Popen([*RECORD, *arguments], cwd=ROOT, env=environment, **options)  # type: ignore[call-overload, no-any-return]
+
+
+def run(environment: dict[str, str], *arguments: str | Path, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*RECORD, *arguments], cwd=ROOT, env=environment, input=stdin, capture_output=True, timeout=60, check=False
+    )
+
+
+def until_ready(process: subprocess.Popen[bytes]) -> None:
+    """Wait until the recorder says that samples arrive."""
+    assert process.stderr
+    line = process.stderr.readline()
+    assert b"speak now" in line, line
+
+
+def children(pid: int) -> list[int]:
+    found = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def gone(pid: int, seconds: float = 2) -> bool:
+    """Whether the process ends within `seconds`; a zombie that nobody reaps has ended."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def similarity(pcm: bytes, voice: Path) -> float:
+    """The highest normalised cross-correlation of the voice with any stretch of the recording: 1 is the same."""
+    recorded = np.frombuffer(pcm, "<i2").astype(float)
+    with wave.open(str(voice)) as file:
+        said = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(float)
+    assert len(recorded) >= len(said)
+    size = 1 << (len(recorded) + len(said)).bit_length()
+    products = np.fft.irfft(np.fft.rfft(recorded, size) * np.conj(np.fft.rfft(said, size)), size)[: len(recorded)]
+    energy = np.concatenate([[0], np.cumsum(recorded**2)])
+    stretch = energy[np.minimum(np.arange(len(recorded)) + len(said), len(recorded))] - energy[:-1]
+    return float(np.max(products / np.sqrt(np.maximum(stretch, 1) * np.sum(said**2))))
+
+
+# ------------------------------------------------------------------------------------------------ the microphone
+
+
+def test_hears_a_voice_whole(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "2.5")
+    until_ready(process)
+    microphone.speak(heard, voice)
+    pcm, said = process.communicate(timeout=20)
+    assert process.returncode == 0, said
+    assert len(pcm) == 2.5 * 32_000
+    assert similarity(pcm, voice) > 0.95
+    with wave.open(str(tmp_path / "prompt.wav")) as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
+        assert file.readframes(file.getnframes()) == pcm
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["event"] for event in events] == ["started", "ready", "heard", "done"]
+    assert events[2]["seconds"] == 2.5
+    assert -20 < events[2]["level_dbfs"] < 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "prompt.wav"]
+
+
+def test_sends_samples_as_they_arrive(heard: dict[str, str]) -> None:
+    process = start(heard, "--time", "10")
+    assert process.stdout
+    until_ready(process)
+    arrived = time.monotonic()
+    process.stdout.read(16_000)  # half a second of sound
+    assert time.monotonic() - arrived < 1.5
+    process.terminate()
+    process.communicate(timeout=5)
+
+
+def test_interrupt_keeps_what_was_heard(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    process = start(heard, "--time", "60", "--wav", tmp_path / "kept.wav")
+    until_ready(process)
+    (ffmpeg,) = children(process.pid)
+    microphone.speak(heard, voice)
+    for _ in range(3):  # a terminal and the pipe both send it
+        process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    pcm, said = process.communicate(timeout=5)
+    assert process.returncode == 0, said
+    assert time.monotonic() - asked < 1
+    assert similarity(pcm, voice) > 0.95
+    with wave.open(str(tmp_path / "kept.wav")) as file:
+        assert file.getnframes() * 2 == len(pcm)
+    assert gone(ffmpeg)
+
+
+def test_interrupt_of_a_terminal_does_not_reach_ffmpeg(heard: dict[str, str]) -> None:
+    process = start(heard, "--time", "60", start_new_session=True)
+    until_ready(process)
+    (ffmpeg,) = children(process.pid)
+    assert os.getpgid(ffmpeg) != os.getpgid(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode in (77, 130)  # nobody spoke
+    assert gone(ffmpeg)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_orphan(heard: dict[str, str], tmp_path: Path, number: signal.Signals) -> None:
+    process = start(heard, "--time", "60", "--wav", tmp_path / "none.wav")
+    until_ready(process)
+    (ffmpeg,) = children(process.pid)
+    process.send_signal(number)
+    process.communicate(timeout=5)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert gone(ffmpeg)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ends_with_the_next_stage(heard: dict[str, str]) -> None:
+    process = start(heard, "--time", "60")
+    assert process.stdout and process.stderr
+    until_ready(process)
+    (ffmpeg,) = children(process.pid)
+    process.stdout.close()
+    assert process.wait(timeout=5) == 141
+    assert process.stderr.read() == b""
+    assert gone(ffmpeg)
+
+
+def test_silence_is_a_muted_microphone(heard: dict[str, str], tmp_path: Path) -> None:
+    done = run(heard, "--time", "1", "--wav", tmp_path / "silent.wav")
+    assert done.returncode == 77
+    assert b"record: the microphone gave only silence\n  Unmute it" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lists_and_finds_devices_by_name(heard: dict[str, str]) -> None:
+    done = run(heard, "--list-devices")
+    assert (done.returncode, done.stderr) == (0, b"")
+    names = done.stdout.decode().splitlines()
+    assert len(names) == 1
+    for name in (names[0], names[0].upper(), "mouth.monitor", names[0][2:9]):
+        assert run(heard, "--time", "0.2", "--device", name).returncode == 77, name  # found, and silent
+    done = run(heard, "--device", "no\x1bsuch")
+    assert done.returncode == 69
+    assert done.stderr.decode().startswith("record: no microphone is called no such\n  There are: ")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--list-devices",), ("--device", "Yeti")])
+def test_no_microphone(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    began = time.monotonic()
+    done = run({**CLEAN, "PULSE_SERVER": f"unix:{tmp_path}/nowhere"}, *arguments)
+    assert time.monotonic() - began < 2
+    assert (done.returncode, done.stdout) == (69, b"")
+    assert re.fullmatch(rb"record: no microphone [^\n]+\n  [^\n]+\n", done.stderr), done.stderr
+
+
+def on_a_terminal(environment: dict[str, str]) -> str:
+    """What `record --time 0.7` writes on stderr when that is a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    process = start(environment, "--time", "0.7", stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while select.select([ours], [], [], 10)[0]:
+        try:
+            shown += os.read(ours, 4096)
+        except OSError:  # the terminal's other end is closed
+            break
+    process.communicate(timeout=10)
+    os.close(ours)
+    return shown.decode()
+
+
+def test_meter_on_a_terminal_only(heard: dict[str, str]) -> None:
+    shown = on_a_terminal(heard)
+    assert re.search(
+        r"speak now .*\r\n\r  0\.\d s left  \[ {20}\] *\r.*\r  0\.0 s left .*\r +\rrecord: ", shown, re.DOTALL
+    )
+    assert "\n" not in shown[shown.index(" s left") : shown.rindex(" s left")]
+    assert " s left" not in on_a_terminal({**heard, "A2I_QUIET": "1"})
+    assert " s left" not in run(heard, "--time", "0.5").stderr.decode()
+
+
+def test_meter() -> None:
+    assert record.meter(9.96, -100) == " 10.0 s left  [                    ]"
+    assert record.meter(3, -35) == "  3.0 s left  [##########          ]"
+    assert record.meter(0, 0) == "  0.0 s left  [####################]"
+
+
+# ------------------------------------------------------------------------------------------------------- a file
+
+
+def test_file_to_stdout_and_session(voice: Path, tmp_path: Path) -> None:
+    done = run({**CLEAN, "A2I_SESSION": str(tmp_path)}, "--input", voice)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout) == 48_000 and similarity(done.stdout, voice) > 0.999
+    assert (tmp_path / "prompt.wav").stat().st_size == 48_044
+    events = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert events == ["started", "ready", "heard", "done"]
+
+
+def test_file_on_stdin(voice: Path) -> None:
+    assert run(CLEAN, "--input", "-", stdin=voice.read_bytes()).stdout == run(CLEAN, "--input", voice).stdout
+
+
+def test_time_cuts_a_file_and_says_so(voice: Path) -> None:
+    for done in (run(CLEAN, "--input", voice, "--time", "1"), run({**CLEAN, "A2I_TIME": "1"}, "--input", voice)):
+        assert len(done.stdout) == 32_000
+        assert done.stderr.decode() == f"{voice} is longer: the first 1 seconds of {voice} are used\n"
+
+
+def test_error_goes_to_the_session(tmp_path: Path) -> None:
+    done = run({**CLEAN, "A2I_SESSION": str(tmp_path)}, "--input", "missing.wav")
+    assert (done.returncode, done.stdout, done.stderr) == (66, b"", b"")
+    assert (tmp_path / "record.error").read_text().startswith("record: cannot read missing.wav")
+    assert not (tmp_path / "prompt.wav").exists()
+
+
+@pytest.mark.parametrize("name", ["no/such.wav", ".", "x" * 300])
+def test_unwritable_wav(voice: Path, tmp_path: Path, name: str) -> None:
+    done = run(CLEAN, "--input", voice, "--wav", tmp_path / name)
+    assert done.returncode == 73
+    assert b"record: cannot write" in done.stderr and b"Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "3601", "ten", ""])
+def test_senseless_times_are_refused(value: str) -> None:
+    done = run(CLEAN, "--time", value)
+    assert done.returncode != 0 and b"Traceback" not in done.stderr and b"--time" in done.stderr
+
+
+def test_no_pcm_on_a_terminal(voice: Path, tmp_path: Path) -> None:
+    ours, theirs = pty.openpty()
+    assert start(CLEAN, "--input", voice, stdout=theirs).wait(timeout=10) == 64
+    assert start(CLEAN, "--input", voice, "--wav", tmp_path / "kept.wav", stdout=theirs).wait(timeout=10) == 0
+    assert not select.select([ours], [], [], 0)[0]
+    assert (tmp_path / "kept.wav").stat().st_size == 48_044
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_help_is_quick() -> None:
+    best = min(_timed_help() for _ in range(3))
+    assert best < 0.2
+
+
+def _timed_help() -> float:
+    began = time.monotonic()
+    assert run(CLEAN, "--help").returncode == 0
+    return time.monotonic() - began
