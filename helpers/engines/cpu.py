@@ -1,0 +1,232 @@
+"""Stable Diffusion on the processor, computed by the OpenVINO runtime; no torch.
+
+The graphs are built from an ordinary diffusers folder (`openvino_graph.py`), compiled for one picture size, and what
+was compiled is kept in `.cache/openvino`, so that every later start only reads it back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import sys
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.diffusion import check_size
+from helpers.engines import Defaults, defaults
+from helpers.engines.weights import read_config, read_weights, weight_files
+from helpers.stage import ROOT, StageError
+from helpers.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, Model
+
+    from helpers.engines import Array
+
+CACHE = ROOT / ".cache" / "openvino"
+_KEPT = 2  # compiled copies of one part of one model: the last two sizes that were asked for
+_PARTS = ("unet", "vae", "text_encoder")  # the one that takes longest first
+
+
+class Cpu:
+    """The engine; helpers.engines.Engine says what its members are."""
+
+    name = "cpu"
+
+    def __init__(
+        self, folder: Path, configs: dict[str, dict[str, Any]], compiled: dict[str, CompiledModel], **known: Any
+    ) -> None:
+        self.version: str = known["version"]
+        self.precision: str = known["precision"]
+        self.size: tuple[int, int] = known["size"]
+        self.channels: int = configs["vae"]["latent_channels"]
+        self.factor: int = _factor(configs["vae"])
+        self.scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
+        self.tokenizer = Tokenizer(folder / "tokenizer", configs["text_encoder"]["max_position_embeddings"])
+        self.defaults: Defaults = defaults(folder)
+        self._unet = configs["unet"]
+        self._small = known["bytes"] < 256 << 20
+        self._requests = {part: model.create_infer_request() for part, model in compiled.items()}
+
+    def encode_text(self, tokens: NDArray[np.int64]) -> Array:
+        return self._infer("text_encoder", tokens[None])
+
+    def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
+        from helpers.engines.openvino_graph import time_features
+
+        return self._infer("unet", latents, time_features(self._unet, timestep), text)
+
+    def decode(self, latents: Array) -> Array:
+        return self._infer("vae", latents)
+
+    def warm(self) -> None:
+        """The first run of each network allocates its memory, which doubles its time. Not for big models, whose
+        first step takes longer than what it would save."""
+        for part in _PARTS if self._small else ("text_encoder",):
+            request = self._requests[part]
+            self._infer(part, *(np.zeros(port.shape, port.element_type.to_dtype()) for port in request.model_inputs))
+
+    def _infer(self, part: str, *inputs: NDArray[Any]) -> Array:
+        outputs = self._requests[part].infer(list(inputs), share_inputs=True)
+        return np.asarray(outputs[0], dtype=np.float32)
+
+
+def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Cpu:
+    """What helpers.engines.load does for the engine "cpu"."""
+    if precision not in ("f32", "bf16"):
+        raise StageError(os.EX_USAGE, f"there is no precision {precision!r} on the cpu", "Use f32 or bf16.")
+    if not (folder / "model_index.json").is_file():
+        raise StageError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
+    configs = {part: read_config(folder / part / "config.json") for part in _PARTS}
+    try:
+        factor = _factor(configs["vae"])
+        _check_parts(configs)
+        native = configs["unet"].get("sample_size") or 64
+        width, height = size or ((native * factor,) * 2 if isinstance(native, int) else native[::-1] * factor)
+        length = configs["text_encoder"]["max_position_embeddings"]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _misfit(folder, error) from error
+    check_size((width, height), factor)
+    ov = _openvino()
+    core = ov.Core()
+    shape = (2 if guidance else 1, height // factor, width // factor, length)
+
+    def prepare(part: str) -> CompiledModel:
+        # The text decides what is drawn and costs next to nothing: it is always computed exactly.
+        hint = "f32" if part == "text_encoder" else precision
+        options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+        options["EXECUTION_MODE_HINT"] = "ACCURACY" if hint == "f32" else "PERFORMANCE"
+        files = [folder / part / "config.json", *weight_files(folder / part)]
+        key = _key(core, ov.__version__, part, files, options, shape)
+        return _cached(core, f"{_short(folder.resolve())}-{part}", key, options, lambda: _graph(folder, part, shape))
+
+    with ThreadPoolExecutor(len(_PARTS)) as pool:
+        compiled = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
+    return Cpu(
+        folder,
+        configs,
+        compiled,
+        version=f"openvino {ov.__version__.split('-')[0]}",
+        precision=precision,
+        size=(width, height),
+        bytes=sum(file.stat().st_size for file in weight_files(folder / "unet")),
+    )
+
+
+def _openvino() -> Any:
+    """The openvino module without its model conversion tools, which bring 50 ms of imports and the telemetry package.
+
+    The runtime itself sends nothing; `import openvino` goes on without `openvino.tools.ovc` if that is not there.
+    """
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
+def _factor(vae: dict[str, Any]) -> int:
+    """Pixels per latent: each block of the autoencoder but the last halves the picture."""
+    return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+
+def _check_parts(configs: dict[str, dict[str, Any]]) -> None:
+    """Refuse parts that do not belong together, and kinds of model that want more than a prompt."""
+    channels, width = configs["vae"]["latent_channels"], configs["text_encoder"]["hidden_size"]
+    for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
+        found = configs["unet"][key]
+        if found != value and found != [value] * len(configs["unet"]["block_out_channels"]):
+            message = f"the model's unet/config.json has {key}={found!r}, its other parts want {value}"
+            raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+
+
+def _graph(folder: Path, part: str, shape: tuple[int, int, int, int]) -> Model:
+    """One part of the model; shape: pictures at once, height and width of latents, tokens of a prompt."""
+    from helpers.engines import openvino_graph
+
+    config, weights = read_config(folder / part / "config.json"), read_weights(folder / part)
+    try:
+        if part == "unet":
+            return openvino_graph.unet(config, weights, *shape)
+        if part == "vae":
+            return openvino_graph.decoder(config, weights, *shape[1:3])
+        return openvino_graph.text_encoder(config, weights)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
+        raise _misfit(folder / part, error) from error
+
+
+def _misfit(folder: Path, error: Exception) -> StageError:
+    lines = str(error).strip().splitlines() or [""]
+    message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1]}"
+    return StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.")
+
+
+def _key(core: Core, version: str, part: str, files: list[Path], options: dict[str, Any], shape: Any) -> str:
+    """What a compiled model depends on: files and code it was built from, runtime, processor, options, shape."""
+    identity = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    code = Path(__file__).with_name("openvino_graph.py").read_bytes()
+    processor = [platform.machine(), core.get_property("CPU", "FULL_DEVICE_NAME"), _processor_flags()]
+    return _short([identity, code, version, processor, sorted(options.items()), shape if part != "text_encoder" else 0])
+
+
+def _processor_flags() -> str:
+    """What the processor can do, where Linux says it: a model compiled for more does not run on less."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return ""
+
+
+def _short(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+def _cached(core: Core, name: str, key: str, options: dict[str, Any], graph: Callable[[], Model]) -> CompiledModel:
+    """The compiled model from the cache, or compiled now and kept; without a writable cache it is only compiled."""
+    file = CACHE / f"{name}-{key}.blob"
+    compiled = _restore(core, file, options)
+    if compiled is None:
+        compiled = core.compile_model(graph(), "CPU", options)
+        _keep(compiled, file, name)
+    return compiled
+
+
+def _restore(core: Core, file: Path, options: dict[str, Any]) -> CompiledModel | None:
+    """Read a compiled model back. The checksum at its end comes first: the runtime checks none and may crash."""
+    try:
+        pages = np.memmap(file, np.uint8, "c")  # OpenVINO shares writable memory only
+        if len(pages) > 4 and zlib.crc32(pages[:-4].data) == int.from_bytes(pages[-4:].tobytes(), "little"):
+            os.utime(file)
+            compiled: CompiledModel = core.import_model(_openvino().Tensor(pages[:-4]), "CPU", options)
+            return compiled
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError):
+        pass
+    with contextlib.suppress(OSError):  # damaged, or of a runtime that does not take it
+        file.unlink()
+    return None
+
+
+def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
+    """Write a compiled model to the cache, whole or not at all, and remove older ones of the same part."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+        blob: memoryview = compiled.export_model().getbuffer()
+        with beside.open("wb") as stream:
+            stream.write(blob)
+            stream.write(zlib.crc32(blob).to_bytes(4, "little"))
+        beside.replace(file)
+        others = sorted(CACHE.glob(f"{name}-*"), key=lambda other: other.stat().st_mtime)
+        for other in others[:-_KEPT]:
+            other.unlink()
+    except OSError:  # read-only or full: the next start compiles again
+        with contextlib.suppress(OSError):
+            beside.unlink()
