@@ -1,0 +1,279 @@
+"""The last stage: a line of text on stdin is a prompt, a picture in a folder of its own, and a path on stdout.
+
+The model is loaded while the line is still being spoken; when it arrives, only the sampling is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import queue
+import re
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from helpers import __version__, stage
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from helpers.engines import Array, Engine
+
+NAME = "generate"
+LARGEST_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Model:
+    """An image model on disk: what the user calls it, and its folder (diffusers' layout)."""
+
+    name: str
+    folder: Path
+
+    def sha256(self) -> str:
+        """The sha256 of the UNet's weights, which is what tells two checkpoints apart."""
+        digest = hashlib.sha256()
+        for path in sorted((self.folder / "unet").glob("*.safetensors")):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of `prompt` that a model with a closed vocabulary (`words.txt`) has never seen, in order."""
+        path = self.folder / "words.txt"
+        if not path.is_file():
+            return []
+        known = set(path.read_text(encoding="utf-8").split())
+        words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*", prompt.casefold().replace("’", "'"))
+        return list(dict.fromkeys(word for word in words if word not in known))
+
+
+def choose_model(name: str) -> Model:
+    """The model a user names: a folder, or a name of the catalogue; the built-in one where that is not on disk.
+
+    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there.
+    """
+    from helpers import catalog
+
+    if os.sep in name:
+        if not Path(name).is_dir():
+            raise stage.StageError(os.EX_NOINPUT, f"there is no model folder {name}")
+        return Model(Path(name).resolve().name, Path(name).resolve())
+    entry = catalog.find(name)
+    if entry.kind != "image":
+        raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
+    if problem := entry.problem():
+        stage.say(f"{NAME}: {name} is {problem}, the built-in model draws; ./download_model.py {name} gets it")
+        entry = catalog.default("cpu")
+    return Model(entry.name, entry.path)
+
+
+def lines(source: BinaryIO) -> tuple[threading.Thread, queue.SimpleQueue[str | None]]:
+    """Read `source` in a thread from now on: each line of text, then None."""
+    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in source:
+            arrived.put(stage.printable(line.decode("utf-8", "replace")))
+        arrived.put(None)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    return reader, arrived
+
+
+def parameters(run: dict[str, Any], seed: int) -> str:
+    """The text that image tools read from the `parameters` chunk of a PNG."""
+    negative = f"\nNegative prompt: {run['negative_prompt']}" if run["negative_prompt"] else ""
+    return (
+        f"{run['prompt']}{negative}\nSteps: {run['steps']}, Sampler: {run['sampler']}, "
+        f"CFG scale: {run['guidance']:g}, Seed: {seed}, Size: {run['size']}, "
+        f"Model hash: {run['model']['sha256'][:10]}, Model: {run['model']['name']}, "
+        f"Version: audio-to-image {__version__}"
+    )
+
+
+def png(pixels: NDArray[np.uint8], text: str) -> bytes:
+    """A PNG of `pixels` (uint8, (height, width, 3)) with `text` as its parameters; the same input, the same bytes."""
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks, file = PngInfo(), io.BytesIO()
+    chunks.add_itxt("parameters", text)
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks, compress_level=4)
+    return file.getvalue()
+
+
+def say_what_is_lost(model: Model, prompt: str, cut: str) -> None:
+    """Name the words of `prompt` that the picture cannot show, on one line each kind."""
+
+    def some(words: list[str]) -> str:
+        return " ".join(words[:8]) + (f" … ({len(words)} words)" if len(words) > 8 else "")
+
+    if cut:
+        stage.say(f"{NAME}: the prompt is longer than {model.name} reads; cut: {some(cut.split())}")
+    if unknown := model.unknown_words(prompt.removesuffix(cut)):
+        stage.say(f"{NAME}: words that {model.name} does not know: {some(unknown)}")
+
+
+def draw(
+    engine: Engine, prompt: str, unwanted: Array | None, run: dict[str, Any]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Draw run["count"] pictures of `prompt`, each with the next seed: (seed, pixels)."""
+    from tqdm import tqdm
+
+    from helpers import diffusion
+
+    text = engine.encode_text(engine.tokenizer.encode(prompt).ids)
+    total = run["steps"] * run["count"]
+    hidden = stage.is_set("QUIET") or not sys.stderr.isatty()
+    with tqdm(total=total, desc="drawing", unit="step", leave=False, disable=hidden) as bar:
+        how = {key: run[key] for key in ("steps", "guidance", "sampler")}
+        for number in range(run["count"]):
+            seed = (run["seed"] + number) % (LARGEST_SEED + 1)
+            yield seed, diffusion.draw(engine, text, unwanted, seed=seed, on_step=lambda *_: bar.update(), **how)
+
+
+def transcript(number: int) -> str:
+    """Line `number` of what the recogniser wrote in the running pipe; empty without one."""
+    folder = stage.session()
+    if not folder or not (folder / "transcript.txt").is_file():
+        return ""
+    written = (folder / "transcript.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    return stage.printable(written[number]) if number < len(written) else ""
+
+
+def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray[np.uint8]]]) -> dict[str, Any]:
+    """Put the pictures of line `number`, each as it is drawn, and everything about them into a folder of their own.
+
+    Returns run.json's content with the final paths.
+    """
+    from helpers.run_folder import RunFolder, timeline
+
+    with RunFolder(time.time()) as folder:
+        run["pictures"] = []
+        for index, (seed, pixels) in enumerate(pictures, 1):
+            name = "image.png" if index == 1 else f"image-{index}.png"
+            folder.write(name, png(pixels, parameters(run, seed)))
+            run["pictures"].append({"file": name, "seed": seed})
+        stage.event(NAME, "drawn")
+        if run["transcript"]:
+            folder.write("transcript.txt", run["transcript"] + "\n")
+        folder.write("prompt.txt", run["prompt"] + "\n")
+        recording = (stage.session() or folder.path / "none") / "prompt.wav"
+        if recording.is_file():
+            recording.rename(folder.path / "prompt.wav")
+        run["seconds"] = timeline()
+        run["exit_code"] = 0
+        folder.write("run.json", json.dumps(run, indent=2, ensure_ascii=False) + "\n")
+        final = folder.finish(run["prompt"])
+    paths = [str(final / picture["file"]) for picture in run["pictures"]]
+    return {**run, "folder": str(final), "paths": paths}
+
+
+def size(text: str) -> tuple[int, int]:
+    """`512x384` → (512, 384)."""
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"not WIDTHxHEIGHT: {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def seed_number(text: str) -> int:
+    """A seed: 0 … 4294967295."""
+    if not text.isdecimal() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"not a whole number from 0 to {LARGEST_SEED}: {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a whole number from 1: {text!r}")
+    return int(text)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    setting = stage.setting
+    parser = stage.Parser(
+        prog="python -m helpers.generate", description="Draw each line of stdin; print each picture's path."
+    )
+    parser.add_argument("--model", default=setting("MODEL", "builtin"), help="a name of the catalogue or a folder")
+    parser.add_argument("--steps", type=positive, default=setting("STEPS") or None, help="sampling steps")
+    parser.add_argument(
+        "--seed", type=seed_number, default=setting("SEED") or None, help="the same seed, the same picture"
+    )
+    parser.add_argument("--guidance", type=float, default=setting("GUIDANCE") or None, help="guidance scale")
+    parser.add_argument("--sampler", default=setting("SAMPLER") or None, help="the model's own by default")
+    parser.add_argument("--negative", default=setting("NEGATIVE"), help="what should not be in the picture")
+    parser.add_argument("--size", type=size, default=setting("SIZE") or None, help="WIDTHxHEIGHT in pixels")
+    parser.add_argument("--count", type=positive, default=setting("COUNT", "1"), help="pictures per line")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default=setting("PRECISION", "f32"))
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse(argv)
+    pipe = stage.take_stdout()
+    _, arrived = lines(sys.stdin.buffer)
+    from helpers import engines
+
+    model = choose_model(arguments.model)
+    digest = ThreadPoolExecutor(1).submit(model.sha256)  # while the model loads
+    defaults = engines.defaults(model.folder)
+    guidance = defaults.guidance if arguments.guidance is None else arguments.guidance
+    engine = engines.load(
+        "cpu", model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
+    )
+    negative = stage.printable(arguments.negative)
+    unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None
+    if arrived.empty():
+        engine.warm()
+    stage.event(NAME, "ready")
+
+    drawn = False
+    for number, prompt in enumerate(iter(arrived.get, None)):
+        if not prompt:
+            continue
+        stage.event(NAME, "prompt")
+        stage.say(f"drawing: {prompt}")
+        say_what_is_lost(model, prompt, engine.tokenizer.encode(prompt).cut)
+        run: dict[str, Any] = {
+            "version": __version__,
+            "prompt": prompt,
+            "transcript": transcript(number),
+            "negative_prompt": negative,
+            "seed": secrets.randbelow(LARGEST_SEED + 1) if arguments.seed is None else arguments.seed,
+            "count": arguments.count,
+            "steps": arguments.steps or defaults.steps,
+            "guidance": guidance,
+            "sampler": arguments.sampler or defaults.sampler,
+            "size": "x".join(map(str, engine.size)),
+            "model": {"name": model.name, "sha256": digest.result()},
+            "engine": {"name": engine.name, "version": engine.version, "precision": engine.precision},
+            "language": stage.setting("LANGUAGE", "en"),
+        }
+        result = keep(run, number, draw(engine, prompt, unwanted, run))
+        output = json.dumps(result, ensure_ascii=False) if stage.is_set("JSON") else "\n".join(result["paths"])
+        pipe.write(f"{output}\n".encode())
+        pipe.flush()
+        drawn = True
+    if not drawn:
+        raise stage.EmptyInput("no prompt arrived on stdin", "printf 'a burger\\n' | python -m helpers.generate")
+    return 0
+
+
+if __name__ == "__main__":
+    stage.run(NAME, main)
