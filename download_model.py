@@ -58,7 +58,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     what.add_argument("--verify", action="store_true", help="check size and sha256 of the named models, or of all here")
     what.add_argument("--remove", action="store_true", help="delete the named models")
     what.add_argument(
-        "--offer", action="store_true", help="fetch, but give up soon and quietly if the hub is not there"
+        "--offer", action="store_true", help="fetch NAME, or the usual speech model, but give up soon and quietly"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="say nothing but errors")
     arguments = parser.parse_args(argv)
@@ -164,7 +164,7 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     if found.size not in (None, size) or found.sha256 not in ("", pin):
         raise StageError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
     partial = incoming(entry) / pin  # the hash is its name, so that another mirror, or another day, can go on with it
-    say(f"fetching {file.path}, {human(size)}, from {source.repo}")
+    say(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license})")
     hub.receive(file.path, found.url, partial, size, patience)
     if sha256(partial) != pin:
         partial.unlink()
@@ -232,7 +232,8 @@ def sha256(path: Path) -> str:
 def use_own_python() -> None:
     """Go on in the repository's .venv if there is one: only there are the pinned versions."""
     python = ROOT / ".venv" / "bin" / "python"
-    if os.access(python, os.X_OK) and Path(sys.prefix).resolve() != python.parent.parent.resolve():
+    inside = sys.executable == str(python) or Path(sys.prefix).resolve() == python.parent.parent.resolve()
+    if not inside and os.access(python, os.X_OK):
         with contextlib.suppress(OSError):
             os.execv(python, [str(python), __file__, *sys.argv[1:]])
 

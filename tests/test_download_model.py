@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,6 +162,15 @@ def test_a_model_that_is_here_needs_no_hub(tree: Tree) -> None:
 def test_quiet_says_nothing(tree: Tree) -> None:
     process = tree.start("-q", "one")
     assert process.communicate(timeout=30) == (f"{tree.one}\n", "")
+
+
+def test_progress_is_shown_on_a_terminal_only(tree: Tree) -> None:
+    ours, its = os.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    subprocess.run(tree.command("one"), env=tree.environment, stdout=its, stderr=its, check=True)
+    assert b"model.bin:" in os.read(ours, 10_000)
+    process = tree.start("alone")
+    assert "model.bin:" not in process.communicate(timeout=30)[1]
 
 
 def test_a_cut_is_gone_on_with_at_once(tree: Tree) -> None:
@@ -409,3 +421,10 @@ def test_it_goes_on_in_the_environment_of_the_repository(tree: Tree) -> None:
     python.write_text('#!/bin/sh\necho "in .venv: $*"\n')
     python.chmod(0o755)
     assert tree.run("list", "-q") == f"in .venv: {tree.root / 'download_model.py'} list -q\n"
+
+
+def test_a_broken_environment_is_not_gone_into_for_ever(tree: Tree) -> None:
+    python = tree.root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(Path(sys.executable).resolve())  # no pyvenv.cfg: it does not know that it is in .venv
+    assert "--offer" in tree.run("--help")
