@@ -25,7 +25,7 @@ Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the pi
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})
       --negative TEXT   what should not be in the picture
       --size WxH        pixels (${A2I_SIZE:-by model})
-  -o, --output DIR      where runs are kept ($output)
+  -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (default: when run from a terminal)
       --json            print run.json's content instead of the path
   -q, --quiet           only errors          -v, --verbose   tracebacks and timings
