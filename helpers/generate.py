@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from helpers.engines import Array, Engine
 
 NAME = "generate"
+ENGINE = "cpu"  # what computes on this machine
 LARGEST_SEED = 2**32 - 1
 
 
@@ -74,9 +75,12 @@ def choose_model(name: str) -> Model:
     entry = catalog.find(name)
     if entry.kind != "image":
         raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
+    if ENGINE not in entry.engines:
+        message = f"{name} is computed by {' or '.join(entry.engines)}, which is not on this machine"
+        raise stage.StageError(os.EX_UNAVAILABLE, message, f"Models for {ENGINE}: ./download_model.py list")
     if problem := entry.problem():
         stage.say(f"{NAME}: {name} is {problem}, the built-in model draws; ./download_model.py {name} gets it")
-        entry = catalog.default("cpu")
+        entry = catalog.default(ENGINE)
     return Model(entry.name, entry.path)
 
 
@@ -235,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     defaults = engines.defaults(model.folder)
     guidance = defaults.guidance if arguments.guidance is None else arguments.guidance
     engine = engines.load(
-        "cpu", model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
+        ENGINE, model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
     )
     negative = stage.printable(arguments.negative)
     unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None

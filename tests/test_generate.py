@@ -77,6 +77,8 @@ def test_what_is_lost_is_said() -> None:
         (["--sampler", "best"], 64),
         (["--steps", "5000"], 64),
         (["--model", "nonsense"], 64),
+        (["--model", "base.en-q5_1"], 64),
+        (["--model", "stable-diffusion-2-1-base-coreml-gpu"], 69),
         (["--model", "/nowhere"], 66),
     ],
 )
