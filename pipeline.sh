@@ -154,6 +154,7 @@ check_options() {
   fi
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
+  [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
   for name in TIME DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE JSON QUIET VERBOSE; do
     export "A2I_$name"
   done
