@@ -147,6 +147,8 @@ def test_lists_are_used() -> None:
 
 # -------------------------------------------------------------------------------------------------- properties
 
+reproducible = settings(deadline=None, derandomize=True)
+
 MARKS = [
     "[",
     "]",
@@ -240,7 +242,7 @@ def test_a_lone_bracket_costs_no_word(text: str, bracket: str, place: int) -> No
 @pytest.mark.parametrize(
     "unit",
     ["(", ")", "[", "()", "[(", "(a ", "a) ", "*", "* ", "*a", "* a ", "♪", "♪a", "<|", "<|a|>", "<", "<i", ">", ">> ",
-     "-", "- ", "speaker ", "you ", "thanks for watching ", "music ", "a b", "((music) ", ", ,", "笑", "{\\", "_", "A_"],
+     "-", "- ", "speaker ", "you ", "thanks for watching ", "music ", "a b", "((music) ", ", ,", "笑", "{\\", "_"],
 )  # fmt: skip
 def test_a_long_line_takes_a_moment(unit: str) -> None:
     text = unit * (200_000 // len(unit))
