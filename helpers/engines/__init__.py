@@ -92,6 +92,13 @@ def load(
 
 
 def defaults(folder: Path) -> Defaults:
-    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion."""
+    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion.
+
+    Raises:
+        StageError: 69 for a file that is damaged or has an unknown key.
+    """
     path = folder / "audio_to_image.json"
-    return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Defaults()
+    try:
+        return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Defaults()
+    except (TypeError, ValueError) as error:
+        raise StageError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {error}", "Fetch it again.") from error

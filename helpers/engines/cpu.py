@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,13 +36,20 @@ _KEPT = 2  # compiled copies of one part of one model: the last two sizes that w
 _PARTS = ("unet", "vae", "text_encoder")  # the one that takes longest first
 
 
+class Compiled(NamedTuple):
+    """A compiled model, and the file's pages that it reads its weights from (None if it was compiled just now)."""
+
+    model: CompiledModel
+    pages: NDArray[Any] | None
+
+
 class Cpu:
     """The engine; helpers.engines.Engine says what its members are."""
 
     name = "cpu"
 
     def __init__(
-        self, folder: Path, configs: dict[str, dict[str, Any]], compiled: dict[str, CompiledModel], **known: Any
+        self, folder: Path, configs: dict[str, dict[str, Any]], compiled: dict[str, Compiled], **known: Any
     ) -> None:
         self.version: str = known["version"]
         self.precision: str = known["precision"]
@@ -54,7 +61,8 @@ class Cpu:
         self.defaults: Defaults = defaults(folder)
         self._unet = configs["unet"]
         self._small = known["bytes"] < 256 << 20
-        self._requests = {part: model.create_infer_request() for part, model in compiled.items()}
+        self._compiled = compiled  # holds the pages for as long as they are read
+        self._requests = {part: one.model.create_infer_request() for part, one in compiled.items()}
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
         return self._infer("text_encoder", tokens[None])
@@ -89,24 +97,27 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     try:
         factor = _factor(configs["vae"])
         _check_parts(configs)
-        native = configs["unet"].get("sample_size") or 64
-        width, height = size or ((native * factor,) * 2 if isinstance(native, int) else native[::-1] * factor)
+        native = configs["unet"].get("sample_size") or 64  # latents: of a side, or height and width
+        rows, columns = native if isinstance(native, list) else (native, native)
+        width, height = size or (columns * factor, rows * factor)
         length = configs["text_encoder"]["max_position_embeddings"]
     except (KeyError, TypeError, AttributeError) as error:
         raise _misfit(folder, error) from error
     check_size((width, height), factor)
     ov = _openvino()
     core = ov.Core()
-    shape = (2 if guidance else 1, height // factor, width // factor, length)
+    latents = (height // factor, width // factor)
+    shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
 
-    def prepare(part: str) -> CompiledModel:
+    def prepare(part: str) -> Compiled:
         # The text decides what is drawn and costs next to nothing: it is always computed exactly.
         hint = "f32" if part == "text_encoder" else precision
         options = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
         options["EXECUTION_MODE_HINT"] = "ACCURACY" if hint == "f32" else "PERFORMANCE"
         files = [folder / part / "config.json", *weight_files(folder / part)]
-        key = _key(core, ov.__version__, part, files, options, shape)
-        return _cached(core, f"{_short(folder.resolve())}-{part}", key, options, lambda: _graph(folder, part, shape))
+        key = _key(core, ov.__version__, files, options, shapes[part])
+        name = f"{_short(folder.resolve())}-{part}"
+        return _cached(core, name, key, options, lambda: _graph(folder, part, shapes[part]))
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
         compiled = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
@@ -115,7 +126,7 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         configs,
         compiled,
         version=f"openvino {ov.__version__.split('-')[0]}",
-        precision=precision,
+        precision=compiled["unet"].model.get_property("INFERENCE_PRECISION_HINT").to_string(),
         size=(width, height),
         bytes=sum(file.stat().st_size for file in weight_files(folder / "unet")),
     )
@@ -147,17 +158,19 @@ def _check_parts(configs: dict[str, dict[str, Any]]) -> None:
             raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
-def _graph(folder: Path, part: str, shape: tuple[int, int, int, int]) -> Model:
-    """One part of the model; shape: pictures at once, height and width of latents, tokens of a prompt."""
+def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
+    """One part of the model; shape: what its function in openvino_graph.py takes."""
     from helpers.engines import openvino_graph
 
+    builders: dict[str, Any] = {
+        "unet": openvino_graph.unet,
+        "vae": openvino_graph.decoder,
+        "text_encoder": openvino_graph.text_encoder,
+    }
     config, weights = read_config(folder / part / "config.json"), read_weights(folder / part)
     try:
-        if part == "unet":
-            return openvino_graph.unet(config, weights, *shape)
-        if part == "vae":
-            return openvino_graph.decoder(config, weights, *shape[1:3])
-        return openvino_graph.text_encoder(config, weights)
+        model: Model = builders[part](config, weights, *shape)
+        return model
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise _misfit(folder / part, error) from error
 
@@ -168,12 +181,12 @@ def _misfit(folder: Path, error: Exception) -> StageError:
     return StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.")
 
 
-def _key(core: Core, version: str, part: str, files: list[Path], options: dict[str, Any], shape: Any) -> str:
+def _key(core: Core, version: str, files: list[Path], options: dict[str, Any], shape: tuple[int, ...]) -> str:
     """What a compiled model depends on: files and code it was built from, runtime, processor, options, shape."""
     identity = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     code = Path(__file__).with_name("openvino_graph.py").read_bytes()
     processor = [platform.machine(), core.get_property("CPU", "FULL_DEVICE_NAME"), _processor_flags()]
-    return _short([identity, code, version, processor, sorted(options.items()), shape if part != "text_encoder" else 0])
+    return _short([identity, code, version, processor, sorted(options.items()), shape])
 
 
 def _processor_flags() -> str:
@@ -187,24 +200,26 @@ def _short(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def _cached(core: Core, name: str, key: str, options: dict[str, Any], graph: Callable[[], Model]) -> CompiledModel:
+def _cached(core: Core, name: str, key: str, options: dict[str, Any], graph: Callable[[], Model]) -> Compiled:
     """The compiled model from the cache, or compiled now and kept; without a writable cache it is only compiled."""
     file = CACHE / f"{name}-{key}.blob"
-    compiled = _restore(core, file, options)
-    if compiled is None:
-        compiled = core.compile_model(graph(), "CPU", options)
-        _keep(compiled, file, name)
-    return compiled
+    restored = _restore(core, file, options)
+    if restored:
+        return restored
+    compiled = core.compile_model(graph(), "CPU", options)
+    _keep(compiled, file, name)
+    return Compiled(compiled, None)
 
 
-def _restore(core: Core, file: Path, options: dict[str, Any]) -> CompiledModel | None:
+def _restore(core: Core, file: Path, options: dict[str, Any]) -> Compiled | None:
     """Read a compiled model back. The checksum at its end comes first: the runtime checks none and may crash."""
     try:
         pages = np.memmap(file, np.uint8, "c")  # OpenVINO shares writable memory only
         if len(pages) > 4 and zlib.crc32(pages[:-4].data) == int.from_bytes(pages[-4:].tobytes(), "little"):
-            os.utime(file)
-            compiled: CompiledModel = core.import_model(_openvino().Tensor(pages[:-4]), "CPU", options)
-            return compiled
+            model = core.import_model(_openvino().Tensor(pages[:-4], shared_memory=True), "CPU", options)
+            with contextlib.suppress(OSError):
+                os.utime(file)
+            return Compiled(model, pages)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError):

@@ -87,18 +87,16 @@ class _Layers:
         node = op.constant(array if shape is None else array.reshape(shape), shared_memory=True)
         return node if array.dtype == np.float32 else op.convert(node, "f32")
 
-    def bias(self, x: Node, name: str, shape: tuple[int, ...] = (-1,)) -> Node:
-        return op.add(x, self.weight(name, shape)) if name in self.weights else x
-
     def conv(self, x: Node, name: str, stride: int = 1) -> Node:
-        kernel = self.weights[f"{name}.weight"].shape[2] if f"{name}.weight" in self.weights else 1
-        pad, weight = [kernel // 2] * 2, self.weight(f"{name}.weight")
-        return self.bias(op.convolution(x, weight, [stride] * 2, pad, pad, [1, 1]), f"{name}.bias", (1, -1, 1, 1))
+        weight = self.weight(f"{name}.weight")
+        pad = [weight.shape[2] // 2] * 2
+        y = op.convolution(x, weight, [stride] * 2, pad, pad, [1, 1])
+        return op.add(y, self.weight(f"{name}.bias", (1, -1, 1, 1)))
 
-    def linear(self, x: Node, name: str) -> Node:
+    def linear(self, x: Node, name: str, bias: bool = True) -> Node:
         """Also for a 1x1 convolution, whose weights are those of a linear layer over the channels."""
-        outputs = len(self.weights.get(f"{name}.weight", ()))
-        return self.bias(op.matmul(x, self.weight(f"{name}.weight", (outputs, -1)), False, True), f"{name}.bias")
+        y = op.matmul(x, self.weight(f"{name}.weight", (-1, x.shape[-1])), False, True)
+        return op.add(y, self.weight(f"{name}.bias")) if bias else y
 
     def group_norm(self, x: Node, name: str, eps: float | None = None) -> Node:
         scale, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
@@ -108,14 +106,15 @@ class _Layers:
         normal = op.mvn(x, op.constant([-1]), True, eps, "inside_sqrt")
         return op.add(op.multiply(normal, self.weight(f"{name}.weight")), self.weight(f"{name}.bias"))
 
-    def attend(self, x: Node, context: Node, names: list[str], heads: int, causal: bool = False) -> Node:
-        """Multi-head attention of x over context; names: of the query, key, value and output layers."""
+    def attend(self, x: Node, context: Node, names: list[str], heads: int, bias: bool, causal: bool = False) -> Node:
+        """Multi-head attention of x over context; names: of the query, key, value and output layers; bias: of the
+        first three (the last one always has it)."""
 
         def split(y: Node) -> Node:
             n, length, width = y.shape
             return op.transpose(op.reshape(y, [n, length, heads, width // heads], False), [0, 2, 1, 3])
 
-        q, k, v = (split(self.linear(y, name)) for y, name in zip((x, context, context), names[:3], strict=True))
+        q, k, v = (split(self.linear(y, name, bias)) for y, name in zip((x, context, context), names[:3], strict=True))
         y = op.transpose(op.scaled_dot_product_attention(q, k, v, causal=causal), [0, 2, 1, 3])
         return self.linear(op.reshape(y, [*x.shape[:2], -1], False), names[3])
 
@@ -138,7 +137,7 @@ class _Layers:
             for attention, norm in (("attn1", "norm1"), ("attn2", "norm2")):
                 names = [f"{block}.{attention}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
                 z = self.layer_norm(y, f"{block}.{norm}")
-                y = op.add(y, self.attend(z, z if attention == "attn1" else text, names, heads))
+                y = op.add(y, self.attend(z, z if attention == "attn1" else text, names, heads, bias=False))
             z = self.linear(self.layer_norm(y, f"{block}.norm3"), f"{block}.ff.net.0.proj")
             value, gate = op.split(z, 2, 2).outputs()
             y = op.add(y, self.linear(op.multiply(value, op.gelu(gate, "erf")), f"{block}.ff.net.2"))
@@ -185,7 +184,7 @@ def text_encoder(config: Config, weights: Weights) -> Model:
         name = f"encoder.layers.{index}"
         names = [f"{name}.self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
         y = layers.layer_norm(x, f"{name}.layer_norm1", eps)
-        x = op.add(x, layers.attend(y, y, names, config["num_attention_heads"], causal=True))
+        x = op.add(x, layers.attend(y, y, names, config["num_attention_heads"], bias=True, causal=True))
         y = layers.linear(layers.layer_norm(x, f"{name}.layer_norm2", eps), f"{name}.mlp.fc1")
         if config.get("hidden_act", "quick_gelu") == "quick_gelu":
             y = op.swish(y, op.constant(np.float32(1.702)))
@@ -269,7 +268,7 @@ def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
         name = "decoder.mid_block.attentions.0"
         names = [f"{name}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
         y = _tokens(layers.group_norm(x, f"{name}.group_norm"))
-        x = op.add(x, _picture(layers.attend(y, y, names, 1), *x.shape[2:]))
+        x = op.add(x, _picture(layers.attend(y, y, names, 1, bias=True), *x.shape[2:]))
     x = layers.resnet(x, "decoder.mid_block.resnets.1")
     count = len(config["block_out_channels"])
     for index in range(count):

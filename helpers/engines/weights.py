@@ -49,7 +49,10 @@ def weight_files(folder: Path) -> list[Path]:
                 return [file]
             if (index := folder / f"{stem}.safetensors.index{variant}.json").is_file():
                 names = {Path(str(name)).name for name in read_config(index).get("weight_map", {}).values()}
-                return sorted(folder / name for name in names)
+                shards = sorted(folder / name for name in names)
+                if lost := [shard for shard in shards if not shard.is_file()]:
+                    raise StageError(os.EX_UNAVAILABLE, f"the model has no {lost[0]}", _FETCH)
+                return shards
     if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
         message = f"{folder} holds its weights as a pickle only, which could run anything and is not opened"
         raise StageError(os.EX_UNAVAILABLE, message, "Use a copy of the model with *.safetensors.")
