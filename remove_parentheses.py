@@ -7,7 +7,6 @@ What is taken for an annotation or an invented sentence stands in helpers/halluc
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -248,7 +247,7 @@ def filter_lines(lines: Iterable[bytes]) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="remove_parentheses.py", description=(__doc__ or "").split("\n\n")[0]).parse_args(argv)
+    stage.Parser(prog="remove_parentheses.py", description=(__doc__ or "").split("\n\n")[0]).parse_args(argv)
     return filter_lines(sys.stdin.buffer)
 
 

@@ -31,7 +31,7 @@ def window(text: str) -> float:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = stage.Parser(
         prog="python -m helpers.record",
         description="Record the microphone, or read an audio file, as raw PCM (s16le, 16 kHz, mono) on stdout.",
     )

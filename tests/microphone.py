@@ -24,15 +24,15 @@ def running() -> Iterator[dict[str, str]]:
     try:
         # Its output goes to a file: the listener that it leaves behind would keep a pipe open.
         with (folder / "environment").open("w+") as lines:
-            subprocess.run([SCRIPT, "start", folder], stdin=subprocess.DEVNULL, stdout=lines, check=True)
+            subprocess.run([SCRIPT, folder], stdin=subprocess.DEVNULL, stdout=lines, check=True)
             lines.seek(0)
             server = lines.read().strip().removeprefix("export PULSE_SERVER=")
         yield {**os.environ, "PULSE_SERVER": server}
     finally:
-        subprocess.run([SCRIPT, "stop", folder], check=False)
+        subprocess.run([SCRIPT, "--stop", folder], check=False)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def speak(environment: dict[str, str], wav: Path) -> None:
     """Play a WAV file into the microphone; returns when it has been heard."""
-    subprocess.run(["paplay", "--device=mouth", "--latency-msec=50", wav], env=environment, check=True)
+    subprocess.run(["paplay", "--latency-msec=50", wav], env=environment, check=True)
