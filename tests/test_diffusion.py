@@ -91,6 +91,14 @@ def test_a_seed_starts_from_the_same_noise_on_every_machine() -> None:
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "euler-ancestral", "dpm++"])
+def test_the_model_first_sees_noise_of_the_strength_it_was_trained_on(sampler: str) -> None:
+    engine = Engine()
+    draw(engine, TEXT, seed=42, steps=4, sampler=sampler)
+    seen = engine.calls[0][0]
+    assert np.allclose(seen, np.random.RandomState(42).standard_normal(seen.shape), rtol=0.01)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler-ancestral", "dpm++"])
 def test_the_same_seed_gives_the_same_bytes_and_another_another_picture(sampler: str) -> None:
     one, again, other = (draw(Engine(), TEXT, seed=seed, steps=4, sampler=sampler) for seed in (3, 3, 4))
     assert np.array_equal(one, again)
