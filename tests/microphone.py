@@ -35,4 +35,4 @@ def running() -> Iterator[dict[str, str]]:
 
 def speak(environment: dict[str, str], wav: Path) -> None:
     """Play a WAV file into the microphone; returns when it has been heard."""
-    subprocess.run(["paplay", "--latency-msec=50", wav], env=environment, check=True)
+    subprocess.run(["paplay", wav], env=environment, check=True)

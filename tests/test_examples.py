@@ -7,25 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import spoken_prompts
+from numpy.typing import NDArray
 
 from examples import make_examples
 from helpers import audio
 from models.builtin.vocabulary import KNOWN, PLAIN, SETTINGS, Scene, Subject, held_out, unknown_words
-from tests import spoken_prompts
 
 FOLDER = Path(make_examples.__file__).parent
 TOOLS = ("flite", "text2wave", "espeak-ng", "ffmpeg")
 needs_voices = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"needs {', '.join(TOOLS)}")
 
 
-def envelope(pcm: bytes) -> np.ndarray:
+def envelope(pcm: bytes) -> NDArray[np.float64]:
     """The level of every 50 ms, in dBFS from -60."""
     return np.array([max(-60, audio.level_dbfs(pcm[i : i + audio.CHUNK])) for i in range(0, len(pcm), audio.CHUNK)])
 
 
 def test_examples_are_whole() -> None:
     files = {path.name for path in FOLDER.iterdir() if path.is_file()}
-    assert files == {*make_examples.EXAMPLES, "make_examples.py", "README.md"}
+    assert files == {*make_examples.EXAMPLES, "__init__.py", "make_examples.py", "README.md"}
     assert next(iter(make_examples.EXAMPLES.items())) == (
         "burger.wav",
         ("slt", "a delicious burger on a blue background"),

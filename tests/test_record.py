@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -96,19 +97,19 @@ def similarity(pcm: bytes, voice: Path) -> float:
 
 
 def test_hears_a_voice_whole(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
-    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "2.5")
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "4")
     until_ready(process)
     microphone.speak(heard, voice)
     pcm, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
-    assert len(pcm) == 2.5 * 32_000
+    assert len(pcm) == 4 * 32_000
     assert similarity(pcm, voice) > 0.95
     with wave.open(str(tmp_path / "prompt.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
         assert file.readframes(file.getnframes()) == pcm
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", "ready", "heard", "done"]
-    assert events[2]["seconds"] == 2.5
+    assert events[2]["seconds"] == 4
     assert -20 < events[2]["level_dbfs"] < 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "prompt.wav"]
 
@@ -289,11 +290,10 @@ def test_no_pcm_on_a_terminal(voice: Path, tmp_path: Path) -> None:
 
 
 def test_help_is_quick() -> None:
-    best = min(_timed_help() for _ in range(3))
-    assert best < 0.2
+    def seconds() -> float:  # of the processor: the machine may be busy
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run(CLEAN, "--help").returncode == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-
-def _timed_help() -> float:
-    began = time.monotonic()
-    assert run(CLEAN, "--help").returncode == 0
-    return time.monotonic() - began
+    assert min(seconds() for _ in range(3)) < 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from helpers import stage
 from remove_parentheses import is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent
-FILTER = [sys.executable, ROOT / "remove_parentheses.py"]
+FILTER = [sys.executable, str(ROOT / "remove_parentheses.py")]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("A2I_")}
 
 UNSAID = """\
@@ -311,11 +312,12 @@ def test_the_next_stage_is_gone() -> None:
 
 
 def test_starts_quickly() -> None:
-    def seconds(command: list[str | Path]) -> float:
-        began = time.perf_counter()
+    def seconds(command: list[str]) -> float:  # of the processor: the machine may be busy
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(command, input=b"a cat\n", capture_output=True, env=CLEAN, check=True)
-        return time.perf_counter() - began
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     bare = min(seconds([sys.executable, "-c", ""]) for _ in range(5))
     assert min(seconds(FILTER) for _ in range(5)) < bare + 0.06
-    assert min(seconds([*FILTER, "--help"]) for _ in range(3)) < 0.2
+    assert min(seconds([*FILTER, "--help"]) for _ in range(5)) < bare + 0.06

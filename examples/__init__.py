@@ -1,0 +1,1 @@
+"""Spoken examples; make_examples.py makes them."""
