@@ -1,0 +1,203 @@
+"""The second stage: sound in, one line of text per recording out.
+
+The recogniser loads while the recording is still being made: a thread takes in stdin from the start, and after the
+last sample only the recognition is left. whisper.cpp recognises (helpers.whisper); where none of its models is on
+disk, the built-in recogniser does (helpers.builtin_recogniser).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers import audio, catalog, stage
+from helpers.stage import EmptyInput, StageError
+
+if TYPE_CHECKING:
+    from helpers import whisper
+
+NAME = "transcribe"
+BUILTIN = "builtin"
+LONGEST = 600  # seconds taken from stdin: 19 MB, many times what anybody says about one picture
+
+
+class Recording(threading.Thread):
+    """Takes in all of stdin from now on, so that a full pipe never stalls the microphone while a model loads."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._pcm = bytearray()
+        self._error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        most = LONGEST * audio.BYTES_PER_SECOND
+        try:
+            while len(self._pcm) < most and (data := os.read(0, 1 << 16)):
+                self._pcm += data
+        except OSError as error:
+            self._error = error
+        if len(self._pcm) >= most:
+            stage.say(f"{NAME}: only the first {LONGEST // 60} minutes are used")
+            os.close(0)
+        stage.event(NAME, "heard", seconds=len(self._pcm) / audio.BYTES_PER_SECOND)
+
+    def pcm(self) -> bytes:
+        """Wait for the end of it. Raises: EmptyInput; StageError 65 for a file that is not raw PCM, 66 unreadable."""
+        self.join()
+        if self._error:
+            message = f"cannot read stdin: {self._error.strerror}"
+            raise StageError(os.EX_NOINPUT, message, "Pipe raw PCM into it, or give it files.")
+        if len(self._pcm) < 2:
+            raise EmptyInput("no audio arrived", "Record something, or give a file.")
+        if self._pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
+            remedy = "Give the file as an argument instead."
+            raise StageError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
+        return bytes(self._pcm[: len(self._pcm) // 2 * 2])
+
+
+Recogniser = Callable[[bytes], str]
+
+
+@contextlib.contextmanager
+def recogniser(name: str, language: str, translate: bool, threads: int) -> Iterator[Recogniser]:
+    """The loaded recogniser for a choice of options, as a function from PCM to text.
+
+    name: a model of the catalogue, a path (it has a slash), `builtin`, or empty for the best that is on disk.
+    Raises: StageError 64 a model that cannot do what is asked; 65 damaged; 69 not on this machine.
+    """
+    if name != BUILTIN and (model := choose_model(name, language, translate)):
+        from helpers.whisper import Whisper
+
+        with Whisper(model, language, translate, threads) as engine:
+            engine.wait_until_loaded()
+            yield engine.transcribe
+        return
+    better = catalog.default("english" if language == "en" and not translate else "multilingual").name
+    if language != "en":  # to translate English into English is to write it down
+        what = "the built-in recogniser hears English only"
+        raise StageError(os.EX_UNAVAILABLE, what, f"Get one for other languages: ./download_model.py {better}")
+    from helpers.builtin_recogniser import BuiltinRecogniser
+
+    stage.say(f"{NAME}: the built-in recogniser knows few words; a better one: ./download_model.py {better}")
+    yield BuiltinRecogniser().transcribe
+
+
+def choose_model(name: str, language: str, translate: bool) -> whisper.Model | None:
+    """The Whisper model to use, or None when none was asked for and none that can do it is on disk.
+
+    Raises: StageError 64 unknown, not a speech model, or one that cannot do it; 65 damaged; 66 no such file;
+    69 not on this machine.
+    """
+    from helpers import whisper
+
+    other = language != "en"
+    if "/" in name:
+        model = whisper.inspect(Path(name).expanduser())
+        _check_ability(name, model.multilingual, model.translates, language, translate)
+        return model
+    if name:
+        entry = catalog.find(name)
+        if entry.kind != "whisper":
+            raise StageError(os.EX_USAGE, f"{name} is not a speech model", "./download_model.py list shows them.")
+        _check_ability(name, entry.languages == "any", entry.translates, language, translate)
+        return whisper.inspect(catalog.require(name).path)
+    default = catalog.default("multilingual" if other or translate else "english")
+    able = [e for e in catalog.entries().values() if e.kind == "whisper" and (e.languages == "any" or not other)]
+    for entry in (default, *able):
+        if (entry.translates or not translate) and entry.is_present():
+            return whisper.inspect(entry.path)
+    return None
+
+
+def _check_ability(name: str, multilingual: bool, translates: bool, language: str, translate: bool) -> None:
+    if language != "en" and not multilingual:
+        what = f"{name} hears English only"
+    elif translate and not translates:
+        what = f"{name} cannot translate"
+    else:
+        return
+    raise StageError(os.EX_USAGE, what, f"Use one that can: --whisper {catalog.default('multilingual').name}")
+
+
+def recognise(recogniser: Recogniser, pcm: bytes) -> str:
+    """The words in `pcm` on one line.
+
+    Raises: StageError 65 when there are none.
+    """
+    loudest = audio.loudest_dbfs(pcm)
+    began = time.monotonic()
+    # Whisper hears "Thank you." in silence: it is not asked.
+    text = stage.printable(recogniser(pcm)) if loudest > audio.SILENCE_DBFS else ""
+    if not text:
+        level = "silence" if loudest <= audio.SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
+        message = f"no words were heard in {len(pcm) / audio.BYTES_PER_SECOND:.1f} seconds of audio ({level})"
+        raise StageError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
+    stage.event(NAME, "line", seconds=round(time.monotonic() - began, 3))
+    stage.say(f"heard: {text}")
+    return text
+
+
+def language_code(text: str) -> str:
+    """`text` as Whisper wants it: `en-GB` is `en`."""
+    code = re.split("[-_]", text.lower())[0]
+    if not re.fullmatch("[a-z]{2,4}", code):
+        raise ValueError
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    setting = stage.setting
+    parser = stage.Parser(
+        prog="python -m helpers.transcribe", description="Write down what is said: one line per recording."
+    )
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="audio files; raw PCM (16 kHz, mono, s16le) on stdin if none is given"
+    )
+    parser.add_argument(
+        "--language",
+        type=language_code,
+        default=setting("LANGUAGE", "en"),
+        metavar="CODE",
+        help="spoken language, for example de, or auto (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--translate", action="store_true", default=stage.is_set("TRANSLATE"), help="write English whatever is spoken"
+    )
+    parser.add_argument(
+        "--whisper",
+        default=setting("WHISPER"),
+        metavar="NAME",
+        help="speech model of the catalogue, a file, or builtin (default: the best that is here)",
+    )
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: one per processor")
+    arguments = parser.parse_args(argv)
+    pipe = stage.take_stdout()
+    recording = None if arguments.files else Recording()
+
+    failure: StageError | None = None
+    with recogniser(arguments.whisper, arguments.language, arguments.translate, arguments.threads) as engine:
+        stage.event(NAME, "ready")
+        for file in arguments.files or [None]:
+            try:
+                text = recognise(engine, recording.pcm() if recording else audio.decode(file))
+            except StageError as error:
+                if len(arguments.files) > 1:
+                    stage.say(stage.printable(f"{NAME}: {file}: {error.message}"))
+                failure = failure or error
+            else:
+                pipe.write(text.encode() + b"\n")
+                pipe.flush()
+    if failure:
+        raise failure
+    return 0
+
+
+if __name__ == "__main__":
+    stage.run(NAME, main)

@@ -1,0 +1,206 @@
+"""whisper.cpp in a process of its own, because a damaged model is not an error there but a SIGSEGV.
+
+    model = whisper.inspect(path)                  # StageError when the file cannot be a Whisper model
+    with whisper.Whisper(model, "en") as recogniser:
+        text = recogniser.transcribe(pcm)          # StageError when whisper.cpp died, with what it said last
+
+The worker is `python -m helpers.whisper FD SETTINGS`. Over a multiprocessing connection it gets PCM, one recording a
+message, and answers each with a JSON object: {"text": …}, or {"code": …, "message": …} and ends. Its first answer,
+{}, says that the model is loaded. It ends when the connection does, so it never outlives the stage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from helpers import stage
+from helpers.audio import RATE, WINDOW
+from helpers.stage import StageError
+
+# What Whisper reads before it listens: it then writes a description, lower case and without a full stop less often.
+PROMPT = "A short description of a picture: a red apple on a wooden table, soft morning light."
+
+# Header of a ggml Whisper file (whisper.cpp, models/convert-pt-to-ggml.py): magic and eleven numbers.
+_MAGIC = b"lmgg"
+_ENGLISH_ONLY = 51864  # tokens; multilingual models have one or two more
+# Bits a weight takes by ggml file type, without the quantization version in the thousands; 2.5 is below any other.
+_BITS = {0: 32, 1: 16, 2: 4.5, 3: 5, 7: 8.5, 8: 5.5, 9: 6}
+
+
+class Model(NamedTuple):
+    """A file that looks like a Whisper model, and what its header says it can do."""
+
+    path: Path
+    multilingual: bool
+    translates: bool
+
+
+def inspect(path: Path) -> Model:
+    """Read the header of the model file at `path`.
+
+    Raises: StageError 65 not a Whisper model, or cut short; 66 no such file; 77 not permitted.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(48)
+            size = os.fstat(file.fileno()).st_size
+    except PermissionError as error:
+        raise StageError(os.EX_NOPERM, f"{path} may not be read", "Give yourself the right to read it.") from error
+    except OSError as error:
+        raise StageError(os.EX_NOINPUT, f"cannot read {path}: {error.strerror}", "Check the name.") from error
+    if header[:4] != _MAGIC or len(header) < 48:
+        raise _unusable(path, "is not a Whisper model in ggml format")
+    tokens, _, width, _, encoder, _, _, _, decoder, mels, kind = struct.unpack("<11i", header[4:])
+    if not (_ENGLISH_ONLY <= tokens <= _ENGLISH_ONLY + 2 and mels in (80, 128) and min(width, encoder, decoder) > 0):
+        raise _unusable(path, "is not a Whisper model in ggml format")
+    weights = tokens * width + (12 * encoder + 16 * decoder) * width**2  # the matrices; the rest is small
+    if size < weights * _BITS.get(kind % 1000, 2.5) / 8:
+        raise _unusable(path, "is cut short")
+    multilingual = tokens > _ENGLISH_ONLY
+    # The turbo and distilled models have lost the layers, and the training, that translating takes.
+    return Model(path, multilingual, translates=multilingual and decoder == encoder)
+
+
+def _unusable(path: Path, why: str) -> StageError:
+    return StageError(os.EX_DATAERR, f"{path} {why}", _fetch(path))
+
+
+def _fetch(path: Path) -> str:
+    """What to do about a damaged model file: the catalogue keeps a model in a folder of its name."""
+    from helpers import catalog
+
+    if path.parent.name in catalog.entries():
+        return f"Fetch it again: ./download_model.py remove {path.parent.name}; ./download_model.py {path.parent.name}"
+    return "Give another file; ./download_model.py list shows models that work."
+
+
+def cores() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Whisper:
+    """whisper.cpp with a model; it starts to load at once, and ends with the `with` block."""
+
+    def __init__(self, model: Model, language: str = "en", translate: bool = False, threads: int = 0) -> None:
+        """language: a code such as `de`, or `auto`; threads: 0 is one per processor. Returns before it is loaded."""
+        settings = {
+            "path": str(model.path.resolve()),
+            "language": language,
+            "translate": translate,
+            "threads": threads or cores(),
+            "prompt": PROMPT if language == "en" else "",
+        }
+        self._path = model.path
+        self._connection, theirs = multiprocessing.Pipe()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        output = sys.stderr.fileno() if stage.is_set("VERBOSE") else self._log
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "helpers.whisper", str(theirs.fileno()), json.dumps(settings)],
+                cwd=stage.ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def wait_until_loaded(self) -> None:
+        """Raises: StageError 64 for a language that Whisper does not know; 65 when it cannot load the model."""
+        self._answer()
+
+    def transcribe(self, pcm: bytes) -> str:
+        """The words in `pcm` (s16le, 16 kHz, mono), possibly none.
+
+        Raises: StageError 65 when whisper.cpp died of it.
+        """
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is told by what it answers
+            self._connection.send_bytes(pcm)
+        return str(self._answer()["text"])
+
+    def _answer(self) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        except (EOFError, ConnectionResetError) as error:
+            code = self._process.wait()
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            said = f"; it said: {complaint}" if (complaint := self._complaint()) else ""
+            message = f"whisper.cpp crashed ({how}) on {self._path}{said}"
+            raise StageError(os.EX_DATAERR, message, _fetch(self._path)) from error
+        if missing := answer.get("missing"):
+            raise ModuleNotFoundError(name=missing)
+        if "message" in answer:
+            raise StageError(answer["code"], answer["message"], answer["remedy"])
+        return answer
+
+    def _complaint(self) -> str:
+        """The last line on the worker's stderr that tells of an error."""
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
+        words = ("error", "fail", "invalid", "bad ", "assert")
+        return next((line.strip() for line in reversed(lines) if any(word in line.lower() for word in words)), "")
+
+    def __enter__(self) -> Whisper:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._connection.close()
+        self._log.close()
+
+
+# ---- the worker
+
+
+def _work(connection: Connection, settings: dict[str, Any]) -> None:
+    """Load the model, then answer recordings until nobody sends any more."""
+
+    def answer(**what: object) -> None:
+        connection.send_bytes(json.dumps(what).encode())
+
+    try:
+        import numpy as np
+        from pywhispercpp.model import Model as Engine
+    except ModuleNotFoundError as error:
+        return answer(missing=error.name)
+    language = settings["language"]
+    if language not in ("auto", *Engine.available_languages()):
+        remedy = "Give a code such as en, de or ja, or auto."
+        return answer(code=os.EX_USAGE, message=f"Whisper does not know the language {language!r}", remedy=remedy)
+    engine = Engine(
+        settings["path"],
+        n_threads=settings["threads"],
+        language=language,
+        translate=settings["translate"],
+        initial_prompt=settings["prompt"],
+        suppress_nst=True,  # no notes, brackets and other signs that nobody speaks
+        print_progress=False,
+    )
+    engine.print_timings()  # a model that could not be loaded is a null pointer, and this the first use of it
+    answer()
+    while True:
+        heard = np.frombuffer(connection.recv_bytes(), np.int16)
+        samples = np.zeros(max(RATE, len(heard)), np.float32)  # it was never taught with less than a second
+        samples[: len(heard)] = heard / 32768
+        # Timestamps cost tokens and time, but only with them a longer recording is not cut in the middle of a word.
+        short = len(samples) <= WINDOW * RATE
+        segments = engine.transcribe(samples, no_timestamps=short, single_segment=short)
+        answer(text=" ".join(segment.text for segment in segments))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage, which ends us
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        _work(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
