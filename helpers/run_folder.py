@@ -108,13 +108,14 @@ def events() -> list[dict[str, Any]]:
 
 
 def timeline() -> dict[str, dict[str, Any]]:
-    """When each stage started, was ready, heard …, in seconds since the first event, with what else it noted."""
+    """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted."""
     found: dict[str, dict[str, Any]] = {}
     noted = events()
     for event in noted:
-        more = {key: value for key, value in event.items() if key not in ("stage", "event", "time")}
-        when = round(event["time"] - noted[0]["time"], 3)
-        found.setdefault(event["stage"], {}).update({event["event"]: when}, **more)
+        place, what = found.setdefault(event["stage"], {}), event["event"]
+        place[what] = round(event["time"] - noted[0]["time"], 3)
+        more = event.keys() - {"stage", "event", "time"}
+        place.update({f"{what}_{key}": event[key] for key in sorted(more)})
     return found
 
 

@@ -111,3 +111,15 @@ def test_the_recording_of_a_failed_run_is_kept(output: Path, tmp_path: Path, sec
     if kept:
         assert sorted(path.name for path in folders[0].iterdir()) == ["prompt.wav", "run.json"]
         assert said["folder"] == str(folders[0])
+
+
+def test_timeline_is_in_seconds_since_the_first_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
+    lines = [
+        {"stage": "generate", "event": "started", "time": 100.5},
+        {"stage": "record", "event": "started", "time": 100.0},
+        {"stage": "record", "event": "heard", "time": 103.25, "seconds": 3.0, "level_dbfs": -12.5},
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record = {"started": 0.0, "heard": 3.25, "heard_level_dbfs": -12.5, "heard_seconds": 3.0}
+    assert run_folder.timeline() == {"record": record, "generate": {"started": 0.5}}
