@@ -283,11 +283,24 @@ def test_without_a_cache_that_can_be_written_it_draws_too(own: Path, monkeypatch
 
 
 def test_a_full_disk_leaves_no_half_file(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    written: list[int] = []
 
-    monkeypatch.setattr(cpu.zlib, "crc32", full)  # after the blob was written, before its checksum
+    class Full:
+        """A file on a disk with room for 10,000 bytes."""
+
+        def __init__(self, file: Any) -> None:
+            self.seek, self.file = file.seek, file
+
+        def write(self, data: bytes) -> int:
+            if sum(written) > 10_000:
+                raise OSError(28, "No space left on device")
+            written.append(self.file.write(data))
+            return written[-1]
+
+    export = cpu._Export
+    monkeypatch.setattr(cpu, "_Export", lambda file: export(Full(file)))
     picture(engines.load("cpu", own))
+    assert written
     assert list(cpu.CACHE.iterdir()) == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import platform
 import sys
@@ -15,7 +16,7 @@ import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,15 +230,39 @@ def _restore(core: Core, file: Path, options: dict[str, Any]) -> Compiled | None
     return None
 
 
+class _Export(io.BytesIO):
+    """Hands what the runtime writes on to a file. It takes a BytesIO only, which would hold a big model in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self.file = file
+        self.error: OSError | None = None  # the runtime would go on as if nothing had happened
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+
 def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
     """Write a compiled model to the cache, whole or not at all, and remove older ones of the same part."""
     beside = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
-        blob: memoryview = compiled.export_model().getbuffer()
-        with beside.open("wb") as stream:
-            stream.write(blob)
-            stream.write(zlib.crc32(blob).to_bytes(4, "little"))
+        with beside.open("w+b") as stream:
+            compiled.export_model(export := _Export(stream))
+            if export.error:
+                raise export.error
+            stream.seek(0)
+            checksum = 0
+            while block := stream.read(1 << 24):
+                checksum = zlib.crc32(block, checksum)
+            stream.write(checksum.to_bytes(4, "little"))
         beside.replace(file)
         others = sorted(CACHE.glob(f"{name}-*"), key=lambda other: other.stat().st_mtime)
         for other in others[:-_KEPT]:
