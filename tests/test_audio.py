@@ -313,7 +313,7 @@ def test_why_no_microphone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said
 
 
 def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ffmpeg").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\necho $$ >"{tmp_path}/pid"\nexec sleep 60\n')
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
@@ -323,3 +323,5 @@ def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(stage.StageError, match=re.escape("no sample arrived within 0.3 seconds")):
         list(microphone.listen())
     assert time.monotonic() - began < 2
+    with pytest.raises(ProcessLookupError):  # it is not left behind
+        os.kill(int((tmp_path / "pid").read_text()), 0)

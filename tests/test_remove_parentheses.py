@@ -19,7 +19,7 @@ from remove_parentheses import is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent
 FILTER = [sys.executable, str(ROOT / "remove_parentheses.py")]
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("A2I_")}
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("A2I_", "PYTHON"))}
 
 UNSAID = """\
 [BLANK_AUDIO]|[ Silence ]|[Silence]|[SILENT]|[MUSIC]|[Music]|[MUSIC PLAYING]|[Applause]|[Applause from the left]|[LAUGH]
