@@ -75,7 +75,7 @@ class Ffmpeg:
     """
 
     def __init__(self, program: str, source: Any, stdin: int | BinaryIO = subprocess.DEVNULL, **output: Any) -> None:
-        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None, flush_packets=1, **output)
+        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None, **output)
         command = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error").compile(cmd=program)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
         try:
