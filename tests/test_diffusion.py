@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from helpers.diffusion import BlankPicture, check_size, draw
 from helpers.engines import Defaults
@@ -25,23 +26,24 @@ class Engine:
     tokenizer: Any = None
 
     def __init__(self) -> None:
-        self.calls: list[tuple[np.ndarray, float, np.ndarray]] = []
-        self.picture: np.ndarray | None = None
-        self.scheduler = {
+        self.calls: list[tuple[NDArray[Any], float, NDArray[Any]]] = []
+        self.picture: NDArray[Any] | None = None
+        self.scheduler: dict[str, Any] = {
             "beta_schedule": "scaled_linear",
             "beta_start": 0.00085,
             "beta_end": 0.012,
             "clip_sample": False,
         }
 
-    def encode_text(self, tokens: np.ndarray) -> np.ndarray:
+    def encode_text(self, tokens: NDArray[Any]) -> NDArray[Any]:
         raise AssertionError("the loop gets encoded text")
 
-    def predict_noise(self, latents: np.ndarray, timestep: float, text: np.ndarray) -> np.ndarray:
+    def predict_noise(self, latents: NDArray[Any], timestep: float, text: NDArray[Any]) -> NDArray[Any]:
         self.calls.append((latents, timestep, text))
-        return latents * np.where(text.mean((1, 2)) > 0, np.float32(0.1), np.float32(0.2))[:, None, None, None]
+        rate = np.where(text.mean((1, 2)) > 0, np.float32(0.1), np.float32(0.2))
+        return np.asarray(latents * rate[:, None, None, None])
 
-    def decode(self, latents: np.ndarray) -> np.ndarray:
+    def decode(self, latents: NDArray[Any]) -> NDArray[Any]:
         return latents[:, :3].repeat(8, 2).repeat(8, 3) if self.picture is None else self.picture
 
     def warm(self) -> None: ...
@@ -65,7 +67,7 @@ def test_guidance_asks_for_both_at_once_and_the_unwanted_one_first() -> None:
 
 
 @pytest.mark.parametrize(("unwanted", "guidance"), [(UNWANTED, 1.0), (UNWANTED, 0.0), (None, 7.5)])
-def test_without_guidance_there_is_no_second_half(unwanted: np.ndarray | None, guidance: float) -> None:
+def test_without_guidance_there_is_no_second_half(unwanted: NDArray[Any] | None, guidance: float) -> None:
     engine = Engine()
     draw(engine, TEXT, unwanted, seed=1, steps=2, guidance=guidance)
     assert all(latents.shape[0] == text.shape[0] == 1 for latents, _, text in engine.calls)
@@ -75,7 +77,7 @@ def test_guidance_leads_from_the_unwanted_prediction_beyond_the_wanted_one() -> 
     """0.2 + 3 * (0.1 - 0.2) = -0.1 of what the model sees: the same as an unguided model that predicts that."""
 
     class Plain(Engine):
-        def predict_noise(self, latents: np.ndarray, timestep: float, text: np.ndarray) -> np.ndarray:
+        def predict_noise(self, latents: NDArray[Any], timestep: float, text: NDArray[Any]) -> NDArray[Any]:
             return latents * np.float32(-0.1)
 
     guided = draw(Engine(), TEXT, UNWANTED, seed=1, steps=5, guidance=3.0)
@@ -132,7 +134,7 @@ NOISE = np.random.RandomState(0).rand(1, 3, 32, 48).astype(np.float32)
         (np.broadcast_to(np.array([[[[1.0]], [[0.0]], [[-1.0]]]], np.float32), NOISE.shape), "one colour"),
     ],
 )
-def test_what_is_no_picture_is_an_error(picture: np.ndarray, what: str) -> None:
+def test_what_is_no_picture_is_an_error(picture: NDArray[Any], what: str) -> None:
     engine = Engine()
     engine.picture = picture.astype(np.float32)
     with pytest.raises(BlankPicture, match=what) as raised:

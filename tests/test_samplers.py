@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from helpers import samplers
 from helpers.stage import StageError
 
-diffusers = pytest.importorskip("diffusers")
-torch = pytest.importorskip("torch")
+diffusers: Any = pytest.importorskip("diffusers")
+torch: Any = pytest.importorskip("torch")
 
 THEIRS = {
     "ddim": diffusers.DDIMScheduler,
@@ -24,14 +25,16 @@ THEIRS = {
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 
 
-def model(latents: np.ndarray, timestep: float) -> np.ndarray:
+def model(latents: NDArray[Any], timestep: float) -> NDArray[Any]:
     """Stands for a UNet: smooth, different at every timestep, float32."""
     return np.float32(0.6 + timestep / 5000) * latents + np.float32(0.2) * np.sin(
         latents * 2 + np.float32(timestep / 100)
     )
 
 
-def ours(name: str, config: dict[str, Any], steps: int, start: np.ndarray, fresh: list[np.ndarray]) -> list[np.ndarray]:
+def ours(
+    name: str, config: dict[str, Any], steps: int, start: NDArray[Any], fresh: list[NDArray[Any]]
+) -> list[NDArray[Any]]:
     source = iter(fresh)
     sampling = samplers.start(name, config, steps, lambda: next(source))
     latents, way = start * sampling.initial_sigma, []
@@ -46,10 +49,10 @@ def theirs(
     name: str,
     config: dict[str, Any],
     steps: int,
-    start: np.ndarray,
-    fresh: list[np.ndarray],
+    start: NDArray[Any],
+    fresh: list[NDArray[Any]],
     monkeypatch: pytest.MonkeyPatch,
-) -> list[np.ndarray]:
+) -> list[NDArray[Any]]:
     source = iter(fresh)
     module = "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor"
     monkeypatch.setattr(module, lambda *_, **__: torch.from_numpy(next(source)))
@@ -67,7 +70,7 @@ def theirs(
     return way
 
 
-def _unit_noise(count: int) -> tuple[np.ndarray, list[np.ndarray]]:
+def _unit_noise(count: int) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     start, *fresh = np.random.RandomState(count).standard_normal((count + 1, 1, 4, 8, 8)).astype(np.float32)
     return start, fresh
 
@@ -78,7 +81,7 @@ def agree(name: str, config: dict[str, Any], steps: int, monkeypatch: pytest.Mon
     assert len(mine) == len(yours) == steps
     # Near pure noise (zero terminal SNR, a cosine schedule) latents reach 10,000 and more, where float32 has no digits
     # below 1e-4: four units in its last place are allowed. For an ordinary schedule that adds 2e-5.
-    initial = np.abs(start).max() * samplers.start(name, config, steps, list).initial_sigma
+    initial = np.abs(start).max() * samplers.start(name, config, steps, lambda: start).initial_sigma
     tolerance = 1e-4 + 2**-21 * max(initial, *(np.abs(b).max() for b in yours))
     for step, (a, b) in enumerate(zip(mine, yours, strict=True)):
         assert np.abs(a - b).max() <= tolerance, f"{config} step {step}: {np.abs(a - b).max()}"

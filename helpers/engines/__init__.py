@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,7 +43,7 @@ class Engine(Protocol):
     size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
     channels: int  # of a latent: 4 for Stable Diffusion
     factor: int  # pixels per latent, in each direction: 8 for Stable Diffusion
-    scheduler: Mapping[str, Any]  # scheduler_config.json of the model
+    scheduler: dict[str, Any]  # scheduler_config.json of the model
     tokenizer: Tokenizer
     defaults: Defaults
 

@@ -30,7 +30,7 @@ from helpers.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, Model
 
-    from helpers.engines import Array
+    from helpers.engines import Array, Engine
 
 CACHE = ROOT / ".cache" / "openvino"
 _KEPT = 2  # compiled copies of one part of one model: the last two sizes that were asked for
@@ -88,7 +88,7 @@ class Cpu:
         return np.asarray(outputs[0], dtype=np.float32)
 
 
-def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Cpu:
+def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.engines.load does for the engine "cpu"."""
     if precision not in ("f32", "bf16"):
         raise StageError(os.EX_USAGE, f"there is no precision {precision!r} on the cpu", "Use f32 or bf16.")
