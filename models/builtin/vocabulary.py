@@ -373,12 +373,3 @@ def _known_words() -> frozenset[str]:
 def unknown_words(prompt: str) -> list[str]:
     """The words of `prompt` that the shipped weights do not know, in order and once each, in lower case."""
     return [word for word in dict.fromkeys(split_words(prompt)) if word.replace("’", "'") not in _known_words()]
-
-
-def write_files(folder: Path = FOLDER) -> None:
-    """Write what is made from this vocabulary: `words.txt`."""
-    (folder / "words.txt").write_text(words_file(), encoding="utf-8")
-
-
-if __name__ == "__main__":  # after a change: python -m models.builtin.vocabulary
-    write_files()

@@ -63,40 +63,53 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Parse the step and its options, and run it."""
-    options = _parser().parse_args(argv)
+def _evaluate(options: argparse.Namespace) -> None:
+    from models.builtin.train.evaluate import evaluate  # without torch, unless an untrained model is to be made
 
-    from models.builtin.train import decoder, evaluate, latents, text, unet
+    everything = EVERYTHING.subjects if options.all_subjects else KNOWN.subjects
+    known = Known(everything, options.features or KNOWN.features)
+    with tempfile.TemporaryDirectory() as folder:
+        untrained = None
+        if options.untrained:
+            from models.builtin.train.run import Run
+            from models.builtin.train.save import save
+
+            untrained = Path(folder) / "untrained"
+            save(Run(Path(folder)), untrained, trained=False)
+        evaluate(options.model, options.out or options.model, count=options.prompts, known=known, untrained=untrained)
+
+
+def _train(options: argparse.Namespace) -> None:
+    import torch
+
+    from models.builtin.train import decoder, latents, text, unet
     from models.builtin.train.run import Run
     from models.builtin.train.save import save
 
     if options.step == "basis":
         latents.make_basis()
-    elif options.step == "evaluate":
-        everything = EVERYTHING.subjects if options.all_subjects else KNOWN.subjects
-        known = Known(everything, options.features or KNOWN.features)
-        with tempfile.TemporaryDirectory() as folder:
-            untrained = None
-            if options.untrained:
-                untrained = Path(folder) / "untrained"
-                save(Run(Path(folder)), untrained, trained=False)
-            out = options.out or options.model
-            evaluate.evaluate(options.model, out, count=options.prompts, known=known, untrained=untrained)
+        return
+    run = Run(options.run, None if options.from_nothing else FOLDER)
+    if options.step == "save":
+        save(run, options.model)
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    how = {"total": options.samples, "batch": options.batch, "rate": options.rate}
+    if options.step == "unet":
+        unet.train(run, SUBJECTS, options.features, workers=options.workers, **how)
     else:
-        run = Run(options.run, None if options.from_nothing else FOLDER)
-        if options.step == "save":
-            save(run, options.model)
-            return 0
-        if options.threads:
-            import torch
+        {"text": text, "decoder": decoder}[options.step].train(run, **how)
 
-            torch.set_num_threads(options.threads)
-        how = {"total": options.samples, "batch": options.batch, "rate": options.rate}
-        if options.step == "unet":
-            unet.train(run, SUBJECTS, options.features, workers=options.workers, **how)
-        else:
-            {"text": text, "decoder": decoder}[options.step].train(run, **how)
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the step and its options, and run it."""
+    options = _parser().parse_args(argv)
+
+    if options.step == "evaluate":
+        _evaluate(options)
+    else:
+        _train(options)
     return 0
 
 

@@ -13,6 +13,7 @@ from models.builtin.train.run import Run
 from models.builtin.train.scenes import GRID, SIZE, placement, render
 from models.builtin.vocabulary import EVERYTHING, Scene, sample_scene
 
+NOISE = 0.25  # the most that is added to the latents: those of the UNet are as far from the truth, even on plain colour
 CROPS = ((160, 8, 0.5), (256, 3, 0.3), (512, 1, 0.2))  # (side, how many at once, chance): small ones teach fastest
 
 
@@ -73,8 +74,7 @@ def train(run: Run, *, total: int, batch: int = 8, rate: float = 8e-4) -> None:
         count = max(1, count * batch // CROPS[0][1])
         x = crops(r, side, count).to(where)
         latents = encode(x)
-        # The UNet's latents are not exact: with some noise the decoder learns to read those too.
-        latents = latents + 0.08 * torch.rand(count, 1, 1, 1, device=where) * torch.randn_like(latents)
+        latents = latents + NOISE * torch.rand(count, 1, 1, 1, device=where) * torch.randn_like(latents)
         with networks.half(where):
             decoded = decoder(latents)
         training.update(loss(decoded.float(), x), count)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -48,8 +49,8 @@ def prompts(count: int, seed: int = 99, known: Known = KNOWN) -> list[Prompt]:
 
 def draw(folder: Path, texts: Sequence[str]) -> tuple[list[Picture], float]:
     """A picture of every text with the model in `folder` and its default settings, seeds 0, 1, …; seconds for each."""
-    engine = engines.load("cpu", folder)
-    settings = engine.defaults
+    settings = engines.defaults(folder)
+    engine = engines.load("cpu", folder, guidance=settings.guidance > 1)
     unwanted = engine.encode_text(engine.tokenizer.encode("").ids)
     pictures, seconds = [], []
     for seed, text in enumerate(texts):
@@ -58,6 +59,8 @@ def draw(folder: Path, texts: Sequence[str]) -> tuple[list[Picture], float]:
         how: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
         pictures.append(diffusion.draw(engine, encoded, unwanted, seed=seed, **how))
         seconds.append(time.perf_counter() - started)
+        if len(pictures) % 20 == 0:
+            print(f"{len(pictures)} of {len(texts)} drawn", file=sys.stderr, flush=True)
     return pictures, float(np.median(seconds))
 
 

@@ -8,12 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from models.builtin.train.latents import CHANNELS
 from models.builtin.train.scenes import GRID, SIZE
+
+diffusers.utils.logging.set_verbosity_error()  # both warn of packages that nothing here needs
+transformers.logging.set_verbosity_error()
 
 WIDTH = 256  # of the text embedding
 TOKENS = 32  # the longest caption of three adjectives and a setting has about 25
@@ -134,4 +139,5 @@ def scheduler() -> Any:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         clip_sample=False,
+        steps_offset=1,  # what diffusers wants; with trailing spacing it changes nothing
     )

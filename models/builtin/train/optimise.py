@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,6 +40,8 @@ class Training:
         self._averages = [
             a for a, w in zip(self.averaged.parameters(), network.parameters(), strict=True) if w.requires_grad
         ]
+        self._stop = False
+        signal.signal(signal.SIGTERM, self._on_stop)
         self._started = self._saved = time.monotonic()
         self._samples_before = self.samples
 
@@ -58,14 +61,23 @@ class Training:
             keep = min(self.keep, self.steps / (self.steps + 20)) if not self._samples_before else self.keep
             torch._foreach_lerp_(self._averages, self.weights, 1 - keep)
 
+    def _on_stop(self, *_: object) -> None:
+        self._stop = True
+
     def report(self, every: int, figures: Callable[[], dict[str, Any]]) -> None:
-        """Log the figures every `every` steps, save every few minutes, and both at the end."""
+        """Log the figures every `every` steps, save every few minutes, and both at the end.
+
+        Raises:
+            SystemExit: SIGTERM came; the checkpoint is written.
+        """
         if self.done or self.steps % every == 0:
             speed = (self.samples - self._samples_before) / (time.monotonic() - self._started)
             with torch.no_grad():
                 self.run.log(self.step, samples=self.samples, loss=self.loss, **figures(), per_second=round(speed, 1))
-        if self.done or time.monotonic() - self._saved > SAVE_EVERY:
+        if self.done or self._stop or time.monotonic() - self._saved > SAVE_EVERY:
             self.save()
+        if self._stop:
+            raise SystemExit(f"train: stopped after {self.samples} samples; the same command carries on")
 
     def save(self) -> None:
         self._saved = time.monotonic()
