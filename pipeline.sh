@@ -163,6 +163,7 @@ check_options() {
 # ---- the stages: ours, or the user's own program
 
 ours() { # <module> [arguments]: one of our stages; from the root, so that no file of the user's folder is imported
+  trap '' INT # a stage that has a use for SIGINT takes it when it is ready for it
   cd -- "$root" && exec "$python" -m "$@"
 }
 
@@ -230,7 +231,8 @@ open_session() {
   if ! { mkdir -p -- "$output" && session=$(mktemp -d "$output/.session.XXXXXX"); } 2>/dev/null; then
     die 73 "cannot write to $output" "--output DIR keeps the runs somewhere else"
   fi
-  trap 'rm -rf -- "$session"' EXIT
+  trap 'rm -rf -- "$session" "${control:-$session}"' EXIT
+  control=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || die 73 "cannot write to ${TMPDIR:-/tmp}" "make room there"
 }
 
 report() { # <exit code>: the error of the stage that failed, and what is kept of the run

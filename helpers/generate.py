@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from helpers import __version__, stage
 
@@ -84,18 +84,24 @@ def choose_model(name: str) -> Model:
     return Model(entry.name, entry.path)
 
 
-def lines(source: BinaryIO) -> tuple[threading.Thread, queue.SimpleQueue[str | None]]:
-    """Read `source` in a thread from now on: each line of text, then None."""
+def lines() -> queue.SimpleQueue[str | None]:
+    """Read stdin in a thread from now on: each line of text, then None."""
     arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:
-        for line in source:
-            arrived.put(stage.printable(line.decode("utf-8", "replace")))
-        arrived.put(None)
+        rest = b""
+        try:
+            # Not sys.stdin.buffer: the interpreter cannot end while a thread waits in it.
+            while data := os.read(0, 1 << 16):
+                *whole, rest = (rest + data).split(b"\n")
+                for line in whole:
+                    arrived.put(stage.printable(line.decode("utf-8", "replace")))
+            arrived.put(stage.printable(rest.decode("utf-8", "replace")))
+        finally:
+            arrived.put(None)
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    return reader, arrived
+    threading.Thread(target=read, daemon=True).start()
+    return arrived
 
 
 def parameters(run: dict[str, Any], seed: int) -> str:
@@ -231,7 +237,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     pipe = stage.take_stdout()
-    _, arrived = lines(sys.stdin.buffer)
+    arrived = lines()
     from helpers import engines
 
     model = choose_model(arguments.model)

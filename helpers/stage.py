@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import re
@@ -116,6 +117,9 @@ def _understood(error: Exception) -> StageError:
             (ROOT / ".venv" / "whole").unlink()  # so that pipeline.sh makes the environment anew
         what = f"the Python environment is not whole: {error.name} is missing"
         return StageError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" ({error.filename})" if error.filename else ""
+        return StageError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")
     what = f"unexpected error: {type(error).__name__}: {error}"
     return StageError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 

@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2154
 # Runs the stages of a pipe at once, in bash 3.2 and 5.x, and knows which one failed first.
 # Ctrl-C once ends the recording and the pipe goes on; once more, or when nothing is being recorded, ends everything.
-# Uses session, the working folder of the run. Stages report on fd 9, a fifo:  NAME pid N,  NAME exit N.
+# Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's may be full,
+# or of a kind that has no fifos. Stages report on fd 9, a fifo:  NAME exit N.
 
 STAGES='record transcribe remove_parentheses enrich generate' # in the order of the pipe
 
@@ -11,12 +12,12 @@ stage() { # <name> <command…>: one element of the pipe, in a process group of 
   set -m # the group: a signal reaches what the stage has started too, and a shell script may trap SIGINT
   "$@" <&0 9>&- &
   set +m
-  printf '%s\n' "$!" >"$session/$name.pid"
+  printf '%s\n' "$!" >"$control/$name.pid"
   { wait "$!"; } 2>/dev/null || code=$?
-  rm -f -- "$session/$name.pid"
+  rm -f -- "$control/$name.pid"
   # A recorder that was told to stop has done its work, unless it says otherwise: ffmpeg ends with 255 then, arecord
   # by the signal, although the output is complete.
-  if [ "$name" = record ] && [ -e "$session/stopping" ] && [ ! -e "$session/record.error" ]; then code=0; fi
+  if [ "$name" = record ] && [ -e "$control/stopping" ] && [ ! -e "$session/record.error" ]; then code=0; fi
   # The reader went away: its own exit code says whether that was right.
   [ "$code" -ne 141 ] || code=0
   printf '%s exit %s\n' "$name" "$code" >&9
@@ -27,12 +28,12 @@ signal_stages() { # <signal> <name…>
   local signal=$1 name pid
   shift
   for name in "$@"; do
-    if read -r pid 2>/dev/null <"$session/$name.pid"; then kill "-$signal" -- "-$pid" 2>/dev/null; fi
+    if read -r pid 2>/dev/null <"$control/$name.pid"; then kill "-$signal" -- "-$pid" 2>/dev/null; fi
   done
 }
 
 stop_recording() {
-  : >"$session/stopping"
+  : >"$control/stopping"
   signal_stages INT record
 }
 
@@ -42,7 +43,7 @@ watch() { # notes the failures in order; what stands before a stage that failed 
   while read -r name what code <&9; do
     [ "$what" != quit ] || return 0
     [ "$code" -ne 0 ] || continue
-    printf '%s %s\n' "$name" "$code" >>"$session/failures"
+    printf '%s %s\n' "$name" "$code" >>"$control/failures"
     stop_recording # it keeps what was heard
     for before in $STAGES; do
       [ "$before" != "$name" ] || break
@@ -55,13 +56,13 @@ first_failure() { # the first stage that said what is wrong; else the first that
   local name code
   while read -r name code; do
     if [ -s "$session/$name.error" ]; then printf '%s' "$name" && return; fi
-  done <"$session/failures"
-  read -r name code <"$session/failures"
+  done <"$control/failures"
+  read -r name code <"$control/failures"
   printf '%s' "$name"
 }
 
 on_interrupt() {
-  if [ -e "$session/record.pid" ] && [ ! -e "$session/stopping" ]; then
+  if [ -e "$control/record.pid" ] && [ ! -e "$control/stopping" ]; then
     stop_recording
   else
     abort 130
@@ -84,7 +85,7 @@ abort() { # <exit code>
 
 run_stages() { # <function that is the pipe>: returns the exit code of the first stage that failed
   local aborted=0 killer='' job watcher name code
-  mkfifo "$session/reports" && exec 9<>"$session/reports" || return 73 # read and write: neither end ever blocks
+  mkfifo "$control/reports" && exec 9<>"$control/reports" || return 73 # read and write: neither end ever blocks
   trap on_interrupt INT
   trap 'abort 143' TERM
   trap 'abort 129' HUP
@@ -101,8 +102,8 @@ run_stages() { # <function that is the pipe>: returns the exit code of the first
   exec 9>&-
   [ -z "$killer" ] || kill "$killer" 2>/dev/null
   [ "$aborted" -eq 0 ] || return "$aborted"
-  [ -s "$session/failures" ] || return 0
+  [ -s "$control/failures" ] || return 0
   name=$(first_failure)
-  code=$(sed -n "s/^$name //p" "$session/failures")
+  code=$(sed -n "s/^$name //p" "$control/failures")
   return "$code"
 }

@@ -107,3 +107,20 @@ def test_events_are_whole_lines_from_many_processes(tmp_path: Path) -> None:
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert len(lines) == 800
     assert all(json.loads(line)["stage"] == "s" for line in lines)
+
+
+def test_a_full_disk_is_said_wherever_it_is_met() -> None:
+    done = run("def main(a): raise OSError(28, 'No space left on device', '/a/file')\nstage.run('record', main)")
+    assert done.returncode == 73
+    assert done.stderr == "record: the disk is full (/a/file)\n  Make room and run again.\n"
+
+
+def test_a_package_that_is_gone_makes_the_next_run_repair(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "whole").touch()
+    code = "from pathlib import Path\ndef main(a): import gone\n"
+    code += f"stage.ROOT = Path({str(tmp_path)!r})\nstage.run('record', main)"
+    done = run(code)
+    assert done.returncode == 69
+    assert done.stderr.startswith("record: the Python environment is not whole: gone is missing\n")
+    assert not (tmp_path / ".venv" / "whole").exists()
