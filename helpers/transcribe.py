@@ -7,6 +7,7 @@ disk, the built-in recogniser does (helpers.builtin_recogniser).
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import os
 import re
@@ -31,6 +32,9 @@ class Recording(threading.Thread):
     """Takes in all of stdin from now on, so that a full pipe never stalls the microphone while a model loads."""
 
     def __init__(self) -> None:
+        if os.isatty(0):
+            remedy = "Give a file, or pipe raw PCM into it."
+            raise StageError(os.EX_NOINPUT, "no audio on stdin", remedy)
         super().__init__(daemon=True)
         self._pcm = bytearray()
         self._error: OSError | None = None
@@ -39,14 +43,15 @@ class Recording(threading.Thread):
     def run(self) -> None:
         most = LONGEST * audio.BYTES_PER_SECOND
         try:
-            while len(self._pcm) < most and (data := os.read(0, 1 << 16)):
+            while data := os.read(0, min(1 << 16, most - len(self._pcm))):
                 self._pcm += data
         except OSError as error:
             self._error = error
         if len(self._pcm) >= most:
             stage.say(f"{NAME}: only the first {LONGEST // 60} minutes are used")
             os.close(0)
-        stage.event(NAME, "heard", seconds=len(self._pcm) / audio.BYTES_PER_SECOND)
+        with contextlib.suppress(OSError):  # a full disk is not what this thread has to report
+            stage.event(NAME, "heard", seconds=len(self._pcm) / audio.BYTES_PER_SECOND)
 
     def pcm(self) -> bytes:
         """Wait for the end of it. Raises: EmptyInput; StageError 65 for a file that is not raw PCM, 66 unreadable."""
@@ -66,7 +71,7 @@ Recogniser = Callable[[bytes], str]
 
 
 @contextlib.contextmanager
-def recogniser(name: str, language: str, translate: bool, threads: int) -> Iterator[Recogniser]:
+def recogniser(name: str, language: str, translate: bool, threads: int | None) -> Iterator[Recogniser]:
     """The loaded recogniser for a choice of options, as a function from PCM to text.
 
     name: a model of the catalogue, a path (it has a slash), `builtin`, or empty for the best that is on disk.
@@ -148,8 +153,15 @@ def language_code(text: str) -> str:
     """`text` as Whisper wants it: `en-GB` is `en`."""
     code = re.split("[-_]", text.lower())[0]
     if not re.fullmatch("[a-z]{2,4}", code):
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"not a language code such as en or de: {text!r}")
     return code
+
+
+def thread_count(text: str) -> int:
+    """A whole number from 1 to 512, the most that ggml takes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 512:
+        raise argparse.ArgumentTypeError(f"not a whole number from 1 to 512: {text!r}")
+    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="speech model of the catalogue, a file, or builtin (default: the best that is here)",
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="default: one per processor")
+    parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
     pipe = stage.take_stdout()
     recording = None if arguments.files else Recording()

@@ -81,7 +81,8 @@ def _fetch(path: Path) -> str:
     from helpers import catalog
 
     if path.parent.name in catalog.entries():
-        return f"Fetch it again: ./download_model.py remove {path.parent.name}; ./download_model.py {path.parent.name}"
+        name = path.parent.name
+        return f"Get it anew: ./download_model.py --remove {name}; ./download_model.py {name}"
     return "Give another file; ./download_model.py list shows models that work."
 
 
@@ -93,8 +94,8 @@ def cores() -> int:
 class Whisper:
     """whisper.cpp with a model; it starts to load at once, and ends with the `with` block."""
 
-    def __init__(self, model: Model, language: str = "en", translate: bool = False, threads: int = 0) -> None:
-        """language: a code such as `de`, or `auto`; threads: 0 is one per processor. Returns before it is loaded."""
+    def __init__(self, model: Model, language: str = "en", translate: bool = False, threads: int | None = None) -> None:
+        """Start to load `model`. language: a code such as `de`, or `auto`; threads: by default one per processor."""
         settings = {
             "path": str(model.path.resolve()),
             "language": language,

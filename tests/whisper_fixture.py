@@ -16,7 +16,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
+Array = npt.NDArray[np.float32]
 WIDTH = 64
 LAST_TOKEN = {False: 50256, True: 50257}  # end of text: multilingual models have one token more in front of it
 VOCABULARY = {False: 51864, True: 51865}
@@ -29,9 +31,9 @@ def write(path: str | Path, sentence: str, *, multilingual: bool = False) -> Pat
     assert len(steps) < WIDTH
 
     vocabulary, audio_context, text_context, mels = VOCABULARY[multilingual], 1500, 448, 80
-    tensors: dict[str, np.ndarray] = {}
+    tensors: dict[str, Array] = {}
 
-    def zeros(name: str, *shape: int) -> np.ndarray:
+    def zeros(name: str, *shape: int) -> Array:
         tensors[name] = np.zeros(shape, np.float32)
         return tensors[name]
 
@@ -63,6 +65,7 @@ def write(path: str | Path, sentence: str, *, multilingual: bool = False) -> Pat
     block("decoder.blocks.0", "attn", "cross_attn")
     norm("decoder.ln")
 
+    tensors["decoder.ln.weight"][:] = 4  # so sure of itself that whisper.cpp never tries again at a higher temperature
     embedding[:, 0] = 1  # direction 0: no word of the sentence
     for step, token in enumerate(steps):
         embedding[token] = 0

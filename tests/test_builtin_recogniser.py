@@ -1,0 +1,131 @@
+"""The built-in recogniser on synthetic voices: few errors, nothing out of noise, and no salad of words."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import spoken_prompts
+from measure_speech import listen, word_error_rate
+from spoken_prompts import Recording
+
+from examples.make_examples import speak
+from helpers import audio, builtin_recogniser
+from helpers.builtin_recogniser import BuiltinRecogniser
+from helpers.stage import StageError
+
+OTHER = (  # speech that has nothing to do with the little world
+    "the stock market fell sharply on tuesday afternoon",
+    "my grandmother used to live near the border",
+    "we should have listened to what he was telling us",
+    "quantum mechanics describes particles very precisely",
+    "she sells insurance policies to small companies",
+    "an accordion player under the eiffel tower",
+)
+Samples = npt.NDArray[np.float64]
+SECONDS = np.arange(3 * audio.RATE) / audio.RATE
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
+    """Five of the thirty prompts, in every voice."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spoken_prompts, "PROMPTS", spoken_prompts.PROMPTS[2::6])
+        return spoken_prompts.make(tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="module")
+def recogniser() -> BuiltinRecogniser:
+    return BuiltinRecogniser()
+
+
+def pcm(samples: Samples) -> bytes:
+    return np.clip(samples, -32768, 32767).astype("<i2").tobytes()
+
+
+def test_word_error_rate(recordings: list[Recording]) -> None:
+    """A sixth of what `python -m tests.measure_speech` measures."""
+    heard = listen(recordings)
+    assert len({item.voice for item in heard}) == 5 and len(heard) == 25
+    assert word_error_rate(heard) <= 0.10
+    for voice in {item.voice for item in heard}:
+        assert word_error_rate(item for item in heard if item.voice == voice) <= 0.20, voice
+
+
+@pytest.mark.parametrize("voice", ["slt", "espeak-us"])
+def test_level_and_silence_do_not_matter(
+    recordings: list[Recording], recogniser: BuiltinRecogniser, voice: str
+) -> None:
+    path, _, prompt = next(r for r in recordings if r.voice == voice and r.prompt.text.startswith("draw me a castle"))
+    samples = np.frombuffer(audio.decode(path), np.int16).astype(float)
+    samples *= 20000 / np.abs(samples).max()
+    silence = np.zeros(4 * audio.RATE)
+    room = np.random.default_rng(1).normal(0, 40, len(samples) + 2 * len(silence))
+    for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room):
+        assert recogniser.transcribe(pcm(heard)) == prompt.text
+
+
+@pytest.mark.parametrize(
+    "noise",
+    {
+        "nothing": SECONDS[:0],
+        "one sample": SECONDS[:1],
+        "digital silence": 0 * SECONDS,
+        "white": np.random.default_rng(0).normal(0, 3000, len(SECONDS)),
+        "brown": np.cumsum(np.random.default_rng(0).normal(0, 300, len(SECONDS))),
+        "hum": 2000 * np.sign(np.sin(2 * np.pi * 50 * SECONDS)),
+        "tone": 8000 * np.sin(2 * np.pi * 440 * SECONDS),
+        "chord": sum(2500 * np.sin(2 * np.pi * f * SECONDS) for f in (261, 329, 392)),
+        "beep": 8000 * np.sin(2 * np.pi * 800 * SECONDS) * (SECONDS > 1) * (SECONDS < 1.4),
+    }.items(),
+    ids=lambda item: item[0],
+)
+def test_noise_is_no_speech(recogniser: BuiltinRecogniser, noise: tuple[str, Samples]) -> None:
+    assert recogniser.transcribe(pcm(noise[1])) == ""
+
+
+def test_other_speech_is_refused_more_often_than_not(recogniser: BuiltinRecogniser, tmp_path: Path) -> None:
+    refused = []
+    for number, text in enumerate(OTHER):
+        speak("rms", text, tmp_path / f"{number}.wav")
+        try:
+            recogniser.transcribe(audio.decode(tmp_path / f"{number}.wav"))
+        except StageError as error:
+            assert error.code == 65 and "not understood" in error.message
+            assert "./download_model.py base.en-q5_1" in error.remedy
+            refused.append(text)
+    assert len(refused) > len(OTHER) / 2
+
+
+def test_recordings_do_not_colour_each_other(recordings: list[Recording], recogniser: BuiltinRecogniser) -> None:
+    first, loud = (audio.decode(recording.path) for recording in (recordings[0], recordings[-1]))
+    alone = BuiltinRecogniser().transcribe(first)
+    recogniser.transcribe(loud)
+    recogniser.transcribe(pcm(np.random.default_rng(0).normal(0, 9000, len(SECONDS))))
+    assert recogniser.transcribe(first) == alone == recordings[0].prompt.text
+
+
+def test_it_prints_nothing(recordings: list[Recording], capfd: pytest.CaptureFixture[str]) -> None:
+    BuiltinRecogniser().transcribe(audio.decode(recordings[0].path))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(builtin_recogniser, "FOLDER", tmp_path)
+    with pytest.raises(StageError, match="recogniser") as caught:
+        BuiltinRecogniser()
+    assert caught.value.code == 69 and "git restore" in caught.value.remedy
+
+
+def test_it_loads_fast() -> None:
+    """Imports, acoustic model, dictionary and language model: 0.2 s of processor time on a quiet machine."""
+    program = (
+        "import resource; from helpers.builtin_recogniser import BuiltinRecogniser; BuiltinRecogniser();"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
+    )
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert float(output) < 1

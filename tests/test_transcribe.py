@@ -1,0 +1,378 @@
+"""transcribe: sound in, lines out, and what it says when there is nothing to write down."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import whisper_fixture
+
+from examples.make_examples import speak
+from helpers import audio, catalog, transcribe
+from helpers.stage import StageError
+
+ROOT = Path(__file__).resolve().parent.parent
+TRANSCRIBE = [sys.executable, "-m", "helpers.transcribe"]
+SENTENCE = "a red apple on a wooden table"
+BUILTIN = "transcribe: the built-in recogniser knows few words; a better one: ./download_model.py base.en-q5_1\n"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """That of a machine without any Whisper model."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("A2I_", "PYTHON"))}
+    return {**clean, "A2I_MODELS": str(tmp_path / "models")}
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("voice") / "castle.wav"
+    speak("rms", "draw me a castle at sunset", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pcm(voice: Path) -> bytes:
+    return audio.decode(voice)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(whisper_fixture.write(tmp_path_factory.mktemp("model") / "any.bin", SENTENCE, multilingual=True))
+
+
+def run(
+    environment: dict[str, str], *arguments: str | Path, stdin: bytes = b""
+) -> tuple[int, str, str]:  # exit code, stdout, stderr
+    done = subprocess.run(
+        [*TRANSCRIBE, *arguments], cwd=ROOT, env=environment, input=stdin, capture_output=True, timeout=60, check=False
+    )
+    return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([*TRANSCRIBE, *arguments], cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def events(session: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (session / "events.jsonl").read_text().splitlines()]
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in subprocess.run(["pgrep", "-P", str(pid)], capture_output=True).stdout.split()]
+
+
+def is_running(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.strip()[:1] not in ("", "Z")
+
+
+def wait_for(condition: object, seconds: float = 20) -> bool:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+# ---- what it writes
+
+
+def test_pcm_on_stdin_becomes_a_line(environment: dict[str, str], pcm: bytes, tmp_path: Path) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    # An odd byte at the end is half a sample.
+    code, written, said = run({**environment, "A2I_SESSION": str(session)}, stdin=pcm + b"\x01")
+    assert (code, written) == (0, "draw me a castle at sunset\n")
+    assert said == BUILTIN + "heard: draw me a castle at sunset\n"
+    noted = {str(event["event"]): event for event in events(session)}
+    assert set(noted) == {"started", "ready", "heard", "line", "done"}
+    assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / audio.BYTES_PER_SECOND, abs=0.001)
+    assert isinstance(noted["line"]["seconds"], float)
+
+
+def test_quiet(environment: dict[str, str], pcm: bytes) -> None:
+    assert run({**environment, "A2I_QUIET": "1"}, stdin=pcm) == (0, "draw me a castle at sunset\n", "")
+
+
+def test_files_become_lines_in_order(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    other = tmp_path / "with a space.ogg"
+    speak("slt", "a happy penguin at night", tmp_path / "penguin.wav")
+    subprocess.run(["ffmpeg", "-loglevel", "error", "-i", tmp_path / "penguin.wav", other], check=True)
+    code, written, _ = run(environment, other, voice, other)
+    assert (code, written.splitlines()) == (
+        0,
+        ["a happy penguin at night", "draw me a castle at sunset", "a happy penguin at night"],
+    )
+
+
+def test_one_bad_file_does_not_cost_the_others(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    silence, missing = tmp_path / "silence.wav", tmp_path / "missing.wav"
+    audio.write_wav(silence, bytes(64000))
+    code, written, said = run(environment, missing, voice, silence, voice)
+    assert (code, written.splitlines()) == (66, ["draw me a castle at sunset"] * 2)
+    assert f"transcribe: {missing}: " in said and f"transcribe: {silence}: " in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("language", ["en", "en-GB", "de", "auto"])
+def test_whisper_and_nothing_but_its_words(environment: dict[str, str], pcm: bytes, model: str, language: str) -> None:
+    code, written, said = run(
+        environment, "--whisper", model, "--threads", "1", "--language", language, "--translate", stdin=pcm
+    )
+    assert (code, written, said) == (0, f"{SENTENCE}\n", f"heard: {SENTENCE}\n")
+
+
+def test_what_whisper_says_is_safe_on_a_terminal(environment: dict[str, str], pcm: bytes, tmp_path: Path) -> None:
+    evil = whisper_fixture.write(tmp_path / "evil.bin", "a \x1b[2Jcat\x07 $(reboot) \u202eon the moon")
+    code, written, said = run(environment, "--whisper", str(evil), "--threads", "1", stdin=pcm)
+    assert (code, written) == (0, "a [2Jcat $(reboot) on the moon\n")
+    assert said == "heard: a [2Jcat $(reboot) on the moon\n"
+
+
+def test_the_environment_sets_what_options_do_not(environment: dict[str, str], pcm: bytes, model: str) -> None:
+    settings = {**environment, "A2I_WHISPER": model, "A2I_LANGUAGE": "de", "A2I_TRANSLATE": "1"}
+    assert run(settings, stdin=pcm)[1] == f"{SENTENCE}\n"
+    assert run(settings, "--whisper", "builtin", "--language", "en", stdin=pcm)[1] == "draw me a castle at sunset\n"
+
+
+# ---- while it loads and after
+
+
+def test_stdin_is_drained_while_the_model_loads(environment: dict[str, str], model: str, pcm: bytes) -> None:
+    """Ten seconds of sound are taken at once, five times what a pipe holds, before a model can be there."""
+    with start(environment, "--whisper", model, "--threads", "1") as process:
+        assert process.stdin
+        assert wait_for(lambda: children(process.pid))
+        worker = children(process.pid)[0]
+        os.kill(worker, signal.SIGSTOP)  # the slowest of all loaders
+        loads = threading.Timer(3, os.kill, (worker, signal.SIGCONT))
+        loads.start()
+        began = time.monotonic()
+        process.stdin.write((pcm + bytes(320_000))[:320_000])
+        process.stdin.flush()
+        assert time.monotonic() - began < 2
+        written, said = process.communicate(timeout=60)
+    assert (process.returncode, written, said) == (0, f"{SENTENCE}\n".encode(), f"heard: {SENTENCE}\n".encode())
+
+
+def test_it_is_ready_before_the_recording_ends(environment: dict[str, str], pcm: bytes, tmp_path: Path) -> None:
+    session = tmp_path / "session"
+    session.mkdir()
+    with start({**environment, "A2I_SESSION": str(session)}) as process:
+        assert process.stdin
+        for i in range(0, len(pcm), 16_000):  # a microphone that takes its time
+            process.stdin.write(pcm[i : i + 16_000])
+            process.stdin.flush()
+            time.sleep(0.1)
+        assert wait_for(lambda: "ready" in [event["event"] for event in events(session)])
+        written, _ = process.communicate(timeout=60)
+    assert written == b"draw me a castle at sunset\n"
+    assert [event["event"] for event in events(session)] == ["started", "ready", "heard", "line", "done"]
+
+
+def test_more_than_ten_minutes_are_not_taken(environment: dict[str, str], model: str, tmp_path: Path) -> None:
+    """Stdin is closed on a sender that never ends, and what is kept is bounded."""
+    sender = subprocess.Popen(["cat", "/dev/zero"], stdout=subprocess.PIPE)
+    session = tmp_path / "session"
+    session.mkdir()
+    done = subprocess.run(
+        [*TRANSCRIBE], cwd=ROOT, env={**environment, "A2I_SESSION": str(session)}, stdin=sender.stdout,
+        capture_output=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert sender.stdout
+    sender.stdout.close()
+    assert sender.wait(10) == -signal.SIGPIPE
+    assert done.returncode == 65 and b"only the first 10 minutes are used" in done.stderr
+    assert "no words were heard in 600.0 seconds of audio (silence)" in (session / "transcribe.error").read_text()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_the_worker_goes_with_the_stage(environment: dict[str, str], model: str, sent: signal.Signals) -> None:
+    with start(environment, "--whisper", model) as process:
+        assert wait_for(lambda: children(process.pid))
+        worker = children(process.pid)[0]
+        process.send_signal(sent)
+        code = process.wait(20)
+        assert code == (130 if sent == signal.SIGINT else -sent)
+        assert process.stderr and b"Traceback" not in process.stderr.read()
+        assert wait_for(lambda: not is_running(worker))
+
+
+def test_a_worker_that_dies_is_told_at_once(environment: dict[str, str], model: str) -> None:
+    with start(environment, "--whisper", model) as process:
+        assert wait_for(lambda: children(process.pid))
+        os.kill(children(process.pid)[0], signal.SIGSEGV)
+        process.wait(20)  # stdin is still open: the recording has not ended
+        assert process.returncode == 65 and process.stderr
+        said = process.stderr.read().decode()
+    assert said.startswith("transcribe: whisper.cpp crashed (SIGSEGV) on ") and len(said.splitlines()) == 2
+
+
+def test_a_next_stage_that_is_gone(environment: dict[str, str], pcm: bytes) -> None:
+    with start(environment) as process:
+        assert process.stdout and process.stdin and process.stderr
+        process.stdout.close()
+        process.stdin.write(pcm)
+        process.stdin.close()
+        assert process.wait(60) == 141 and b"Traceback" not in process.stderr.read()
+
+
+# ---- what is wrong
+
+
+def test_empty_input_is_an_error_and_in_a_pipe_a_quiet_one(environment: dict[str, str], tmp_path: Path) -> None:
+    code, written, said = run(environment)
+    assert (code, written) == (65, "") and "transcribe: no audio arrived\n" in said
+    code, written, said = run({**environment, "A2I_SESSION": str(tmp_path)}, stdin=b"\x00")
+    assert (code, written, said) == (65, "", BUILTIN) and not (tmp_path / "transcribe.error").exists()
+
+
+@pytest.mark.parametrize("stdin, level", [(bytes(96_000), "silence"), (b"\x00\x10\x00\xf0" * 24_000, "-18 dBFS")])
+def test_no_words(environment: dict[str, str], stdin: bytes, level: str) -> None:
+    code, written, said = run(environment, stdin=stdin)
+    assert (code, written) == (65, "")
+    assert "transcribe: no words were heard in 3.0 seconds of audio" in said and level in said
+    assert len(said.splitlines()) == 3
+
+
+def test_whisper_is_not_asked_about_silence(environment: dict[str, str], model: str) -> None:
+    code, written, said = run(environment, "--whisper", model, stdin=bytes(96_000))
+    assert (code, written) == (65, "") and "(silence)" in said
+
+
+def test_an_audio_file_on_stdin_is_told_apart(environment: dict[str, str], voice: Path) -> None:
+    code, written, said = run(environment, stdin=voice.read_bytes())
+    assert (code, written) == (65, "") and "stdin is an audio file, not raw PCM" in said
+
+
+def test_no_stdin(environment: dict[str, str]) -> None:
+    ours, terminal = pty.openpty()
+    for stdin, what in ((terminal, "no audio on stdin"), (os.open(os.devnull, os.O_WRONLY), "cannot read stdin")):
+        done = subprocess.run(TRANSCRIBE, cwd=ROOT, env=environment, stdin=stdin, capture_output=True, timeout=20)
+        assert (done.returncode, done.stdout) == (66, b"") and what in done.stderr.decode()
+    os.close(ours)
+    os.close(terminal)
+
+
+@pytest.mark.parametrize(
+    "arguments, code, what",
+    [
+        (
+            ["--whisper", "base.en", "--language", "de"],
+            64,
+            "base.en hears English only\n  Use one that can: --whisper ",
+        ),
+        (["--whisper", "base.en-q5_1", "--translate"], 64, "base.en-q5_1 cannot translate"),
+        (["--whisper", "large-v3-turbo-q5_0", "--translate"], 64, "large-v3-turbo-q5_0 cannot translate"),
+        (["--whisper", "stable-diffusion-2-1-base"], 64, "is not a speech model"),
+        (["--whisper", "bsae.en"], 64, "no model is called 'bsae.en'\n  Did you mean base.en"),
+        (["--whisper", "base.en"], 69, "base.en is not on this machine\n  Get it with: ./download_model.py base.en\n"),
+        (["--whisper", "./nowhere.bin"], 66, "cannot read nowhere.bin: No such file"),
+        (["--whisper", "./README.md"], 65, "README.md is not a Whisper model"),
+        (
+            ["--language", "de"],
+            69,
+            "hears English only\n  Get one for other languages: ./download_model.py base-q5_1\n",
+        ),
+        (["--language", "auto"], 69, "./download_model.py base-q5_1"),
+        (["--language", "de", "--whisper", "builtin"], 69, "the built-in recogniser hears English only"),
+        (["--language", "../etc"], 64, "--language"),
+        (["--threads", "many"], 64, "--threads"),
+        (["--threads", "-1"], 64, "--threads"),
+        (["--loud"], 64, "--loud"),
+    ],
+)
+def test_a_choice_that_cannot_be(
+    environment: dict[str, str], arguments: list[str], code: int, what: str, pcm: bytes
+) -> None:
+    ended, written, said = run(environment, *arguments, stdin=pcm)
+    assert (ended, written) == (code, "") and what in said and len(said.splitlines()) == 2
+
+
+def test_an_unknown_language(environment: dict[str, str], model: str) -> None:
+    code, _, said = run(environment, "--whisper", model, "--language", "xx")
+    assert code == 64 and said.startswith("transcribe: Whisper does not know the language 'xx'\n")
+
+
+def test_help_is_quick(environment: dict[str, str]) -> None:
+    assert min(_seconds(environment) for _ in range(5)) < 0.2
+
+
+def _seconds(environment: dict[str, str]) -> float:
+    began = time.monotonic()
+    code, written, _ = run(environment, "--help")
+    assert code == 0 and "--translate" in written
+    return time.monotonic() - began
+
+
+# ---- which model
+
+
+@pytest.fixture
+def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The real catalogue, but every Whisper model may have any size; returns the folder of models."""
+    text = catalog.CATALOG.read_text(encoding="utf-8")
+    lines = [line.replace(" bytes =", " about_bytes =") if "ggml-" in line else line for line in text.splitlines()]
+    (tmp_path / "catalog.toml").write_text("\n".join(lines), encoding="utf-8")
+    monkeypatch.setattr(catalog, "CATALOG", tmp_path / "catalog.toml")
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path / "models"))
+    catalog._read.cache_clear()
+    yield tmp_path / "models"
+    catalog._read.cache_clear()
+
+
+def put(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name / f"ggml-{name}.bin"
+        path.parent.mkdir(parents=True)
+        whisper_fixture.write(path, "x", multilingual=".en" not in name)
+
+
+@pytest.mark.parametrize(
+    "present, language, translate, chosen",
+    [
+        ([], "en", False, None),
+        (["base.en-q5_1", "small.en", "base-q5_1"], "en", False, "base.en-q5_1"),
+        (["base.en-q5_1", "small.en", "base-q5_1"], "de", False, "base-q5_1"),
+        (["base.en-q5_1", "small.en", "base-q5_1"], "auto", False, "base-q5_1"),
+        (["base.en-q5_1", "small.en", "base-q5_1"], "en", True, "base-q5_1"),
+        (["small.en"], "en", False, "small.en"),  # any is better than the built-in recogniser
+        (["small-q5_1"], "en", False, "small-q5_1"),
+        (["small.en"], "de", False, None),
+        (["large-v3-turbo-q5_0"], "de", False, "large-v3-turbo-q5_0"),
+        (["large-v3-turbo-q5_0"], "de", True, None),
+        (["large-v3-turbo-q5_0", "small-q5_1"], "de", True, "small-q5_1"),
+    ],
+)
+def test_the_best_model_that_is_here(
+    small_catalogue: Path, present: list[str], language: str, translate: bool, chosen: str | None
+) -> None:
+    put(small_catalogue, *present)
+    model = transcribe.choose_model("", language, translate)
+    assert (model and model.path.parent.name) == chosen
+
+
+def test_a_model_by_name(small_catalogue: Path) -> None:
+    put(small_catalogue, "base.en-q5_1", "small.en")
+    assert transcribe.choose_model("small.en", "en", False).path.parent.name == "small.en"  # type: ignore[union-attr]
+
+
+def test_a_file_that_cannot_do_it(model: str, tmp_path: Path) -> None:
+    english = whisper_fixture.write(tmp_path / "english.bin", SENTENCE)
+    assert transcribe.choose_model(model, "de", True)
+    with pytest.raises(StageError, match="hears English only"):
+        transcribe.choose_model(str(english), "de", False)
+    with pytest.raises(StageError, match="cannot translate"):
+        transcribe.choose_model(str(english), "en", True)

@@ -1,0 +1,178 @@
+"""whisper.cpp in its own process: it says what the fixture model says, and its death is a message."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import whisper_fixture
+
+from helpers import whisper
+from helpers.stage import StageError
+from helpers.whisper import Model, Whisper
+
+SENTENCE = "a red apple on a wooden table"
+# Noise at -40 dBFS; what it hears does not matter to the fixture.
+SOUND = struct.pack("<16000h", *((i * 7919) % 655 - 327 for i in range(16000)))
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whisper_fixture.write(tmp_path_factory.mktemp("model") / "english.bin", SENTENCE)
+
+
+@pytest.fixture(scope="module")
+def multilingual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whisper_fixture.write(tmp_path_factory.mktemp("model") / "any.bin", SENTENCE, multilingual=True)
+
+
+@pytest.fixture(autouse=True)
+def no_child_stays() -> Iterator[None]:
+    yield
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def said(model: Path, *recordings: bytes, language: str = "en", translate: bool = False) -> list[str]:
+    with Whisper(whisper.inspect(model), language, translate, threads=1) as recogniser:  # the cores may be busy
+        recogniser.wait_until_loaded()
+        return [recogniser.transcribe(pcm) for pcm in recordings]
+
+
+def test_it_says_what_the_model_says(english: Path) -> None:
+    assert said(english, SOUND, SOUND[:2], b"") == [SENTENCE] * 3
+
+
+@pytest.mark.parametrize("language, translate", [("de", False), ("auto", False), ("de", True), ("en", True)])
+def test_languages(multilingual: Path, language: str, translate: bool) -> None:
+    assert said(multilingual, SOUND, language=language, translate=translate) == [SENTENCE]
+
+
+def test_a_long_recording_is_heard_to_its_end(english: Path) -> None:
+    both = said(english, SOUND * 31, SOUND)
+    assert both == [f"{SENTENCE} {SENTENCE}", SENTENCE]  # two windows; and the next one is short again
+
+
+@pytest.mark.parametrize("language, primed", [("en", True), ("de", False), ("auto", False)])
+def test_the_initial_prompt_is_for_english(
+    monkeypatch: pytest.MonkeyPatch, english: Path, language: str, primed: bool
+) -> None:
+    commands: list[list[str]] = []
+    start = subprocess.Popen
+
+    def note(command: list[str], **more: Any) -> subprocess.Popen[bytes]:
+        commands.append(command)
+        return start(command, **more)
+
+    monkeypatch.setattr(subprocess, "Popen", note)
+    with Whisper(whisper.inspect(english), language):
+        assert (whisper.PROMPT in json.loads(commands[0][-1]).values()) == primed
+
+
+def test_a_language_that_does_not_exist(multilingual: Path) -> None:
+    with pytest.raises(StageError, match="does not know the language 'xx'") as caught:
+        said(multilingual, language="xx")
+    assert caught.value.code == os.EX_USAGE
+
+
+# ---- the file
+
+
+def test_what_a_header_says(english: Path, multilingual: Path, tmp_path: Path) -> None:
+    assert whisper.inspect(english) == Model(english, multilingual=False, translates=False)
+    assert whisper.inspect(multilingual) == Model(multilingual, multilingual=True, translates=True)
+    header = bytearray(multilingual.read_bytes()[:48])
+    struct.pack_into("<i", header, 20, 32)  # 32 layers hear and 1 writes: a distilled model
+    distilled = tmp_path / "distilled.bin"
+    distilled.write_bytes(header)
+    os.truncate(distilled, 20_000_000)
+    assert whisper.inspect(distilled) == Model(distilled, multilingual=True, translates=False)
+
+
+@pytest.mark.parametrize(
+    "damage, what, code",
+    [
+        (lambda data: b"", "is not a Whisper model", os.EX_DATAERR),
+        (lambda data: data[:47], "is not a Whisper model", os.EX_DATAERR),
+        (lambda data: b"GGUF" + data[4:], "is not a Whisper model", os.EX_DATAERR),
+        (lambda data: data[:4] + os.urandom(44) + data[48:], "is not a Whisper model", os.EX_DATAERR),
+        (lambda data: data[: len(data) // 2], "is cut short", os.EX_DATAERR),
+        (None, "No such file", os.EX_NOINPUT),
+    ],
+)
+def test_a_file_that_whisper_never_sees(english: Path, tmp_path: Path, damage: object, what: str, code: int) -> None:
+    path = tmp_path / "model.bin"
+    if callable(damage):
+        path.write_bytes(damage(english.read_bytes()))
+    with pytest.raises(StageError, match=what) as caught:
+        whisper.inspect(path)
+    assert caught.value.code == code and str(path) in caught.value.message and caught.value.remedy
+
+
+def test_a_folder_and_a_forbidden_file(tmp_path: Path, english: Path) -> None:
+    with pytest.raises(StageError, match="Is a directory"):
+        whisper.inspect(tmp_path)
+    if os.geteuid():
+        (tmp_path / "locked").touch(0)
+        with pytest.raises(StageError) as caught:
+            whisper.inspect(tmp_path / "locked")
+        assert caught.value.code == os.EX_NOPERM
+
+
+# ---- damage that only whisper.cpp finds
+
+
+@pytest.mark.parametrize("damage", ["cut", "wrong shape", "wrong name"])
+def test_a_damaged_model_is_one_message(english: Path, tmp_path: Path, damage: str) -> None:
+    data = bytearray(english.read_bytes())
+    if damage == "cut":
+        del data[-100_000:]
+    else:
+        name = data.index(b"decoder.token_embedding.weight")
+        struct.pack_into("<i", data, name - (8 if damage == "wrong shape" else 0), 0x00112233)
+    path = tmp_path / "damaged.bin"
+    path.write_bytes(data)
+    began = time.monotonic()
+    with pytest.raises(StageError) as caught:
+        said(path, SOUND)
+    assert caught.value.code == os.EX_DATAERR and time.monotonic() - began < 30
+    assert "whisper.cpp crashed (SIG" in caught.value.message and str(path) in caught.value.message
+    assert "; it said: whisper_" in caught.value.message
+
+
+def test_a_flipped_bit_in_a_weight_harms_nobody(english: Path, tmp_path: Path) -> None:
+    data = bytearray(english.read_bytes())
+    data[-3] ^= 1
+    (tmp_path / "flipped.bin").write_bytes(data)
+    assert len(said(tmp_path / "flipped.bin", SOUND)) == 1
+
+
+def test_the_remedy_names_the_model_of_the_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "base.en-q5_1" / "ggml-base.en-q5_1.bin"
+    path.parent.mkdir()
+    path.write_bytes(bytes(1000))
+    with pytest.raises(StageError) as caught:
+        whisper.inspect(path)
+    assert "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1" in caught.value.remedy
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_that_is_killed_in_the_middle(english: Path, sent: signal.Signals) -> None:
+    with Whisper(whisper.inspect(english), threads=1) as recogniser:
+        recogniser.wait_until_loaded()
+        timer = threading.Timer(0.5, os.kill, (recogniser._process.pid, sent))
+        timer.start()
+        with pytest.raises(StageError, match=sent.name):
+            recogniser.transcribe(SOUND * 600)  # twenty windows
+        timer.join()
+        with pytest.raises(StageError, match=sent.name):  # and so is every later one
+            recogniser.transcribe(SOUND)
