@@ -67,6 +67,8 @@ def test_level_and_silence_do_not_matter(
     room = np.random.default_rng(1).normal(0, 40, len(samples) + 2 * len(silence))
     for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room):
         assert recogniser.transcribe(pcm(heard)) == prompt.text
+        kept = len(builtin_recogniser.trimmed(pcm(heard))) / audio.BYTES_PER_SECOND
+        assert len(samples) / audio.RATE - 0.7 < kept < len(samples) / audio.RATE + 0.3
 
 
 @pytest.mark.parametrize(

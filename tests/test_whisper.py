@@ -142,8 +142,8 @@ def test_a_damaged_model_is_one_message(english: Path, tmp_path: Path, damage: s
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
     began = time.monotonic()
-    with pytest.raises(StageError) as caught:
-        said(path, SOUND)
+    with Whisper(whisper.inspect(path)) as recogniser, pytest.raises(StageError) as caught:
+        recogniser.wait_until_loaded()  # and not only when the words have been spoken
     assert caught.value.code == os.EX_DATAERR and time.monotonic() - began < 30
     assert "whisper.cpp crashed (SIG" in caught.value.message and str(path) in caught.value.message
     assert "; it said: whisper_" in caught.value.message
