@@ -22,29 +22,29 @@ Prompt = tuple[Scene, str]
 
 
 def prompts(count: int, seed: int = 99, known: Known = KNOWN) -> list[Prompt]:
-    """`count` different scenes that training never saw, each with a caption that names its background.
+    """`count` scenes that training never saw, each with a caption of its own that names its background.
 
-    The subjects come round in turn, so that each of them is asked for as often as the others.
+    Single subjects come in turn, so that each of them is asked for as often as the others.
     """
     random = Random(seed)
-    first: list[str] = []
-    chosen: dict[Scene, str] = {}
+    turn: list[str] = []
+    chosen: dict[str, Scene] = {}
     while len(chosen) < count:
-        scene = sample_scene(random, *known, test=True)
-        first = first or random.sample(known.subjects, len(known.subjects))
-        if scene.feature == "single" and scene.subjects[0].name not in first:
-            continue
+        turn = turn or random.sample(known.subjects, len(known.subjects))
+        feature = random.choices(list(known.features), list(known.features.values()))[0]
+        subjects = [turn[-1]] if feature == "single" else known.subjects
+        scene = sample_scene(random, subjects, {feature: 1.0}, test=True)
         text = caption(scene, random)
-        if scene in chosen or scene.background == UNSAID:
-            continue
-        if scene.background in PLAIN and not any(
-            word in text for word in SPELLINGS.get(scene.background, (scene.background,))
-        ):
-            continue
-        if scene.feature == "single":
-            first.remove(scene.subjects[0].name)
-        chosen[scene] = text
-    return list(chosen.items())
+        named = scene.background not in PLAIN or any(word in text for word in _names(scene.background))
+        if text not in chosen and scene.background != UNSAID and named:
+            chosen[text] = scene
+            if feature == "single":
+                turn.pop()
+    return [(scene, text) for text, scene in chosen.items()]
+
+
+def _names(ground: str) -> Sequence[str]:
+    return SPELLINGS.get(ground, (ground,))
 
 
 def draw(folder: Path, texts: Sequence[str]) -> tuple[list[Picture], float]:

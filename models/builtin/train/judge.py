@@ -80,8 +80,10 @@ def _best(picture: Floats, ground: Floats, side: int, left: int, top: int) -> tu
             grounds.append(b)
     d, g = np.stack(differences), np.stack(grounds)
     # With the sprite the picture would differ from the ground by u = t - a·g: the gain is |d|² - |d - u|².
-    gain = 2 * (d @ t.T - (d * g) @ a.T) - ((t * t).sum(1) - 2 * g @ at.T + (g * g) @ aa.T)
-    best = gain.max(0)
+    # (The templates come first in every product: the other way round it takes fifteen times as long.)
+    energy = np.einsum("ij,ij->i", t, t)[:, None] - 2 * at @ g.T + aa @ (g * g).T
+    gain = 2 * (t @ d.T - a @ (d * g).T) - energy
+    best = gain.max(1)
     k = int(best.argmax())
     return float(best[k]), _CANDIDATES[k]
 

@@ -1,0 +1,286 @@
+"""The built-in model: its words, its scenes, its judge, its folder, its training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from models.builtin import card, vocabulary
+from models.builtin.vocabulary import (
+    BACKGROUNDS,
+    EVERYTHING,
+    FEATURES,
+    FOLDER,
+    KNOWN,
+    PLAIN,
+    SETTINGS,
+    SPELLINGS,
+    SUBJECTS,
+    SYNONYMS,
+    UNSAID,
+    Known,
+    Scene,
+    Subject,
+    caption,
+    caption_words,
+    held_out,
+    plural,
+    sample_scene,
+    split_words,
+    unknown_words,
+)
+
+MEGABYTE = 1_000_000
+font = pytest.mark.skipif(
+    not Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf").exists() and "A2I_EMOJI_FONT" not in os.environ,
+    reason="needs the font of the Debian package fonts-noto-color-emoji",
+)
+
+
+# ------------------------------------------------------------------------------------------------- vocabulary
+
+
+@pytest.mark.parametrize("known", [KNOWN, EVERYTHING], ids=["shipped", "everything"])
+def test_caption_words_are_exactly_the_words_of_captions(known: Known) -> None:
+    random = Random(1)
+    said = {word for _ in range(60_000) for word in split_words(caption(sample_scene(random, *known), random))}
+    assert said <= caption_words(known)
+    rare = caption_words(known) - said  # a plural of a synonym may not come in so few captions
+    assert len(rare) <= (0 if known is KNOWN else 10), rare
+
+
+def _read_caption(text: str) -> tuple[set[str], str]:
+    """The subjects and the background of a caption, by the longest names in it."""
+    text = f" {' '.join(split_words(text))} "
+    grounds = {way: name for name, ways in SETTINGS.items() for way in ways}
+    for name in PLAIN:
+        for word in SPELLINGS.get(name, (name,)):
+            ways = (way.format(word).replace(" a orange", " an orange") for way in vocabulary.ON_PLAIN)
+            grounds |= dict.fromkeys(ways, name)
+    ground = UNSAID
+    for way in sorted(grounds, key=len, reverse=True):
+        if f" {way} " in text:
+            ground, text = grounds[way], text.replace(f" {way} ", " | ")
+            break
+    names = {word: name for name in SUBJECTS for one in (name, *SYNONYMS.get(name, ())) for word in (one, plural(one))}
+    found = set()
+    for word in sorted(names, key=len, reverse=True):
+        if f" {word} " in text:
+            found.add(names[word])
+            text = text.replace(f" {word} ", " | ")
+    return found, ground
+
+
+def test_a_caption_says_what_is_in_the_scene_and_nothing_else() -> None:
+    random = Random(2)
+    for _ in range(3000):
+        scene = sample_scene(random, SUBJECTS, {"single": 1, "size": 1, "count": 1, "pair": 1})
+        text = caption(scene, random)
+        names, ground = _read_caption(text)
+        assert names == {subject.name for subject in scene.subjects}, text
+        assert ground in {scene.background, UNSAID if scene.background == "white" else scene.background}, text
+
+
+def test_a_caption_says_size_and_colour() -> None:
+    random = Random(3)
+    for _ in range(300):
+        scene = sample_scene(random, SUBJECTS, {"colour": 1, "size": 1})
+        words = split_words(caption(scene, random))
+        colour = scene.subjects[0].colour
+        assert colour in words if colour else set(words) & set(vocabulary.SIZES[scene.size])
+
+
+def test_unknown_words_are_named_once_in_order_and_known_ones_never() -> None:
+    assert unknown_words("Draw me a WOBBLY burger, a wobbly one on a blue gizmo!") == ["wobbly", "gizmo"]
+    assert unknown_words("I'd like to see a cat on the beach, please") == []
+    assert unknown_words("let’s see a cat") == []
+    assert unknown_words("") == []
+    random = Random(4)
+    assert not any(unknown_words(caption(sample_scene(random), random)) for _ in range(2000))
+
+
+def test_what_the_shipped_weights_know_is_part_of_the_world() -> None:
+    assert set(KNOWN.subjects) <= set(SUBJECTS)
+    assert len(set(KNOWN.subjects)) == len(KNOWN.subjects)
+    assert set(KNOWN.features) <= set(FEATURES)
+
+
+def test_training_never_sees_what_is_held_out() -> None:
+    random = Random(5)
+    seen: Counter[tuple[str, str]] = Counter()
+    for _ in range(20_000):
+        scene = sample_scene(random, SUBJECTS, {"single": 1.0})
+        assert not held_out(scene)
+        seen[scene.subjects[0].name, scene.background] += 1
+    assert {name for name, _ in seen} == set(SUBJECTS)
+    assert {ground for _, ground in seen} == set(BACKGROUNDS)
+    pairs = [Scene((Subject(name),), ground) for name in SUBJECTS for ground in BACKGROUNDS]
+    share = sum(held_out(scene) for scene in pairs) / len(pairs)
+    assert 1 / 13 < share < 1 / 10
+    assert held_out(Scene((Subject("burger"),), "blue"))
+    assert all(held_out(sample_scene(random, SUBJECTS, {"single": 1.0}, test=True)) for _ in range(200))
+
+
+def test_the_same_seed_gives_the_same_scenes_and_captions() -> None:
+    def some(seed: int) -> list[tuple[Scene, str]]:
+        random = Random(seed)
+        return [(scene, caption(scene, random)) for scene in (sample_scene(random, *EVERYTHING) for _ in range(50))]
+
+    assert some(6) == some(6) != some(7)
+
+
+# ----------------------------------------------------------------------------------------------------- folder
+
+
+def test_words_and_card_are_current() -> None:
+    remedy = "run: python -m models.builtin.card"
+    assert card.WORDS.read_text(encoding="utf-8") == vocabulary.words_file(), remedy
+    assert card.CARD.read_text(encoding="utf-8") == card.card(), remedy
+    assert all(subject in card.generated() for subject in KNOWN.subjects)
+
+
+def test_the_folder_is_small_and_what_diffusers_loads() -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from models.builtin.train import networks
+
+    files = [path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert sum(path.stat().st_size for path in files) < 60 * MEGABYTE
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
+    made = {"unet": networks.unet(), "vae": networks.vae(), "text_encoder": networks.text_encoder(pipeline.tokenizer)}
+    for name, network in made.items():  # what training would make is what is shipped
+        shapes = {key: value.shape for key, value in network.state_dict().items()}
+        assert shapes == {key: value.shape for key, value in getattr(pipeline, name).state_dict().items()}
+    ours = networks.scheduler().config
+    assert {key: value for key, value in pipeline.scheduler.config.items() if key[0] != "_"} == {
+        key: value for key, value in ours.items() if key[0] != "_"
+    }
+
+
+# ------------------------------------------------------------------------------------------- scenes and judge
+
+
+@font
+def test_scenes_are_drawn_the_same_every_time() -> None:
+    from models.builtin.train import scenes
+
+    random = Random(8)
+    some = [sample_scene(random, *EVERYTHING) for _ in range(12)]
+    first = [scenes.render(scene) for scene in some]
+    scenes.background.cache_clear()
+    scenes.sprite.cache_clear()
+    again = [scenes.render(scene) for scene in reversed(some)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, reversed(again), strict=True))
+    assert {picture.shape for picture in first} == {(512, 512, 3)}
+    for scene in some:  # every subject stands in the picture, on the grid
+        for side, left, top in scenes.placement(scene):
+            assert left % 16 == top % 16 == 0 <= min(left, top)
+            assert max(left, top) + side <= 512
+
+
+@font
+@pytest.mark.parametrize("feature", FEATURES)
+def test_the_judge_reads_true_scenes(feature: str) -> None:
+    from models.builtin.train.judge import judge
+    from models.builtin.train.scenes import render
+
+    random = Random(f"judge {feature}")
+    for _ in range(4):
+        scene = sample_scene(random, SUBJECTS, {feature: 1.0}, test=True)
+        judgement = judge(render(scene), scene)
+        assert judgement.all, (scene, judgement)
+
+
+@font
+def test_the_judge_tells_what_is_wrong() -> None:
+    from models.builtin.train.judge import judge
+    from models.builtin.train.scenes import render
+
+    cat = Scene((Subject("cat"),), "beach")
+    picture = render(cat)
+    assert not judge(picture, replace(cat, subjects=(Subject("dog"),))).subjects
+    assert not judge(picture, replace(cat, subjects=(Subject("cat", "blue"),))).colour
+    assert not judge(picture, replace(cat, subjects=(Subject("cat"),) * 2)).number
+    assert not judge(picture, replace(cat, size="big")).size
+    assert not judge(picture, replace(cat, background="city")).background
+    assert not judge(np.random.RandomState(0).randint(0, 256, (512, 512, 3)).astype(np.uint8), cat).all
+    assert not judge(np.full((512, 512, 3), 128, np.uint8), cat).all
+
+
+@font
+def test_the_model_draws_combinations_it_never_saw() -> None:
+    from models.builtin.train import evaluate
+    from models.builtin.train.judge import judge
+
+    asked = evaluate.prompts(6, seed=11)
+    assert all(held_out(scene) for scene, _ in asked if scene.feature == "single")
+    pictures, _ = evaluate.draw(FOLDER, [text for _, text in asked])
+    judgements = [judge(picture, scene) for picture, (scene, _) in zip(pictures, asked, strict=True)]
+    assert sum(judgement.all for judgement in judgements) >= 4, judgements
+
+
+# --------------------------------------------------------------------------------------------------- training
+
+
+@font
+def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    from models.builtin.train.__main__ import main
+
+    handler = signal.getsignal(signal.SIGTERM)
+    run = tmp_path / "run"
+    unet = ["unet", "--run", str(run), "--features", "single", "--batch", "2", "--threads", "1", "--samples"]
+
+    def stop() -> None:
+        while not (run / "log.jsonl").exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        threading.Thread(target=stop).start()
+        with pytest.raises(SystemExit, match="carries on"):
+            main([*unet, "1000000"])
+        before = torch.load(run / "unet.pt", weights_only=True)
+        assert main([*unet, str(before["samples"] + 4)]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    after = torch.load(run / "unet.pt", weights_only=True)
+    assert after["samples"] == before["samples"] + 4
+    assert any(not torch.equal(after["averaged"][key], before["averaged"][key]) for key in after["averaged"])
+    assert not list(run.glob("*.part"))
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [line["samples"] for line in log] == [0, before["samples"], after["samples"]]
+    right, wrong = log[-1]["gate"]["single"]
+    assert right < wrong  # the shipped weights heed the caption
+
+
+@font
+def test_a_model_can_be_made_from_nothing(tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    from models.builtin.train import networks, text
+    from models.builtin.train.run import Run
+    from models.builtin.train.save import save
+
+    handler = signal.getsignal(signal.SIGTERM)
+    networks.make_tokenizer(tmp_path, ["a delicious burger on a blue background"] * 3)
+    run = Run(tmp_path, start=None)
+    try:
+        text.train(run, total=4, batch=2)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    save(run, tmp_path / "model")
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
+    saved = pipeline.text_encoder.state_dict()
+    trained = text.load(run).half().state_dict()
+    assert all(saved[key].half().equal(trained[key]) for key in trained)
+    assert "shipped" not in str(pipeline.config) and len(pipeline.tokenizer) < 1600
