@@ -164,12 +164,12 @@ EOF
 @test "hostile prompts are drawn as text and do nothing else" {
   cd "$BATS_TEST_TMPDIR"
   for prompt in "a \"burger\" and 'fries'" "\$(touch here) \`touch here\`; touch here" $'a cat\nand\ra dog' \
-    'a burger 🍔 👨‍👩‍👧' 'המבורגר على خلفية' $'a \e]0;title\a \e[2J \u202e cat' '--open' '../../../etc/passwd' \
+    'a burger 🍔 👨‍👩‍👧' 'המבורגר على خلفية' $'a \e]0;title\a \e[2J \xe2\x80\xae cat' '--open' '../../../etc/passwd' \
     "$(head -c 10000 /dev/zero | tr '\0' 'x')" "$(printf 'word %.0s' {1..2000})"; do
     clean
     run --separate-stderr pipeline --prompt "$prompt" -n 1 --no-open
     [ "$status" -eq 0 ] && [ "${#lines[@]}" -eq 1 ] && [ -f "$output" ] || { echo "$prompt: $status $stderr"; return 1; }
-    [[ $stderr != *$'\e'* && $stderr != *$'\u202e'* ]]
+    [[ $stderr != *$'\e'* && $stderr != *$'\xe2\x80\xae'* ]]
     [ "$(wc -l <<<"$stderr")" -le 3 ]
     [[ ${output#"$A2I_OUTPUT"/} =~ ^[0-9T-]+(-[a-z0-9-]+)?/image.png$ ]]
   done
