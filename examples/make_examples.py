@@ -22,7 +22,7 @@ VOICES = {  # every command takes the text on stdin and writes the WAV file that
 }
 EXAMPLES = {  # file: (voice, what it says)
     "burger.wav": ("slt", "a delicious burger on a blue background"),
-    "cat.mp3": ("rms", "a cat on the beach"),
+    "cat.mp3": ("rms", "draw me a cat on the beach"),
     "castle.m4a": ("espeak-us", "please draw a castle at sunset"),
     "penguin.ogg": ("awb", "a happy penguin at night"),
     "unicorn.flac": ("kal", "I would like a unicorn in the forest"),
