@@ -7,8 +7,8 @@ make the same bytes.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -53,7 +53,10 @@ def encode(source: list[str | Path], path: Path) -> None:
     subprocess.run(command, check=True)
 
 
-def main(folder: Path) -> None:
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Make the spoken examples again.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent, metavar="FOLDER")
+    folder = parser.parse_args(argv).folder
     with tempfile.TemporaryDirectory() as temporary:
         for name, (voice, text) in EXAMPLES.items():
             said = Path(temporary) / "said.wav"
@@ -63,4 +66,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if sys.argv[1:] else Path(__file__).resolve().parent)
+    main()

@@ -4,26 +4,25 @@
 # (as root, or with sudo), pytest and the frameworks that results are compared with into .venv-test.
 set -u -o pipefail
 
-# program and the Debian package that brings it
-PROGRAMS='bats:bats shellcheck:shellcheck ffmpeg:ffmpeg espeak-ng:espeak-ng flite:flite festival:festival
-  pulseaudio:pulseaudio pactl:pulseaudio-utils tmux:tmux pgrep:procps'
-# what comes without a program of its own: two voices and the font that the scenes are drawn with
-DATA='festvox-kallpc16k festvox-us-slt-hts fonts-noto-color-emoji'
+# Programs, two more voices, and the font that the scenes are drawn with, by the names of Debian's packages
+PACKAGES='bats shellcheck ffmpeg espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts pulseaudio pulseaudio-utils
+  tmux procps fonts-noto-color-emoji'
 
-install_programs() {
-  local pair missing='' admin=''
-  for pair in $PROGRAMS; do
-    command -v "${pair%:*}" >/dev/null || missing="$missing ${pair#*:}"
+install_packages() {
+  local package missing='' admin=''
+  command -v dpkg-query >/dev/null || { # a Mac, say: the tests skip what they cannot run there
+    command -v bats >/dev/null && command -v shellcheck >/dev/null && return
+    printf 'tests: install bats and ShellCheck first, for example: brew install bats-core shellcheck\n' >&2
+    return 1
+  }
+  for package in $PACKAGES; do
+    [ "$(dpkg-query -W -f='${Status}' "$package" 2>/dev/null)" = 'install ok installed' ] || missing="$missing $package"
   done
   if [ -z "$missing" ]; then return; fi
   printf 'tests: installing%s\n' "$missing" >&2
-  command -v apt-get >/dev/null || {
-    printf 'tests: install these first, this system has no apt-get:%s\n' "$missing" >&2
-    return 1
-  }
   [ "$(id -u)" -eq 0 ] || admin=sudo
   # shellcheck disable=SC2086
-  $admin apt-get update -qq && $admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing $DATA >/dev/null
+  $admin apt-get update -qq && $admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $missing >/dev/null
 }
 
 install_python() { # .venv-test is made anew when the pins change
@@ -38,8 +37,9 @@ install_python() { # .venv-test is made anew when the pins change
 
 main() {
   local failed=''
+  case ${1:-} in -h | --help) sed -n '2,5s/^# //p' "${BASH_SOURCE[0]}" && return ;; esac
   cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." || exit
-  install_programs && install_python || exit 69
+  install_packages && install_python || exit 69
   export PATH=$PWD/.venv-test/bin:$PATH PYTHONUTF8=1
   printf '== style and types\n'
   ruff check . && ruff format --check . || failed="$failed ruff"
