@@ -6,6 +6,7 @@ imageio-ffmpeg brings along.
 
 from __future__ import annotations
 
+import argparse
 import array
 import contextlib
 import io
@@ -30,6 +31,7 @@ RATE = 16_000  # samples per second
 BYTES_PER_SECOND = 2 * RATE
 CHUNK = BYTES_PER_SECOND // 20  # 50 ms
 WINDOW = 30.0  # seconds; what Whisper hears at once
+LONGEST = 3600.0  # seconds; more than anybody says about a picture
 SILENCE_DBFS = -80.0  # a muted or forbidden microphone stays below; any real one in a quiet room is well above
 
 # What may be opened: containers that hold their own sound. The rest of what FFmpeg recognises stays shut: a playlist
@@ -46,6 +48,17 @@ _NOISE = ("Inner protocol failed to seekback", "Last message repeated")
 def install_ffmpeg() -> str:
     """The line that tells how to get a full FFmpeg on this system."""
     return "Install it: " + ("brew install ffmpeg" if sys.platform == "darwin" else "sudo apt-get install ffmpeg")
+
+
+def window(text: str) -> float:
+    """A number of seconds: above 0, at most an hour."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= LONGEST:
+        raise argparse.ArgumentTypeError(f"not a number of seconds above 0, at most {LONGEST:g}: {text!r}")
+    return seconds
 
 
 def ffmpeg_programs() -> Iterator[str]:

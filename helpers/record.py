@@ -15,19 +15,7 @@ from helpers import audio, microphone, stage
 
 NAME = "record"
 MICROPHONE_WINDOW = 10.0  # seconds
-LONGEST = 3600.0
 TOO_SHORT = 0.5  # seconds; a microphone that was stopped this early may not have begun yet
-
-
-def window(text: str) -> float:
-    """A number of seconds: above 0, at most an hour."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"not a number of seconds above 0, at most {LONGEST:g}: {text!r}")
-    return seconds
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -37,7 +25,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     window_help = f"longest recording (default {MICROPHONE_WINDOW:g}; of a file the first {audio.WINDOW:g} are used)"
     parser.add_argument(
-        "--time", metavar="SECONDS", type=window, default=stage.setting("TIME") or None, help=window_help
+        "--time", metavar="SECONDS", type=audio.window, default=stage.setting("TIME") or None, help=window_help
     )
     parser.add_argument("--device", metavar="NAME", default=stage.setting("DEVICE"), help="microphone, by name")
     parser.add_argument(

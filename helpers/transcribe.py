@@ -72,7 +72,7 @@ Recogniser = Callable[[bytes], str]
 
 @contextlib.contextmanager
 def recogniser(name: str, language: str, translate: bool, threads: int | None) -> Iterator[Recogniser]:
-    """The loaded recogniser for a choice of options, as a function from PCM to text.
+    """The loaded recogniser for a choice of options, as a function from PCM to text; notes that it is ready.
 
     name: a model of the catalogue, a path (it has a slash), `builtin`, or empty for the best that is on disk.
     Raises: StageError 64 a model that cannot do what is asked; 65 damaged; 69 not on this machine.
@@ -82,6 +82,7 @@ def recogniser(name: str, language: str, translate: bool, threads: int | None) -
 
         with Whisper(model, language, translate, threads) as engine:
             engine.wait_until_loaded()
+            stage.event(NAME, "ready", recogniser=f"whisper.cpp {model.path.name}")
             yield engine.transcribe
         return
     better = catalog.default("english" if language == "en" and not translate else "multilingual").name
@@ -91,7 +92,9 @@ def recogniser(name: str, language: str, translate: bool, threads: int | None) -
     from helpers.builtin_recogniser import BuiltinRecogniser
 
     stage.say(f"{NAME}: the built-in recogniser knows few words; a better one: ./download_model.py {better}")
-    yield BuiltinRecogniser().transcribe
+    builtin = BuiltinRecogniser()
+    stage.event(NAME, "ready", recogniser="pocketsphinx")
+    yield builtin.transcribe
 
 
 def choose_model(name: str, language: str, translate: bool) -> whisper.Model | None:
@@ -188,6 +191,13 @@ def main(argv: list[str] | None = None) -> int:
         metavar="NAME",
         help="speech model of the catalogue, a file, or builtin (default: the best that is here)",
     )
+    parser.add_argument(
+        "--time",
+        metavar="SECONDS",
+        type=audio.window,
+        default=setting("TIME") or audio.WINDOW,
+        help=f"how much of each file is used (default {audio.WINDOW:g})",
+    )
     parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
     pipe = stage.take_stdout()
@@ -195,10 +205,9 @@ def main(argv: list[str] | None = None) -> int:
 
     failure: StageError | None = None
     with recogniser(arguments.whisper, arguments.language, arguments.translate, arguments.threads) as engine:
-        stage.event(NAME, "ready")
         for file in arguments.files or [None]:
             try:
-                text = recognise(engine, recording.pcm() if recording else audio.decode(file))
+                text = recognise(engine, recording.pcm() if recording else audio.decode(file, arguments.time))
             except StageError as error:
                 if len(arguments.files) > 1:
                     stage.say(stage.printable(f"{NAME}: {file}: {error.message}"))

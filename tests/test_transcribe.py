@@ -376,3 +376,20 @@ def test_a_file_that_cannot_do_it(model: str, tmp_path: Path) -> None:
         transcribe.choose_model(str(english), "de", False)
     with pytest.raises(StageError, match="cannot translate"):
         transcribe.choose_model(str(english), "en", True)
+
+
+@pytest.mark.parametrize(("seconds", "says_so"), [("1.5", True), ("20", False)])
+def test_of_a_file_the_window_is_used(environment: dict[str, str], voice: Path, seconds: str, says_so: bool) -> None:
+    """The castle is said after a second and a half; the built-in recogniser may or may not make sense of half of it."""
+    _, heard, said = run({**environment, "A2I_TIME": seconds}, voice)
+    assert ("castle at sunset" in heard) is not says_so
+    assert (f"{seconds} s" in said) is says_so
+
+
+@pytest.mark.parametrize(("whisper", "name"), [(True, "whisper.cpp any.bin"), (False, "pocketsphinx")])
+def test_the_run_notes_what_recognised(
+    environment: dict[str, str], voice: Path, model: str, tmp_path: Path, whisper: bool, name: str
+) -> None:
+    options = ["--whisper", model] if whisper else []
+    assert run({**environment, "A2I_SESSION": str(tmp_path)}, *options, voice)[0] == 0
+    assert [event["recogniser"] for event in events(tmp_path) if event["event"] == "ready"] == [name]
