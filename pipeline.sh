@@ -132,6 +132,7 @@ parse_options() {
 
 check_options() {
   local name
+  [ -n "${A2I_PROMPT:-}" ] || unset A2I_PROMPT
   [ "${#inputs[@]}" -gt 0 ] || [ -n "${A2I_PROMPT+set}" ] || [ -z "${A2I_INPUT:-}" ] || inputs=("$A2I_INPUT")
   if [ -n "${A2I_PROMPT+set}" ]; then
     [ "${#inputs[@]}" -eq 0 ] || wrong "--prompt and --input exclude each other"
@@ -241,10 +242,11 @@ report() { # <exit code>: the error of the stage that failed, and what is kept o
   if [ -s "$session/$name.error" ]; then
     cat -- "$session/$name.error" >&2
   elif [ "$1" -gt 128 ]; then
-    say "$name was ended by signal $(($1 - 128))"
+    printf 'pipeline: %s was ended by signal %d\n' "$name" "$(($1 - 128))" >&2
   else
-    say "$name failed with exit code $1"
+    printf 'pipeline: %s failed with exit code %d\n' "$name" "$1" >&2
   fi
+  [ "${#inputs[@]}" -eq 0 ] || rm -f -- "$session/prompt.wav" # the user has it
   if [ -e "$session/prompt.wav" ] || [ "${A2I_JSON:-0}" != 0 ]; then
     (ours helpers.run_folder --stage "$name" --code "$1")
   fi
@@ -276,10 +278,8 @@ main() {
   open_session
   choose_stages
   run_stages pipe || code=$?
-  case $code in
-    0 | 129 | 130 | 143) ;;
-    *) report "$code" ;;
-  esac
+  # 130: record was stopped before it heard anything
+  if [ "$code" -ne 0 ] && [ "$code" -ne 130 ] && [ "$aborted" -eq 0 ]; then report "$code"; fi
   return "$code"
 }
 

@@ -83,8 +83,9 @@ abort() { # <exit code>
   killer=$!
 }
 
-run_stages() { # <function that is the pipe>: returns the exit code of the first stage that failed
-  local aborted=0 killer='' job watcher name code
+run_stages() { # <function that is the pipe>: returns the exit code of the first stage that failed; sets aborted
+  local killer='' job watcher name code
+  aborted=0
   mkfifo "$control/reports" && exec 9<>"$control/reports" || return 73 # read and write: neither end ever blocks
   trap on_interrupt INT
   trap 'abort 143' TERM

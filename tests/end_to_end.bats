@@ -122,6 +122,7 @@ EOF
   mkdir folder.wav
   ffmpeg -v error -f lavfi -i testsrc=duration=1:size=64x64 -an video.mp4
   ffmpeg -v error -f lavfi -i anullsrc=r=16000:cl=mono -t 3 silence.wav
+  ffmpeg -v error -f lavfi -i anoisesrc=r=16000:a=0.1:seed=1 -t 3 noise.wav
   printf '#EXTM3U\n%s\n' "$wav" >list.wav
   fails 66 'No such file' -i missing.wav
   fails 65 'empty' -i empty.wav
@@ -130,6 +131,7 @@ EOF
   fails 65 'no sound' -i video.mp4
   fails 65 'silent|silence' -i silence.wav
   fails 65 . -i list.wav
+  fails 65 'no words were heard' -i noise.wav
 }
 
 @test "recordings that are damaged or long are drawn as far as they go" {

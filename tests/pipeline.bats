@@ -149,6 +149,36 @@ A2I_WHISPER=tiny" ]
   [ "$stderr" = "pipeline: remove_parentheses failed with exit code 3" ]
 }
 
+recorder_that_keeps() { # two seconds of it
+  fake record "python3 -c 'import os, wave
+sound = wave.open(os.environ[\"A2I_SESSION\"] + \"/prompt.wav\", \"wb\")
+sound.setparams((1, 2, 16000, 0, \"NONE\", \"\"))
+sound.writeframes(bytes(64000))'; printf pcm"
+}
+
+@test "what was spoken is kept when no picture came of it" {
+  recorder_that_keeps
+  fake generate 'exit 69'
+  run --separate-stderr pipeline
+  [ "$status" -eq 69 ]
+  [ "$(ls "$A2I_OUTPUT"/* | tr '\n' ' ')" = "prompt.wav run.json " ]
+  [[ $stderr = *"The recording is kept: $A2I_OUTPUT/"*"/prompt.wav" ]]
+}
+
+@test "a file that was given is not kept once more" {
+  recorder_that_keeps
+  fake generate 'exit 69'
+  run pipeline -i /a/file.wav
+  [ "$status" -eq 69 ]
+  nothing_left
+}
+
+@test "--quiet still says what failed" {
+  fake remove_parentheses 'exit 3'
+  run --separate-stderr pipeline --quiet
+  [ "$stderr" = "pipeline: remove_parentheses failed with exit code 3" ]
+}
+
 @test "a stage that is not there is named" {
   A2I_TRANSCRIBE=/nowhere/asr run -127 --separate-stderr pipeline
   [[ $stderr = *"transcribe failed with exit code 127" ]]
@@ -160,6 +190,13 @@ A2I_WHISPER=tiny" ]
   [ "$status" -eq 137 ]
   [ "$stderr" = "pipeline: transcribe was ended by signal 9" ]
   nothing_left
+}
+
+@test "a stage that somebody ends is named, too" {
+  fake transcribe 'kill -TERM $$'
+  run --separate-stderr pipeline
+  [ "$status" -eq 143 ]
+  [ "$stderr" = "pipeline: transcribe was ended by signal 15" ]
 }
 
 @test "when the last stage fails, the recording is ended at once" {
