@@ -158,7 +158,7 @@ sound.writeframes(bytes(64000))'; printf pcm"
 
 @test "what was spoken is kept when no picture came of it" {
   recorder_that_keeps
-  fake generate 'exit 69'
+  fake generate 'cat >/dev/null; exit 69'
   run --separate-stderr pipeline
   [ "$status" -eq 69 ]
   [ "$(ls "$A2I_OUTPUT"/* | tr '\n' ' ')" = "prompt.wav run.json " ]
@@ -167,7 +167,7 @@ sound.writeframes(bytes(64000))'; printf pcm"
 
 @test "a file that was given is not kept once more" {
   recorder_that_keeps
-  fake generate 'exit 69'
+  fake generate 'cat >/dev/null; exit 69'
   run pipeline -i /a/file.wav
   [ "$status" -eq 69 ]
   nothing_left
