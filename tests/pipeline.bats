@@ -149,6 +149,13 @@ A2I_WHISPER=tiny" ]
   [ "$stderr" = "pipeline: remove_parentheses failed with exit code 3" ]
 }
 
+@test "the cause is the stage that says it, not the one that was first to starve" {
+  fake record 'trap "" INT; exec >&-; sleep 0.5; echo "record: broken" >"$A2I_SESSION/record.error"; exit 66'
+  fake transcribe 'cat >/dev/null; exit 65'
+  run --separate-stderr pipeline
+  [ "$status" -eq 66 ] && [ "$stderr" = "record: broken" ]
+}
+
 recorder_that_keeps() { # two seconds of it
   fake record "python3 -c 'import os, wave
 sound = wave.open(os.environ[\"A2I_SESSION\"] + \"/prompt.wav\", \"wb\")
