@@ -225,7 +225,7 @@ def remove_parentheses(text: str) -> str:
 def filter_lines(lines: Iterable[bytes]) -> int:
     """Filter `lines` to stdout, each as soon as it arrives.
 
-    Raises: StageError 65 when nothing was said in any line; EmptyInput when there is no line.
+    Raises: StageError 65 when nothing was said in any line, or there is none.
     """
     unsaid, words = "", False  # what to tell about the last line; told when it is clear whether that is an error
     for line in lines:
@@ -242,7 +242,7 @@ def filter_lines(lines: Iterable[bytes]) -> int:
     if unsaid:
         stage.say(unsaid)
     elif not words:
-        raise stage.EmptyInput("no text arrived on stdin", "Pipe some into it, one utterance a line.")
+        raise stage.StageError(65, "no text arrived on stdin", "Pipe some into it, one utterance a line.")
     return 0
 
 

@@ -281,7 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         pipe.flush()
         drawn = True
     if not drawn:
-        raise stage.EmptyInput("no prompt arrived on stdin", "printf 'a burger\\n' | python -m helpers.generate")
+        remedy = "printf 'a burger\\n' | python -m helpers.generate"
+        raise stage.StageError(os.EX_DATAERR, "no prompt arrived on stdin", remedy)
     return 0
 
 

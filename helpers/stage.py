@@ -34,13 +34,6 @@ class StageError(Exception):
         self.code, self.message, self.remedy = code, message, remedy
 
 
-class EmptyInput(StageError):
-    """Nothing arrived on stdin. In a pipe the stage before has already said why, so this one keeps quiet."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(os.EX_DATAERR, message, remedy)
-
-
 class Parser(argparse.ArgumentParser):
     """argparse, but a wrong option is a StageError 64 like any other error, not a page of usage and exit code 2."""
 
@@ -102,8 +95,6 @@ def take_stdout() -> BinaryIO:
 def _report(name: str, error: StageError) -> None:
     lines = f"{name}: {printable(error.message)}\n" + (f"  {error.remedy}\n" if error.remedy else "")
     if folder := session():
-        if isinstance(error, EmptyInput):
-            return
         with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")
             return

@@ -52,11 +52,8 @@ watch() { # notes the failures in order; what stands before a stage that failed 
   done
 }
 
-first_failure() { # the first stage that said what is wrong; else the first that failed
+first_failure() { # prints its name; it is the cause, since a stage starves only after the one before it has reported
   local name code
-  while read -r name code; do
-    if [ -s "$session/$name.error" ]; then printf '%s' "$name" && return; fi
-  done <"$control/failures"
   read -r name code <"$control/failures"
   printf '%s' "$name"
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers import audio, catalog, stage
-from helpers.stage import EmptyInput, StageError
+from helpers.stage import StageError
 
 if TYPE_CHECKING:
     from helpers import whisper
@@ -54,13 +54,13 @@ class Recording(threading.Thread):
             stage.event(NAME, "heard", seconds=len(self._pcm) / audio.BYTES_PER_SECOND)
 
     def pcm(self) -> bytes:
-        """Wait for the end of it. Raises: EmptyInput; StageError 65 for a file that is not raw PCM, 66 unreadable."""
+        """Wait for the end of it. Raises: StageError 65 for nothing, or what is not raw PCM; 66 unreadable."""
         self.join()
         if self._error:
             message = f"cannot read stdin: {self._error.strerror}"
             raise StageError(os.EX_NOINPUT, message, "Pipe raw PCM into it, or give it files.")
         if len(self._pcm) < 2:
-            raise EmptyInput("no audio arrived", "Record something, or give a file.")
+            raise StageError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
         if self._pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
             remedy = "Give the file as an argument instead."
             raise StageError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)

@@ -156,6 +156,12 @@ A2I_WHISPER=tiny" ]
   [ "$status" -eq 66 ] && [ "$stderr" = "record: broken" ]
 }
 
+@test "a stage that ends without a word leaves the next one to say so" {
+  fake transcribe 'cat >/dev/null'
+  A2I_REMOVE_PARENTHESES="python3 $root/remove_parentheses.py" run --separate-stderr pipeline
+  [ "$status" -eq 65 ] && [ "${stderr%%$'\n'*}" = "remove_parentheses: no text arrived on stdin" ]
+}
+
 recorder_that_keeps() { # two seconds of it
   fake record "python3 -c 'import os, wave
 sound = wave.open(os.environ[\"A2I_SESSION\"] + \"/prompt.wav\", \"wb\")

@@ -56,13 +56,6 @@ def test_in_a_pipe_the_error_is_left_to_the_pipe(tmp_path: Path) -> None:
     assert (tmp_path / "record.error").read_text() == "record: silent\n"
 
 
-def test_empty_input_is_said_only_outside_a_pipe(tmp_path: Path) -> None:
-    code = "def main(a): raise stage.EmptyInput('nothing on stdin')\nstage.run('transcribe', main)"
-    assert run(code).stderr == "transcribe: nothing on stdin\n"
-    assert run(code, A2I_SESSION=str(tmp_path)).stderr == ""
-    assert not (tmp_path / "transcribe.error").exists()
-
-
 def test_a_bug_shows_its_traceback_only_when_asked() -> None:
     code = "def main(a): raise ValueError('x' * 3)\nstage.run('generate', main)"
     done = run(code)
