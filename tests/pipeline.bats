@@ -158,7 +158,7 @@ A2I_WHISPER=tiny" ]
 
 @test "a stage that ends without a word leaves the next one to say so" {
   fake transcribe 'cat >/dev/null'
-  A2I_REMOVE_PARENTHESES="python3 $root/remove_parentheses.py" run --separate-stderr pipeline
+  A2I_REMOVE_PARENTHESES='' run --separate-stderr pipeline
   [ "$status" -eq 65 ] && [ "${stderr%%$'\n'*}" = "remove_parentheses: no text arrived on stdin" ]
 }
 
