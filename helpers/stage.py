@@ -115,11 +115,11 @@ def _understood(error: Exception) -> StageError:
     return StageError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 
 
-def run(name: str, main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> NoReturn:
+def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
     """Run a stage and exit with its sysexits code; a traceback is shown only with --verbose."""
     try:
         event(name, "started")
-        code = main(argv)
+        code = main(None)
         sys.stdout.flush()
     except StageError as error:
         _report(name, error)
