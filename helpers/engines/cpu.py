@@ -1,6 +1,6 @@
 """Stable Diffusion on the processor, computed by the OpenVINO runtime; no torch.
 
-The graphs are built from an ordinary diffusers folder (`openvino_graph.py`), compiled for one picture size, and what
+The graphs are built from an ordinary diffusers folder (`architecture.py`, `openvino_graph.py`), compiled for one picture size, and what
 was compiled is kept in `.cache/openvino`, so that every later start only reads it back.
 """
 
@@ -185,7 +185,7 @@ def _misfit(folder: Path, error: Exception) -> StageError:
 def _key(core: Core, version: str, files: list[Path], options: dict[str, Any], shape: tuple[int, ...]) -> str:
     """What a compiled model depends on: files and code it was built from, runtime, processor, options, shape."""
     identity = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
-    code = Path(__file__).with_name("openvino_graph.py").read_bytes()
+    code = [Path(__file__).with_name(name).read_bytes() for name in ("architecture.py", "openvino_graph.py")]
     processor = [platform.machine(), core.get_property("CPU", "FULL_DEVICE_NAME"), _processor_flags()]
     return _short([identity, code, version, processor, sorted(options.items()), shape])
 
