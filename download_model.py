@@ -2,7 +2,8 @@
 """Fetch, check and remove the models of models/catalog.toml.
 
 A file arrives in a hidden folder beside its place, is checked (size, sha256) and only then renamed, so a model is
-either whole or not there. What a cut left behind is kept and the next run asks the hub only for the rest.
+either whole or not there. What a cut left behind is kept and the next run asks the hub only for the rest. An archive is
+unpacked there, takes its place as a whole, and is then deleted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import catalog, hub
+from helpers import archive, catalog, hub
 from helpers.catalog import Entry, File, Source, human
 from helpers.hub import Patience
 from helpers.stage import ROOT, Parser, StageError, is_set, run, say, setting
@@ -87,11 +88,12 @@ def verify(entries: list[Entry]) -> None:
     """Compare every file with its size and pinned sha256. Raises StageError 65 or 69 at the first that is wrong."""
     for entry in entries:
         catalog.require(entry.name)
-        for file in entry.files:
+        files = entry.contents()
+        for file in files:
             if file.sha256 and sha256(entry.folder / file.path) != file.sha256:
                 remedy = f"Get it anew: ./download_model.py --remove {entry.name}; ./download_model.py {entry.name}"
                 raise StageError(os.EX_DATAERR, f"{entry.name} is damaged: {file.path} has another sha256", remedy)
-        unpinned = [file.path for file in entry.files if not file.sha256]
+        unpinned = [file.path for file in files if not file.sha256]
         say(f"{entry.name}: right" + (f" in size; no sha256 is pinned for {', '.join(unpinned)}" if unpinned else ""))
 
 
@@ -103,10 +105,7 @@ def remove(entry: Entry) -> None:
         freed = 0
         for folder in (entry.folder, incoming(entry)):
             freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            if folder.is_symlink():
-                folder.unlink()
-            elif folder.exists():
-                shutil.rmtree(folder)
+            discard(folder)
     say(f"{entry.name}: {f'removed, {human(freed)} freed' if freed else 'is not here'}")
 
 
@@ -130,11 +129,14 @@ def fetch(entry: Entry, patience: Patience) -> None:
     Raises StageError: 65 what came is not what the catalogue pins, 69 unreachable, missing or broken off, 73 no room or
     no right to write, 77 refused. What has arrived stays for the next run except where its content is wrong.
     """
-    wanted = [file for file in entry.files if not file.fits(entry.folder)]
-    if not wanted:
+    here = not entry.problem()
+    if here:
         say(f"{entry.name} is here already")
-        return
+        if not incoming(entry).exists():
+            return
+    wanted = [file for file in entry.files if not here and (entry.is_archive or not file.fits(entry.folder))]
     with writing(catalog.models_folder()), alone(entry):
+        discard(unpacked(entry))  # of a run that was killed
         check_room(entry, wanted)
         for file in wanted:
             failures: list[StageError] = []
@@ -150,7 +152,7 @@ def fetch(entry: Entry, patience: Patience) -> None:
                         say(f"{error.message}; trying the next mirror")
             else:
                 raise failures[0]
-        for left in incoming(entry).iterdir():  # of an earlier pin, or of a mirror that had something else
+        for left in incoming(entry).iterdir():  # unpacked; or of an earlier pin, or a mirror that had something else
             left.unlink()
 
 
@@ -164,29 +166,63 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     if found.size not in (None, size) or found.sha256 not in ("", pin):
         raise StageError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
     partial = incoming(entry) / pin  # the hash is its name, so that another mirror, or another day, can go on with it
-    say(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license})")
+    unpinned = "" if file.sha256 else "; no sha256 is pinned, it is checked against the hub's own"
+    say(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
     hub.receive(file.path, found.url, partial, size, patience)
     if sha256(partial) != pin:
         partial.unlink()
         raise StageError(os.EX_DATAERR, f"{where}: what arrived has another sha256, and was deleted")
+    if entry.is_archive:
+        unpack(entry, partial, file.path)
+        return
     place = entry.folder / file.path
     place.parent.mkdir(parents=True, exist_ok=True)
     partial.replace(place)
 
 
+def unpack(entry: Entry, partial: Path, name: str) -> None:
+    """Put what the archive `partial` holds into the model's place. It stays: a cut here costs no second download.
+
+    Raises StageError 65 (and deletes it) for one that is not safe, damaged, or no model; OSError for the disk.
+    """
+    say(f"unpacking {name}")
+    try:
+        archive.unpack(partial, unpacked(entry), name, partial.name)
+        discard(entry.folder)
+        unpacked(entry).replace(entry.folder)
+    except StageError:
+        partial.unlink()
+        raise
+    finally:
+        discard(unpacked(entry))
+
+
 def check_room(entry: Entry, wanted: list[File]) -> None:
-    """Raises StageError 73 unless what is still to come fits on the disk with 5 % to spare."""
+    """Raises StageError 73 unless what is still to come fits on the disk with 5 % to spare: an archive twice."""
     there = sum(partial.stat().st_size for partial in incoming(entry).iterdir())
-    need = int(1.05 * (sum(file.bytes for file in wanted) - there))
+    need = int(1.05 * (sum(file.bytes for file in wanted) * (2 if entry.is_archive else 1) - there))
     free = shutil.disk_usage(catalog.models_folder()).free
     if need > free:
         remedy = "Make room, or set A2I_MODELS to a folder on another disk."
         raise StageError(os.EX_CANTCREAT, f"{human(need)} are needed, {human(free)} are free", remedy)
 
 
+def discard(path: Path) -> None:
+    """Delete a file, a link, or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def incoming(entry: Entry) -> Path:
     """Where the files of a model arrive: on the same file system as their place, so that a rename is atomic."""
     return catalog.models_folder() / ".incoming" / entry.name
+
+
+def unpacked(entry: Entry) -> Path:
+    """Where what an archive holds is written, until all of it is there."""
+    return incoming(entry) / "unpacked"
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """models/catalog.toml: every model, where it comes from, what it needs, and whether it is here.
 
     entry = catalog.find("base.en-q5_1")       # StageError 64 with near matches for a name that is not in it
-    entry = catalog.default("english")         # or multilingual, coreml, cuda, cpu
+    entry = catalog.default("english")         # or multilingual, coreml, coreml-gpu, cuda, cpu
     entry.is_present()                         # its files are there and their sizes match
     entry.path                                 # the file of a one-file model, otherwise the folder
     catalog.require("base.en-q5_1")            # the entry if it is present, otherwise StageError 69 with the command
@@ -20,12 +20,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helpers import archive
 from helpers.stage import ROOT, StageError, printable, setting
 
 CATALOG = ROOT / "models" / "catalog.toml"
 KINDS = ("whisper", "image")
 ENGINES = ("coreml", "cuda", "cpu")
-ROLES = ("english", "multilingual", *ENGINES)
+ROLES = ("english", "multilingual", *ENGINES, "coreml-gpu")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -75,22 +76,43 @@ class Entry(NamedTuple):
         return ROOT / self.shipped if self.shipped else models_folder() / self.name
 
     @property
+    def is_archive(self) -> bool:
+        """Whether it is published as one zip archive; what that holds lies in `folder`, and the archive does not."""
+        return any(file.path.endswith(".zip") for file in self.files)
+
+    @property
     def path(self) -> Path:
         """What a program is given: the file of a one-file model, otherwise the folder."""
-        return self.folder / self.files[0].path if len(self.files) == 1 else self.folder
+        return self.folder / self.files[0].path if len(self.files) == 1 and not self.is_archive else self.folder
 
     @property
     def bytes(self) -> int:
-        """Size on disk: of the published files, or of what ships with the repository."""
+        """Size of the published files (of an archive, not of what it holds), or of what ships with the repository."""
         if self.shipped:
             return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         return sum(file.bytes for file in self.files)
+
+    def contents(self) -> tuple[File, ...]:
+        """What lies in `folder` when it is whole. Raises OSError for an archive that was not unpacked, ValueError for
+        one whose list is damaged or that the catalogue does not pin any more."""
+        if not self.is_archive:
+            return self.files
+        sha256, parts = archive.contents(self.folder)
+        if self.files[0].sha256 not in ("", sha256):
+            raise ValueError("it is of another archive than the catalogue's")
+        return tuple(File(part.path, part.bytes, True, part.sha256) for part in parts)
 
     def problem(self) -> str:
         """What keeps it from being used, in a few words; empty when it is there and every size matches."""
         if self.shipped:
             return "" if self.folder.is_dir() else "missing"
-        for file in self.files:
+        try:
+            files = self.contents()
+        except OSError:
+            return "missing"
+        except ValueError as error:
+            return f"damaged: {error}"
+        for file in files:
             if not file.fits(self.folder):
                 there = (self.folder / file.path).is_file()
                 return f"damaged: {file.path} has not the {file.bytes} bytes it should have" if there else "missing"
@@ -127,7 +149,8 @@ def find(name: str) -> Entry:
 
 
 def default(role: str) -> Entry:
-    """The model for a role: `english`, `multilingual`, or an engine's pictures: `coreml`, `cuda`, `cpu`."""
+    """The model for a role: `english`, `multilingual`, or an engine's pictures: `coreml` (on the Neural Engine, which
+    every Mac has), `coreml-gpu` (on the GPU of a Max or Ultra chip), `cuda`, `cpu`."""
     return find(_read()[1][role])
 
 
@@ -209,6 +232,7 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any]) -> Entry:
         check(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", path), f"{path!r} is no path inside a model")
         check(isinstance(size, int) and size > 0, f"{path}: bytes or about_bytes is missing")
         check(re.fullmatch(r"[0-9a-f]{64}|hub", sha256 or ""), f"{path}: sha256 is 64 hex digits, or hub")
+        check(not path.endswith(".zip") or len(table["files"]) == 1, f"{path}: an archive stands alone")
         files.append(File(path, size, "bytes" in item, "" if sha256 == "hub" else sha256))
     return Entry(
         name,

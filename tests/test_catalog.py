@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from helpers import catalog
+from helpers import archive, catalog
 from helpers.stage import ROOT, StageError
 
 MINIMAL: dict[str, Any] = {
@@ -71,6 +72,9 @@ def test_defaults_fit_their_roles() -> None:
         model = catalog.default(engine)
         assert model.kind == "image" and engine in model.engines
     assert catalog.default("cpu").name == "builtin"
+    assert catalog.default("coreml-gpu").engines == ("coreml",)
+    assert "split_einsum" in catalog.default("coreml").files[0].path, "the Neural Engine computes no other attention"
+    assert "original" in catalog.default("coreml-gpu").files[0].path
 
 
 def test_unknown_name_lists_near_ones() -> None:
@@ -104,12 +108,41 @@ def test_present_only_with_the_right_size(models: Path) -> None:
 
 
 def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
-    entry = catalog.find("stable-diffusion-2-1-base-coreml-ne")
+    data = copy.deepcopy(MINIMAL)
+    data["models"]["one"]["files"] = [{"path": "one.bin", "about_bytes": 3000, "sha256": "b" * 64}]
+    entry = catalog.parse(data)[0]["one"]
     entry.folder.mkdir()
     entry.path.touch()
     assert not entry.is_present()
     entry.path.write_bytes(b"x")
     assert entry.is_present()
+
+
+def test_a_model_in_an_archive_is_what_the_archive_held(models: Path) -> None:
+    entry = catalog.default("coreml")
+    assert entry.is_archive and entry.path == entry.folder and entry.problem() == "missing"
+    (entry.folder / "Unet.mlmodelc").mkdir(parents=True)
+    (entry.folder / entry.files[0].path).touch()
+    assert entry.problem() == "missing", "the archive itself is of no use to a program"
+    part = archive.Part("Unet.mlmodelc/model.mil", 3, "c" * 64)
+
+    def listed(sha256: str) -> None:
+        text = json.dumps({"archive": sha256, "files": [part._asdict()]})
+        (entry.folder / archive.LIST).write_text(text, encoding="utf-8")
+
+    listed(entry.files[0].sha256)
+    assert entry.problem() == "missing"
+    (entry.folder / part.path).write_bytes(b"abc")
+    assert entry.is_present()
+    assert entry.contents() == (catalog.File(part.path, 3, True, "c" * 64),)
+    (entry.folder / part.path).write_bytes(b"ab")
+    assert entry.problem() == "damaged: Unet.mlmodelc/model.mil has not the 3 bytes it should have"
+    (entry.folder / part.path).write_bytes(b"abc")
+    listed("d" * 64)
+    assert entry.problem() == "damaged: it is of another archive than the catalogue's"
+    assert entry._replace(files=(entry.files[0]._replace(sha256=""),)).is_present(), "nothing is pinned"
+    (entry.folder / archive.LIST).write_text("{")
+    assert entry.problem() == "damaged: .archive.json cannot be read"
 
 
 def test_a_model_of_several_files_is_a_folder(models: Path) -> None:
@@ -154,6 +187,7 @@ def test_minimal_catalogue_is_accepted() -> None:
         ("files", [{"path": "x", "bytes": 0, "sha256": "b" * 64}], "bytes"),
         ("files", [{"path": "x", "bytes": 3, "sha256": "b" * 63}], "sha256"),
         ("files", [{"path": "x", "bytes": 3}], "sha256"),
+        ("files", [{"path": name, "bytes": 3, "sha256": "b" * 64} for name in ("x", "y.zip")], "stands alone"),
     ],
 )
 def test_bad_entry_is_named(key: str, value: object, says: str) -> None:
@@ -169,6 +203,7 @@ def test_bad_source_name_and_default_are_named() -> None:
         (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "no repository"),
         (lambda data: data["models"].update({"../x": data["models"]["one"]}), "a name is made of"),
         (lambda data: data["defaults"].update(english="two"), "english = 'two'"),
+        (lambda data: data["defaults"].pop("coreml-gpu"), "coreml-gpu = None"),
     ]
     for change, says in changes:
         data = copy.deepcopy(MINIMAL)
@@ -200,5 +235,5 @@ def test_the_table_has_every_model() -> None:
 def test_import_is_light() -> None:
     code = "import sys, helpers.catalog as c; c.find('builtin'); print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "dataclasses", "subprocess"}
+    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "dataclasses", "subprocess", "zipfile"}
     assert not heavy & set(printed.stdout.split())

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import os
-import random
-import shutil
 import signal
 import struct
 import subprocess
@@ -18,106 +15,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 import download_model
-from helpers.stage import ROOT, StageError
-
-FIRST, MIRROR = "first/repo", "second/mirror"
-CONTENT = random.Random(1).randbytes(300_000)
-PARTS = {"unet/model.bin": random.Random(2).randbytes(50_000), "config.json": b'{"a": 1}', "vocab.txt": b"a\nb\n"}
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def model(name: str, source: str, files: dict[str, bytes], pinned: bool = True) -> str:
-    rows = [
-        f'{{ path = "{path}", bytes = {len(body)}, sha256 = "{sha256(body) if pinned else "hub"}" }}'
-        for path, body in files.items()
-    ]
-    return (
-        f'[models."{name}"]\nkind = "image"\nabout = "for tests"\nlicense = "MIT"\nmemory_mb = 1\n'
-        f'engines = ["cpu"]\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
-    )
-
-
-CATALOG = "\n".join(
-    [
-        "[defaults]",
-        *(f'{role} = "one"' for role in ("english", "coreml", "cuda", "cpu")),
-        'multilingual = "alone"',
-        *(
-            f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'
-            for repo, letter in ((FIRST, "a"), (MIRROR, "b"))
-        ),
-        f'[[sources.single]]\nrepo = "{FIRST}"\nrevision = "{"a" * 40}"',
-        model("one", "both", {"model.bin": CONTENT}),
-        model("alone", "single", {"model.bin": CONTENT}),
-        model("parts", "both", PARTS),
-        model("unpinned", "single", {"model.bin": CONTENT}, pinned=False),
-        model("unpinned-small", "single", {"config.json": PARTS["config.json"]}, pinned=False),
-        model("huge", "single", {"model.bin": b""}).replace("bytes = 0", f"bytes = {10**16}"),
-    ]
-)
-
-
-class Tree:
-    """A copy of the program with a catalogue of small models, a home of its own and a hub."""
-
-    def __init__(self, root: Path, hub: Hub) -> None:
-        self.root, self.hub, self.models = root, hub, root / "models" / "downloaded"
-        self.one = self.models / "one" / "model.bin"
-        (root / "helpers").mkdir()
-        shutil.copy(ROOT / "download_model.py", root)
-        for name in ("__init__", "stage", "catalog", "hub"):
-            shutil.copy(ROOT / "helpers" / f"{name}.py", root / "helpers")
-        (root / "models").mkdir()
-        (root / "models" / "catalog.toml").write_text(CATALOG)
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(root / "home"),
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_ETAG_TIMEOUT": "1",
-            "HF_HUB_DOWNLOAD_TIMEOUT": "1",
-        }
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, str(self.root / "download_model.py"), *arguments]
-
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        everything = self.environment | environment
-        return subprocess.Popen(
-            self.command(*arguments), env=everything, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    def run(self, *arguments: str, code: int = 0, says: str = "", **environment: str) -> str:
-        """Run it, check the exit code, that `says` is on stderr and no traceback, and return stdout."""
-        process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=30)
-        assert process.returncode == code, err
-        assert says in err and "Traceback" not in err, err
-        assert len(err.splitlines()) <= (2 if code and "mirror" not in err and "fetching" not in err else 6), err
-        return out
-
-    def left(self) -> dict[str, int]:
-        """Every file below the models folder and its size."""
-        files = (file for file in self.models.rglob("*") if file.is_file())
-        return {str(file.relative_to(self.models)): file.stat().st_size for file in files}
-
-    def downloads(self) -> list[str]:
-        """The Range header of every request for content, in order."""
-        return [request.range for request in self.hub.requests if request.method == "GET"]
+from helpers.stage import StageError
 
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
     with Hub() as hub:
-        for repo in (FIRST, MIRROR):
-            hub.add(repo, "model.bin", CONTENT)
-            for path, body in PARTS.items():
-                hub.add(repo, path, body, small=not path.endswith(".bin"))
         yield Tree(tmp_path, hub)
 
 
@@ -332,7 +239,7 @@ def test_offline_is_told_apart(tree: Tree) -> None:
 
 
 def test_unpinned_is_checked_against_the_hub(tree: Tree) -> None:
-    tree.run("unpinned")
+    tree.run("unpinned", says="no sha256 is pinned")
     tree.run("--verify", "unpinned", says="no sha256 is pinned")
     tree.run("--remove", "unpinned")
     tree.hub.fail[f"{FIRST}/model.bin"] = Lie(content=CONTENT[::-1])
