@@ -98,14 +98,23 @@ def verify(entries: list[Entry]) -> None:
 
 
 def remove(entry: Entry) -> None:
-    """Delete a model and what a cut download of it left. Raises StageError 64 for one that ships, 73 if it stays."""
+    """Delete a model, what a cut download of it left, and what the CPU engine compiled from it.
+
+    Raises StageError 64 for one that ships, 73 if it stays.
+    """
     if entry.shipped:
         raise StageError(os.EX_USAGE, f"{entry.name} ships with the repository and is not removed")
+    paths = [entry.folder, incoming(entry)]
+    if entry.kind == "image" and "cpu" in entry.engines:
+        from helpers.engines import cpu
+
+        paths += cpu.compiled_copies(entry.folder)
     with writing(entry.folder):
         freed = 0
-        for folder in (entry.folder, incoming(entry)):
-            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            discard(folder)
+        for path in paths:
+            files = path.rglob("*") if path.is_dir() else [path]
+            freed += sum(file.stat().st_size for file in files if file.is_file())
+            discard(path)
     say(f"{entry.name}: {f'removed, {human(freed)} freed' if freed else 'is not here'}")
 
 

@@ -9,7 +9,6 @@ The list is a hidden file beside the parts; with it the model is checked when it
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -47,6 +46,7 @@ def unpack(archive: Path, folder: Path, name: str, sha256: str) -> None:
     an archive that is unsafe, damaged, or holds no compiled model, and OSError for the disk; what is then in `folder`
     is for the caller to delete.
     """
+    import hashlib
     import zipfile
 
     parts, room = [], GROWTH * archive.stat().st_size

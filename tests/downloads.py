@@ -93,10 +93,8 @@ class Tree:
     def __init__(self, root: Path, hub: Hub) -> None:
         self.root, self.hub, self.models = root, hub, root / "models" / "downloaded"
         self.one = self.models / "one" / "model.bin"
-        (root / "helpers").mkdir()
         shutil.copy(ROOT / "download_model.py", root)
-        for name in ("__init__", "archive", "stage", "catalog", "hub"):
-            shutil.copy(ROOT / "helpers" / f"{name}.py", root / "helpers")
+        shutil.copytree(ROOT / "helpers", root / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
         (root / "models").mkdir()
         (root / "models" / "catalog.toml").write_text(CATALOG)
         self.environment = {

@@ -218,7 +218,7 @@ def test_every_truncation() -> None:
         refused(whole[:end])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_damage_is_found(data: st.DataObject) -> None:
     """Whatever bytes are changed: either nothing that matters was, or it is refused in one line."""
@@ -233,7 +233,7 @@ def test_damage_is_found(data: st.DataObject) -> None:
         assert set(files.values()) <= set(MODEL.values()), "content that nobody packed"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.lists(st.sampled_from(["..", ".", "", "a", "A", "/", "\\", "C:", "Unet.mlmodelc", "b\0"]), max_size=5))
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -19,7 +20,7 @@ from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 import download_model
-from helpers.stage import StageError
+from helpers.stage import ROOT, StageError
 
 
 @pytest.fixture
@@ -296,6 +297,18 @@ def test_remove_and_list(tree: Tree) -> None:
     tree.run("--remove", "one", says="is not here")
     (tree.models / "parts" / "vocab.txt").write_text("cut")
     assert "damaged  parts" in tree.run()
+
+
+def test_remove_takes_what_the_engine_compiled_from_it(tree: Tree) -> None:
+    folder, cache = tree.models / "parts", tree.root / ".cache" / "openvino"
+    shutil.copytree(ROOT / "models" / "builtin", folder)
+    load = "import pathlib, sys; from helpers.engines import load; load('cpu', pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", load, folder], cwd=tree.root, env=tree.environment, check=True)
+    other = cache / "0123456789abcdef-unet-0123456789abcdef.blob"
+    other.touch()
+    assert len(list(cache.iterdir())) == 4
+    tree.run("--remove", "parts", says="freed")
+    assert list(cache.iterdir()) == [other]
 
 
 def test_offer_fetches(tree: Tree) -> None:

@@ -117,7 +117,7 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         options["EXECUTION_MODE_HINT"] = "ACCURACY" if hint == "f32" else "PERFORMANCE"
         files = [folder / part / "config.json", *weight_files(folder / part)]
         key = _key(core, ov.__version__, files, options, shapes[part])
-        name = f"{_short(folder.resolve())}-{part}"
+        name = _name(folder, part)
         return _cached(core, name, key, options, lambda: _graph(folder, part, shapes[part]))
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
@@ -131,6 +131,16 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         size=(width, height),
         bytes=sum(file.stat().st_size for file in weight_files(folder / "unet")),
     )
+
+
+def compiled_copies(folder: Path) -> list[Path]:
+    """The files of the cache that were compiled from the model in `folder`, whether it is still there or not."""
+    return list(CACHE.glob(_name(folder, "*")))
+
+
+def _name(folder: Path, part: str) -> str:
+    """How the names of a part's compiled copies begin."""
+    return f"{_short(folder.resolve())}-{part}"
 
 
 def _openvino() -> Any:
