@@ -19,7 +19,7 @@ Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the pi
       --list-devices    name the microphones
   -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})
       --translate       draw the English translation
-  -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-builtin})
+  -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-by machine})
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})

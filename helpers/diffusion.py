@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,22 @@ def draw(
         BlankPicture: what came out is not a number, black, or one colour.
         StageError: 64 for a sampler or a number of steps that does not exist, 69 for a scheduler that is not known.
     """
+    how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler, "on_step": on_step}
+    return pixels(engine.decode(sample(engine, text, unwanted, **how)), engine.precision)
+
+
+def sample(
+    engine: Engine,
+    text: Array,
+    unwanted: Array | None = None,
+    *,
+    seed: int,
+    steps: int,
+    guidance: float = 1.0,
+    sampler: str | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Array:
+    """The latents of a picture, float32 (1, channels, h, w); takes and raises what `draw` does, but no BlankPicture."""
     guided = guidance > 1 and unwanted is not None
     width, height = engine.size
     random = np.random.RandomState(seed)
@@ -87,16 +103,16 @@ def draw(
         latents = sampling.step(latents, step, prediction)
         if on_step:
             on_step(step + 1, len(sampling.timesteps))
-    return _pixels(engine.decode(latents), engine.precision)
+    return latents
 
 
-def _pixels(picture: Array, precision: str) -> NDArray[np.uint8]:
-    """(1, 3, height, width), -1…1 → uint8, (height, width, 3)."""
+def pixels(picture: Array, precision: str) -> NDArray[np.uint8]:
+    """(1, 3, height, width), -1…1 → uint8, (height, width, 3). Raises BlankPicture as `draw` does."""
     if not np.isfinite(picture).all():
         less = "" if precision == "f32" else f"The precision is {precision}; f32 does not overflow."
         raise BlankPicture("numbers that are none (NaN)", less or "The model file may be damaged: fetch it again.")
-    pixels = ((picture[0].transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
-    if np.ptp(pixels, axis=(0, 1)).max() < 3:  # of 255: nothing an eye could tell from one colour
-        colour = "black" if pixels.max() < 3 else "one colour"
+    colours = ((picture[0].transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
+    if np.ptp(colours, axis=(0, 1)).max() < 3:  # of 255: nothing an eye could tell from one colour
+        colour = "black" if colours.max() < 3 else "one colour"
         raise BlankPicture(colour, "Another seed or fewer --guidance helps if the model is not damaged.")
-    return np.ascontiguousarray(pixels)
+    return np.ascontiguousarray(colours)

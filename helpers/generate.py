@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from helpers.engines import Array, Engine
 
 NAME = "generate"
-ENGINE = "cpu"  # what computes on this machine
 LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True)
 class Model:
-    """An image model on disk: what the user calls it, and its folder (diffusers' layout)."""
+    """An image model on disk: what the user calls it, its folder (diffusers' or Apple's layout), and its engine."""
 
     name: str
     folder: Path
+    engine: str
 
     def sha256(self) -> str:
         """The sha256 of the UNet's weights, which is what tells two checkpoints apart."""
         digest = hashlib.sha256()
-        for path in sorted((self.folder / "unet").glob("*.safetensors")):
+        for path in sorted([*self.folder.glob("unet/*.safetensors"), *self.folder.glob("Unet*/**/weight.bin")]):
             with path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
@@ -62,26 +62,44 @@ class Model:
 
 
 def choose_model(name: str) -> Model:
-    """The model a user names: a folder, or a name of the catalogue; the built-in one where that is not on disk.
+    """The model a user names: a folder, or a name of the catalogue; "" is the best one for this machine. Where that is
+    not on disk, the built-in one.
 
-    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there.
+    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that another
+    kind of machine computes.
     """
-    from helpers import catalog
+    from helpers import catalog, engines
 
+    here = engines.available()
     if os.sep in name:
-        if not Path(name).is_dir():
+        folder = Path(name).expanduser().resolve()
+        if not folder.is_dir():
             raise stage.StageError(os.EX_NOINPUT, f"there is no model folder {name}")
-        return Model(Path(name).resolve().name, Path(name).resolve())
-    entry = catalog.find(name)
+        if (engine := engines.engine_of(folder)) not in here:
+            message = f"{name} is computed by {engine}, which is not on this machine"
+            raise stage.StageError(os.EX_UNAVAILABLE, message, "Leave --model out to draw with what is here.")
+        return Model(folder.name, folder, engine)
+    entry = catalog.find(name) if name else catalog.default(role(here[0]))
     if entry.kind != "image":
         raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
-    if ENGINE not in entry.engines:
+    if not set(here) & set(entry.engines):
         message = f"{name} is computed by {' or '.join(entry.engines)}, which is not on this machine"
-        raise stage.StageError(os.EX_UNAVAILABLE, message, f"Models for {ENGINE}: ./download_model.py list")
+        raise stage.StageError(os.EX_UNAVAILABLE, message, f"Models for {here[0]}: ./download_model.py list")
     if problem := entry.problem():
-        stage.say(f"{NAME}: {name} is {problem}, the built-in model draws; ./download_model.py {name} gets it")
-        entry = catalog.default(ENGINE)
-    return Model(entry.name, entry.path)
+        stage.say(
+            f"{NAME}: {entry.name} is {problem}, the built-in model draws; ./download_model.py {entry.name} gets it"
+        )
+        entry = catalog.default("cpu")
+    return Model(entry.name, entry.path, next((engine for engine in here if engine in entry.engines), "cpu"))
+
+
+def role(engine: str) -> str:
+    """The catalogue's role for the pictures of this machine."""
+    if engine == "coreml":
+        from helpers.engines import compute_units
+
+        return "coreml-gpu" if compute_units.machine().has_big_gpu else "coreml"
+    return engine
 
 
 def lines() -> queue.SimpleQueue[str | None]:
@@ -220,7 +238,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = stage.Parser(
         prog="python -m helpers.generate", description="Draw each line of stdin; print each picture's path."
     )
-    parser.add_argument("--model", default=setting("MODEL", "builtin"), help="a name of the catalogue or a folder")
+    parser.add_argument("--model", default=setting("MODEL"), help="a name of the catalogue or a folder")
     parser.add_argument("--steps", type=positive, default=setting("STEPS") or None, help="sampling steps")
     parser.add_argument(
         "--seed", type=seed_number, default=setting("SEED") or None, help="the same seed, the same picture"
@@ -230,7 +248,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--negative", default=setting("NEGATIVE"), help="what should not be in the picture")
     parser.add_argument("--size", type=size, default=setting("SIZE") or None, help="WIDTHxHEIGHT in pixels")
     parser.add_argument("--count", type=positive, default=setting("COUNT", "1"), help="pictures per line")
-    parser.add_argument("--precision", choices=("f32", "bf16"), default=setting("PRECISION", "f32"))
+    parser.add_argument("--precision", default=setting("PRECISION"), help="f32 or bf16, on the cpu")
     return parser.parse_args(argv)
 
 
@@ -245,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     defaults = engines.defaults(model.folder)
     guidance = defaults.guidance if arguments.guidance is None else arguments.guidance
     engine = engines.load(
-        ENGINE, model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
+        model.engine, model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
     )
     negative = stage.printable(arguments.negative)
     unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None

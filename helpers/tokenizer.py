@@ -32,20 +32,21 @@ class Tokenizer:
     """Turns text into exactly `length` token ids, the same as transformers' CLIPTokenizer gives.
 
     folder: holds vocab.json and merges.txt, and may hold tokenizer_config.json and special_tokens_map.json, which say
-    what to pad with (Stable Diffusion 1.5: the end token; 2.x: "!"). length: the text encoder's positions, 77 for CLIP.
+    what to pad with (Stable Diffusion 1.5: the end token; 2.x: "!"); padding: where they do not say. length: the text
+    encoder's positions, 77 for CLIP.
 
     Raises:
         StageError: 69 for files that are missing or damaged.
     """
 
-    def __init__(self, folder: Path, length: int = 77) -> None:
+    def __init__(self, folder: Path, length: int = 77, padding: str = END) -> None:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
         self.length = length
         try:
             vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-            settings = _settings(folder)
-            ids = [vocabulary[_text(settings.get(key, END if key != "bos_token" else START))] for key in _SPECIAL]
+            tokens = {"bos_token": START, "eos_token": END, "pad_token": padding} | _settings(folder)
+            ids = [vocabulary[_text(tokens[key])] for key in ("bos_token", "eos_token", "pad_token")]
         except Exception as error:  # tokenizers raises plain Exception
             what = f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
             raise StageError(os.EX_UNAVAILABLE, what, "Fetch the model again.") from error
@@ -76,9 +77,6 @@ class Tokenizer:
         ids += [self._padding] * (self.length - len(ids))
         cut = _from_word(text, encoding.offsets[room][0]) if len(encoding.ids) > room else ""
         return Tokens(np.array(ids, dtype=np.int64), cut)
-
-
-_SPECIAL = ("bos_token", "eos_token", "pad_token")
 
 
 def _settings(folder: Path) -> dict[str, Any]:

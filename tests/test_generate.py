@@ -110,7 +110,7 @@ def test_png_is_the_same_for_the_same_picture() -> None:
 
 def test_unknown_words_are_those_of_a_closed_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("a\ncat\ni'd\n")
-    model = generate.Model("own", tmp_path)
+    model = generate.Model("own", tmp_path, "cpu")
     assert model.unknown_words("A Cat, I’d say: a dog-dog!") == ["say", "dog"]
     (tmp_path / "words.txt").unlink()
     assert model.unknown_words("anything goes") == []

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers.stage import StageError
+from helpers.stage import StageError, setting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-ENGINES = ("cpu",)
+ENGINES = ("coreml", "cpu")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,9 @@ class Engine(Protocol):
     All arrays are float32 and C-contiguous; n is 2 with guidance (unwanted first) and 1 without.
     """
 
-    name: str  # "cpu"
+    name: str  # of ENGINES
     version: str  # what computes, for run.json: "openvino 2026.4.1"
-    precision: str  # "f32" or "bf16"
+    precision: str  # "f32", "bf16" or "f16"
     size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
     channels: int  # of a latent: 4 for Stable Diffusion
     factor: int  # pixels per latent, in each direction: 8 for Stable Diffusion
@@ -67,27 +68,48 @@ class Engine(Protocol):
         ...
 
 
+def available() -> tuple[str, ...]:
+    """The engines of this machine, the quickest first; A2I_ENGINE leaves one.
+
+    Raises: StageError 64 for a name that is none of ENGINES.
+    """
+    if asked := setting("ENGINE"):
+        if asked not in ENGINES:
+            raise _unknown(asked)
+        return (asked,)
+    return ENGINES if (platform.system(), platform.machine()) == ("Darwin", "arm64") else ("cpu",)
+
+
+def engine_of(folder: Path) -> str:
+    """Which engine computes the model in `folder`: coreml for Core ML models, cpu for a diffusers folder."""
+    return "coreml" if any(folder.glob("Unet*.ml*")) else "cpu"
+
+
 def load(
     name: str,
     folder: Path,
     *,
     size: tuple[int, int] | None = None,
     guidance: bool = True,
-    precision: str = "f32",
+    precision: str = "",
 ) -> Engine:
     """Load the model in `folder` into the engine `name`.
 
     size: width and height in pixels, None for the size the model was trained at; guidance: whether predict_noise
-    will be called with n = 2; precision: "f32" or "bf16".
+    will be called with n = 2; precision: of the engine's own, "" for its usual one.
 
     Raises:
         StageError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
             the engine does not compute.
     """
     if name not in ENGINES:
-        raise StageError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
+        raise _unknown(name)
     engine: Engine = importlib.import_module(f"helpers.engines.{name}").load(folder, size, guidance, precision)
     return engine
+
+
+def _unknown(name: str) -> StageError:
+    return StageError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
 
 
 def defaults(folder: Path) -> Defaults:

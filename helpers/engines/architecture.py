@@ -183,9 +183,18 @@ class Layers(ABC, Generic[Node]):
                 raise StageError(os.EX_UNAVAILABLE, f"the model's {part} has a part that is not known here: {key}")
 
 
-def text_names(weights: Weights) -> Weights:
-    """The weights of CLIPTextModel, without the prefix that some files have."""
-    return {name.removeprefix("text_model."): array for name, array in weights.items()}
+def todays_name(name: str) -> str:
+    """The name of a weight that stands for `name` of a file: text encoders have a prefix or not, and the attention of
+    old autoencoders (Stable Diffusion 1) had names of its own."""
+    name = name.removeprefix("text_model.")
+    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
+        name = name.replace(f"mid_block.attentions.0.{old}.", f"mid_block.attentions.0.{new}.")
+    return name
+
+
+def todays_names(weights: Weights) -> Weights:
+    """The weights of a file under the names that the layers below use."""
+    return {todays_name(name): array for name, array in weights.items()}
 
 
 def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
@@ -272,11 +281,6 @@ def cosine_first(config: Config) -> bool:
     return bool(config.get("flip_sin_to_cos", True))
 
 
-def decoder_names(weights: Weights) -> Weights:
-    """The autoencoder's weights under today's names: the attention of old files (Stable Diffusion 1) had its own."""
-    return {_renamed(name): array for name, array in weights.items()}
-
-
 def check_decoder(config: Config) -> None:
     """Raises StageError 69 for a configuration that is not computed here."""
     _check("vae", config, _DECODER, _DECODER_FREE)
@@ -318,13 +322,6 @@ def _attends(kind: str, direction: str) -> bool:
     if kind not in (f"{direction}Block2D", f"CrossAttn{direction}Block2D"):
         raise _unknown("unet", f"{direction.lower()}_block_types", kind)
     return kind.startswith("Cross")
-
-
-def _renamed(name: str) -> str:
-    """A weight of the decoder under today's name: the attention of old files (Stable Diffusion 1) had its own."""
-    for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
-        name = name.replace(f"mid_block.attentions.0.{old}.", f"mid_block.attentions.0.{new}.")
-    return name
 
 
 def _check(part: str, config: Config, known: Mapping[str, tuple[Any, ...]], free: set[str] | None) -> None:

@@ -1,6 +1,6 @@
 """Stable Diffusion on the processor, computed by the OpenVINO runtime; no torch.
 
-The graphs are built from an ordinary diffusers folder (`architecture.py`, `openvino_graph.py`), compiled for one picture size, and what
+The graphs are built from an ordinary diffusers folder (`openvino_graph.py`), compiled for one picture size, and what
 was compiled is kept in `.cache/openvino`, so that every later start only reads it back.
 """
 
@@ -90,6 +90,7 @@ class Cpu:
 
 def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.engines.load does for the engine "cpu"."""
+    precision = precision or "f32"
     if precision not in ("f32", "bf16"):
         raise StageError(os.EX_USAGE, f"there is no precision {precision!r} on the cpu", "Use f32 or bf16.")
     if not (folder / "model_index.json").is_file():

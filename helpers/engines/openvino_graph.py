@@ -19,6 +19,7 @@ class _Layers(Layers[Node]):
     def weight(self, name: str, shape: tuple[int, ...] | None = None) -> Node:
         array = self.array(name)
         node = op.constant(array if shape is None else array.reshape(shape), shared_memory=True)
+        node.set_friendly_name(name)
         return node if array.dtype == np.float32 else op.convert(node, "f32")
 
     def conv(self, x: Node, name: str, stride: int = 1) -> Node:
@@ -106,7 +107,7 @@ class _DecoderLayers(_Layers):
 def text_encoder(config: Config, weights: Weights) -> Model:
     """CLIPTextModel: tokens, int64 (1, length) → the last hidden state, (1, length, width)."""
     architecture.check_text_encoder(config)
-    layers = _Layers(architecture.text_names(weights))
+    layers = _Layers(architecture.todays_names(weights))
     tokens = op.parameter([1, config["max_position_embeddings"]], np.int64, "tokens")
     x = op.gather(layers.weight("embeddings.token_embedding.weight"), tokens, op.constant(0))
     x = op.add(x, layers.weight("embeddings.position_embedding.weight"))
@@ -135,7 +136,7 @@ def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
 def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
     """AutoencoderKL's decoder: scaled latents (1, channels, height, width) → picture (1, 3, …), nominally -1…1."""
     architecture.check_decoder(config)
-    layers = _DecoderLayers(architecture.decoder_names(weights), config.get("norm_num_groups", 32), 1e-6)
+    layers = _DecoderLayers(architecture.todays_names(weights), config.get("norm_num_groups", 32), 1e-6)
     latents = op.parameter([1, config["latent_channels"], height, width], np.float32, "latents")
     x = op.multiply(latents, op.constant(np.float32(1 / config.get("scaling_factor", 0.18215))))
     x = op.add(x, op.constant(np.float32(config.get("shift_factor") or 0)))

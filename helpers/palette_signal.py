@@ -1,0 +1,145 @@
+"""What each recipe of palettize.py costs: bytes, the signal of weights, latents and pictures, as a table and a plot."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers import diffusion, engines
+from helpers.catalog import human
+from helpers.convert_coreml import PARTS
+from helpers.engines import cpu
+from helpers.engines.weights import read_weights
+from helpers.palettize import compress, decode, recipe, source_of
+from helpers.stage import StageError, printable
+
+PROMPTS = (
+    "a red heart on a green background",
+    "a cat in the snow",
+    "a burger on a blue background",
+    "an owl at night",
+    "a rocket in space",
+    "a sunflower in a meadow",
+)
+
+
+class Signal(NamedTuple):
+    """One recipe: size of all packages in bytes, the rest in dB; the last two are medians over the prompts."""
+
+    recipe: str
+    bytes: int
+    weights: float  # signal-to-noise ratio of all weights
+    latents: float  # PSNR of what is decoded
+    pictures: float  # PSNR of 8-bit pictures
+
+
+def compare(folder: Path, recipes: Iterable[str], prompts: Path | None, plot: Path | None) -> None:
+    """Print a Markdown table of the recipes; draw it if a file for the plot is named.
+
+    Each recipe is applied, decoded, and its pictures are drawn by the CPU engine, which computes what Core ML computes
+    of the same weights, in 32 bits. The reference is the folder itself.
+    """
+    texts = [printable(line) for line in prompts.read_text("utf-8").splitlines()] if prompts else list(PROMPTS)
+    texts = [text for text in texts if text]
+    if not texts:
+        raise StageError(os.EX_DATAERR, f"{prompts} holds no prompt")
+    source = source_of(folder)
+    plain = size(folder)
+    print("| recipe | size | of 16 bit | weights SNR | latents PSNR | picture PSNR |")
+    print("| --- | --: | --: | --: | --: | --: |")
+    print(f"| 16 bit | {human(plain)} | 100 % | | | |")
+    found = []
+    with tempfile.TemporaryDirectory(prefix="audio-to-image.") as scratch:
+        cpu.CACHE = Path(scratch) / "cache"  # what is compiled here is used once
+        exact = drawn(source, texts)
+        for name in recipes:
+            small, decoded = Path(scratch) / name, Path(scratch) / f"{name}-decoded"
+            small.mkdir()
+            compress(folder, recipe(name), small)
+            decode(small, source, decoded)
+            found.append(signal(name, size(small), (source, exact), (decoded, drawn(decoded, texts))))
+            row = found[-1]
+            print(
+                f"| {name} | {human(row.bytes)} | {row.bytes / plain:.0%} | {row.weights:.1f} dB | "
+                f"{row.latents:.1f} dB | {row.pictures:.1f} dB |",
+                flush=True,
+            )
+    if plot:
+        draw_plot(found, plain, plot)
+
+
+Drawn = list[tuple[NDArray[np.float32], NDArray[np.uint8]]]  # latents and picture of each prompt
+
+
+def drawn(folder: Path, texts: Sequence[str]) -> Drawn:
+    """What the CPU engine draws of each text with the model's own settings, seeds 0, 1, …"""
+    settings = engines.defaults(folder)
+    engine = engines.load("cpu", folder, guidance=settings.guidance > 1)
+    empty = engine.encode_text(engine.tokenizer.encode("").ids)
+    results: Drawn = []
+    for seed, text in enumerate(texts):
+        encoded = engine.encode_text(engine.tokenizer.encode(text).ids)
+        latents = diffusion.sample(engine, encoded, empty, seed=seed, steps=settings.steps, guidance=settings.guidance)
+        results.append((latents, diffusion.pixels(engine.decode(latents), engine.precision)))
+    return results
+
+
+def signal(name: str, bytes: int, exact: tuple[Path, Drawn], rough: tuple[Path, Drawn]) -> Signal:
+    """The row of a recipe from two diffusers folders and what was drawn with them."""
+    energy = noise = 0.0
+    for part in PARTS.values():
+        decoded = read_weights(rough[0] / part)
+        for key, weight in read_weights(exact[0] / part).items():
+            if part == "vae" and not key.startswith(("decoder.", "post_quant_conv.")):
+                continue
+            energy += float(np.sum(weight.astype(np.float64) ** 2))
+            noise += float(np.sum((weight.astype(np.float64) - decoded[key]) ** 2))
+    pairs = list(zip(exact[1], rough[1], strict=True))
+    latents = [psnr(a[0], b[0], float(np.abs(a[0]).max())) for a, b in pairs]
+    pictures = [psnr(a[1], b[1], 255) for a, b in pairs]
+    return Signal(name, bytes, decibels(energy, noise), float(np.median(latents)), float(np.median(pictures)))
+
+
+def psnr(exact: NDArray[np.generic], rough: NDArray[np.generic], peak: float) -> float:
+    """Peak signal-to-noise ratio in dB; 120 for what is equal."""
+    return decibels(peak**2, float(np.mean((exact.astype(np.float64) - rough.astype(np.float64)) ** 2)))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10 of the ratio, at most 120."""
+    return 120.0 if noise <= signal * 1e-12 else 10 * float(np.log10(signal / noise))
+
+
+def size(folder: Path) -> int:
+    """Bytes of all packages of a folder."""
+    return sum(
+        file.stat().st_size for package in folder.glob("*.mlpackage") for file in package.rglob("*") if file.is_file()
+    )
+
+
+def draw_plot(found: Sequence[Signal], plain: int, file: Path) -> None:
+    """Picture signal over size, a line for each kind of recipe. Raises StageError 69 without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        remedy = ".venv/bin/python -m pip install -e '.[convert]'"
+        raise StageError(os.EX_UNAVAILABLE, "matplotlib is not installed", remedy) from error
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for kind in dict.fromkeys(row.recipe.split("-")[0] for row in found):
+        rows = sorted((row for row in found if row.recipe.split("-")[0] == kind), key=lambda row: row.bytes)
+        (line,) = axes.plot([row.bytes / 1e6 for row in rows], [row.pictures for row in rows], "o-", label=kind)
+        for row in rows:
+            axes.annotate(row.recipe, (row.bytes / 1e6, row.pictures), (4, 5), textcoords="offset points",
+                          color=line.get_color(), fontsize=8)  # fmt: skip
+    axes.axvline(plain / 1e6, color="grey", linestyle=":", label="16 bit")
+    axes.set(xlabel="all packages, MB", ylabel="PSNR of the picture, dB", xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(file, dpi=120)
