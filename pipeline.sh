@@ -25,6 +25,7 @@ Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the pi
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})
       --negative TEXT   what should not be in the picture
       --size WxH        pixels (${A2I_SIZE:-by model})
+      --stop            end the recording that is running, as Ctrl-C does
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (default: when run from a terminal)
       --json            print run.json's content instead of the path
@@ -86,7 +87,7 @@ parse_options() {
       --*=*) # --time=5 is --time 5
         value=${option#*=} option=${option%%=*}
         case $option in
-          --list-devices | --translate | --open | --no-open | --json | --quiet | --verbose | --help | --version)
+          --list-devices | --stop | --translate | --open | --no-open | --json | --quiet | --verbose | --help | --version)
             wrong "$option takes no value" ;;
         esac
         set -- "$value" ${1+"$@"}
@@ -107,6 +108,7 @@ parse_options() {
       -t | --time) A2I_TIME=$value ;;
       -d | --device) A2I_DEVICE=$value ;;
       --list-devices) want=devices ;;
+      --stop) want=stop ;;
       -l | --language) A2I_LANGUAGE=$value ;;
       --translate) A2I_TRANSLATE=1 ;;
       -m | --model) A2I_MODEL=$value ;;
@@ -214,6 +216,26 @@ show() {
 
 # ---- one run
 
+# A pipeline that listens leaves a file .cache/recording/PID, with its control folder and its session, so that --stop, and
+# a key that was pressed again, find it.
+announce_recording() {
+  { mkdir -p -- "$root/.cache/recording" && printf '%s\n' "$control" "$session" >"$root/.cache/recording/$$"; } 2>/dev/null
+}
+
+stop_running() {
+  local file pid folder code=66
+  for file in "$root"/.cache/recording/*; do
+    pid=${file##*/} folder=''
+    { read -r folder <"$file"; } 2>/dev/null || continue
+    case $(ps -o command= -p "$pid" 2>/dev/null) in
+      *sh\ *) ;;
+      *) rm -f -- "$file" && continue ;; # its pipeline was killed
+    esac
+    if [ -e "$folder/record.pid" ] && [ ! -e "$folder/stopping" ] && kill -USR1 "$pid" 2>/dev/null; then code=0; fi
+  done
+  [ "$code" -eq 0 ] || die "$code" "nothing is being recorded"
+}
+
 choose_opening() {
   opens=0
   case ${A2I_OPEN:-} in
@@ -232,7 +254,7 @@ open_session() {
   if ! { mkdir -p -- "$output" && session=$(mktemp -d "$output/.session.XXXXXX"); } 2>/dev/null; then
     die 73 "cannot write to $output" "--output DIR keeps the runs somewhere else"
   fi
-  trap 'rm -rf -- "$session" "${control:-$session}"' EXIT
+  trap 'rm -rf -- "$session" "${control:-$session}" "$root/.cache/recording/$$"' EXIT
   control=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || die 73 "cannot write to ${TMPDIR:-/tmp}" "make room there"
 }
 
@@ -261,6 +283,10 @@ main() {
     help) usage && return ;;
     version) sed -n 's/^__version__ = "\(.*\)"/audio-to-image \1/p' "$root/helpers/__init__.py" && return ;;
   esac
+  if [ "$want" = stop ]; then
+    stop_running
+    return
+  fi
   check_options
   case $(uname -s) in
     Darwin) . "$root/helpers/platform/darwin.sh" ;;
@@ -277,6 +303,7 @@ main() {
   [ -n "${A2I_PROMPT+set}" ] || offer_speech_model
   open_session
   choose_stages
+  [ -n "${A2I_PROMPT+set}" ] || [ "${#inputs[@]}" -gt 0 ] || announce_recording
   run_stages pipe || code=$?
   # 130: record was stopped before it heard anything
   if [ "$code" -ne 0 ] && [ "$code" -ne 130 ] && [ "$aborted" -eq 0 ]; then report "$code"; fi

@@ -41,7 +41,7 @@ make_environment() {
     unlock_environment
     die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(python_remedy)"
   fi
-  if ! with_clock "$python" -m pip install --disable-pip-version-check --no-input -e "$root"; then
+  if ! with_clock "$python" -m pip install --disable-pip-version-check --no-input --no-cache-dir -e "$root"; then
     unlock_environment
     grep -i '^error' "$log" | tail -n 3 >&2
     die 69 "the Python packages could not be installed" "read $log, then run the same command again"

@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154
 # Runs the stages of a pipe at once, in bash 3.2 and 5.x, and knows which one failed first.
-# Ctrl-C once ends the recording and the pipe goes on; once more, or when nothing is being recorded, ends everything.
+# Ctrl-C once, or SIGUSR1, ends the recording and the pipe goes on; Ctrl-C once more, or when nothing is being recorded,
+# ends everything.
 # Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's may be full,
 # or of a kind that has no fifos. Stages report on fd 9, a fifo:  NAME exit N.
 
@@ -85,6 +86,7 @@ run_stages() { # <function that is the pipe>: returns the exit code of the first
   aborted=0
   mkfifo "$control/reports" && exec 9<>"$control/reports" || return 73 # read and write: neither end ever blocks
   trap on_interrupt INT
+  trap stop_recording USR1
   trap 'abort 143' TERM
   trap 'abort 129' HUP
   watch &
@@ -94,7 +96,7 @@ run_stages() { # <function that is the pipe>: returns the exit code of the first
   job=$!
   set +m
   while kill -0 "$job" 2>/dev/null; do wait "$job"; done # a trap makes wait return early
-  trap '' INT TERM HUP
+  trap '' INT TERM HUP USR1
   printf 'run quit 0\n' >&9
   wait "$watcher"
   exec 9>&-

@@ -270,6 +270,34 @@ listening_recorder() {
   nothing_left
 }
 
+@test "--stop from elsewhere ends the recording, and only that" {
+  listening_recorder
+  fake transcribe "cat >/dev/null; touch $stages/transcribing; for _ in {1..50}; do [ -e $stages/go ] && break; sleep 0.1; done; echo a burger"
+  in_background
+  pipeline --stop
+  for _ in {1..50}; do if [ -e "$stages/transcribing" ]; then break; fi; sleep 0.1; done
+  [ -e "$stages/stopped" ]
+  run -66 pipeline --stop # it draws by now, and goes on
+  [ "$output" = "pipeline: nothing is being recorded" ]
+  touch "$stages/go"
+  wait "$job"
+  [ "$(cat "$BATS_TEST_TMPDIR/out")" = "/pictures/a burger.png" ]
+  nothing_left
+  [ -z "$(ls "$root/.cache/recording")" ]
+}
+
+@test "--stop without a recording says so, and clears up after a pipeline that was killed" {
+  run -66 pipeline --stop
+  [ "$output" = "pipeline: nothing is being recorded" ]
+  mkdir -p "$root/.cache/recording"
+  sleep 60 3>&- & # the pid of somebody else now
+  printf '%s\n' "$BATS_TEST_TMPDIR" >"$root/.cache/recording/$!"
+  touch "$BATS_TEST_TMPDIR/record.pid"
+  run -66 pipeline --stop
+  kill "$!"
+  [ -z "$(ls "$root/.cache/recording")" ]
+}
+
 @test "Ctrl-C while nothing is recorded ends everything with 130" {
   fake generate "touch $stages/up; sleep 20"
   in_background -p "a burger"
