@@ -3,7 +3,8 @@
 A model is a folder in Apple's layout (github.com/apple/ml-stable-diffusion): TextEncoder, Unet (or UnetChunk1 and
 UnetChunk2) and VAEDecoder, compiled (.mlmodelc) or as packages (.mlpackage, which Core ML compiles anew at each load),
 with vocab.json and merges.txt beside them, and from `convert_coreml.py` also conversion.json, tokenizer_config.json and
-audio_to_image.json. What a network takes is read from its own description.
+audio_to_image.json. Stable Diffusion XL has a TextEncoder2, too; its refiner is not used. What a network takes is read
+from its own description.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from numpy.typing import NDArray
 from helpers.engines import Defaults, compute_units, defaults
 from helpers.engines.weights import read_config
 from helpers.stage import StageError, is_set, setting
-from helpers.tokenizer import END, Tokenizer
+from helpers.tokenizer import END, Tokenizer, Tokens
 
 if TYPE_CHECKING:
     from helpers.engines import Array, Engine
 
-# scheduler_config.json of Stable Diffusion 1 and 2.1-base, for folders without one, as Apple's are.
+# scheduler_config.json of Stable Diffusion 1, 2.1-base and XL, for folders without one, as Apple's are.
 _SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -40,6 +41,7 @@ _SCHEDULER = {
     "clip_sample": False,
     "steps_offset": 1,
 }
+_XL_SCHEDULER = _SCHEDULER | {"timestep_spacing": "leading"}
 _DTYPES = {"float16": np.float16, "float32": np.float32, "int32": np.int32}
 
 
@@ -102,8 +104,23 @@ def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
         raise StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
 
 
+class BothTokenizers(Tokenizer):
+    """Those of Stable Diffusion XL's two text encoders, which pad differently: ids are (2, length)."""
+
+    def __init__(self, folder: Path, length: int) -> None:
+        super().__init__(folder, length, END)
+        self._second = Tokenizer(folder, length, "!")
+
+    def encode(self, text: str) -> Tokens:
+        first = super().encode(text)
+        return first._replace(ids=np.stack([first.ids, self._second.encode(text).ids]))
+
+
 class CoreMl:
-    """The engine; helpers.engines.Engine says what its members are."""
+    """The engine; helpers.engines.Engine says what its members are.
+
+    What XL's encode_text gives has one more row for the pooled vector, padded with zeros: (1, length + 1, width).
+    """
 
     name = "coreml"
     precision = "f16"
@@ -111,11 +128,14 @@ class CoreMl:
     def __init__(self, folder: Path, unit: str, frugal: bool) -> None:
         self.unit, self._frugal = unit, frugal
         self.version = f"coremltools {coremltools().__version__} {unit}"
-        self._paths = {part: _paths(folder, part) for part in ("TextEncoder", "Unet", "VAEDecoder")}
+        unet = inputs(_paths(folder, "Unet")[0])
+        self._pooled = unet["text_embeds"][0][-1] if "text_embeds" in unet else 0  # its width; only XL takes it
+        encoders = ("TextEncoder", "TextEncoder2") if self._pooled else ("TextEncoder",)
+        self._paths = {part: _paths(folder, part) for part in (*encoders, "Unet", "VAEDecoder")}
         self._networks: dict[str, list[Network]] = {}
         try:
-            self._batch, self.channels, height, width = inputs(self._paths["Unet"][0])["sample"][0]
-            text_width = inputs(self._paths["Unet"][0])["encoder_hidden_states"][0][1]
+            self._batch, self.channels, height, width = unet["sample"][0]
+            self._text_width = unet["encoder_hidden_states"][0][1]
             length = inputs(self._paths["TextEncoder"][0])["input_ids"][0][-1]
         except (KeyError, ValueError) as error:
             message = f"{folder} holds Core ML models, but none of Stable Diffusion: {error} is missing"
@@ -123,14 +143,24 @@ class CoreMl:
         known = _known(folder)
         self.factor: int = known.get("factor", 8)
         self.size = (width * self.factor, height * self.factor)
-        self._scaling, self._shift = known.get("scaling_factor", 0.18215), known.get("shift_factor", 0.0)
-        self.scheduler: dict[str, Any] = known.get("scheduler", _SCHEDULER)
+        self._scaling = known.get("scaling_factor", 0.13025 if self._pooled else 0.18215)
+        self._shift = known.get("shift_factor", 0.0)
+        self.scheduler: dict[str, Any] = known.get("scheduler", _XL_SCHEDULER if self._pooled else _SCHEDULER)
         # Stable Diffusion 2 has OpenCLIP's text encoder, 1024 wide, which was trained with padding of zeros.
-        self.tokenizer = Tokenizer(folder, length, "!" if text_width == 1024 else END)
+        padding = "!" if self._text_width == 1024 else END
+        self.tokenizer = BothTokenizers(folder, length) if self._pooled else Tokenizer(folder, length, padding)
         self.defaults: Defaults = defaults(folder)
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
-        return self._run("TextEncoder", input_ids=tokens)["last_hidden_state"]
+        if not self._pooled:
+            return self._run("TextEncoder", input_ids=tokens)["last_hidden_state"]
+        if np.array_equal(tokens, self.tokenizer.encode("").ids):  # model_index.json: force_zeros_for_empty_prompt
+            return np.zeros((1, self.tokenizer.length + 1, self._text_width), np.float32)
+        first = self._run("TextEncoder", input_ids=tokens[0])["hidden_embeds"]
+        second = self._run("TextEncoder2", input_ids=tokens[1])
+        row = np.zeros((1, 1, self._text_width), np.float32)
+        row[0, 0, : self._pooled] = second["pooled_outputs"]
+        return np.concatenate([np.concatenate([first, second["hidden_embeds"]], axis=2), row], axis=1)
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
         count = len(latents)
@@ -139,9 +169,13 @@ class CoreMl:
             return np.concatenate(rows)
         if count < self._batch:  # a network that always takes two
             latents, text = (np.repeat(array, self._batch, axis=0) for array in (latents, text))
-        times = np.full(self._batch, timestep)
-        text = text.transpose(0, 2, 1)[:, :, None]
-        return self._run("Unet", sample=latents, timestep=times, encoder_hidden_states=text)["noise_pred"][:count]
+        known: dict[str, NDArray[Any]] = {"sample": latents, "timestep": np.full(self._batch, timestep)}
+        if self._pooled:
+            width, height = self.size  # SDXL, https://arxiv.org/abs/2307.01952, section 2.2: original, crop, target
+            known["time_ids"] = np.tile([height, width, 0, 0, height, width], self._batch)
+            text, known["text_embeds"] = text[:, :-1], text[:, -1, : self._pooled]
+        known["encoder_hidden_states"] = text.transpose(0, 2, 1)[:, :, None]
+        return self._run("Unet", **known)["noise_pred"][:count]
 
     def decode(self, latents: Array) -> Array:
         return self._run("VAEDecoder", z=latents / self._scaling + self._shift)["image"]
