@@ -40,9 +40,9 @@ def drawn(engine: engines.Engine, prompt: str, seed: int = 3) -> Any:
     )
 
 
-@pytest.mark.parametrize(("half", "least"), [("0", 60), ("1", 35)])
+@pytest.mark.parametrize(("half", "least"), [("0", 60), ("1", 50)])
 def test_the_picture_is_that_of_the_cpu_engine(monkeypatch: pytest.MonkeyPatch, half: str, least: float) -> None:
-    """Weights of 16 bits: computed in 32 it is the same picture, and rounded to 16 everywhere nearly the same."""
+    """Weights of 16 bits: computed in 32, and with every result rounded to 16, it is the same picture to the eye."""
     monkeypatch.setenv("COREML_HALF", half)
     mine = engines.load("coreml", converted("builtin"))
     theirs = engines.load("cpu", BUILTIN)

@@ -48,11 +48,20 @@ def agree(both: tuple[Tokenizer, Any], text: str) -> None:
     assert mine.encode(text).ids.tolist() == expected
 
 
-@pytest.mark.parametrize("words", [0, 1, 74, 75, 76, 77, 500])
+@pytest.mark.parametrize("words", [0, 1, 74, 75, 76, 77, 78, 500])
 def test_as_many_tokens_as_fit(both: tuple[Tokenizer, Any], words: int) -> None:
     text = " ".join(["a"] * words)
     agree(both, text)
     assert both[0].encode(text).cut.split() == ["a"] * max(0, words - 75)
+
+
+@pytest.mark.parametrize("padding", ["<|endoftext|>", "!"])
+def test_a_folder_of_apple_has_the_vocabulary_only(tmp_path: Path, padding: str) -> None:
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copyfile(BUILTIN / name, tmp_path / name)
+    theirs = transformers.CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"), pad_token=padding)
+    for text in ("", "a burger", "a " * 500, "🍔 猫 \x00"):
+        agree((Tokenizer(tmp_path, padding=padding), theirs), text)
 
 
 TEXTS = (
