@@ -70,15 +70,23 @@ def say(text: str) -> None:
 def event(stage: str, what: str, **more: object) -> None:
     """Note in the session that `stage` is `started`, `ready` (its model is loaded), `heard`, `done` …
 
-    One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix.
+    One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix. They go to
+    A2I_EVENTS as well, a file or a fifo that somebody reads.
     """
+    line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}, ensure_ascii=False) + "\n"
     if folder := session():
-        line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}, ensure_ascii=False) + "\n"
-        fd = os.open(folder / "events.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(fd, line.encode())
-        finally:
-            os.close(fd)
+        _append(folder / "events.jsonl", line)
+    if watched := setting("EVENTS"):
+        with contextlib.suppress(OSError):  # nobody reads any more
+            _append(Path(watched), line)
+
+
+def _append(path: Path, line: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o600)
+    try:
+        os.write(fd, line.encode())
+    finally:
+        os.close(fd)
 
 
 def take_stdout() -> BinaryIO:

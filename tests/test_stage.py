@@ -117,3 +117,14 @@ def test_a_package_that_is_gone_makes_the_next_run_repair(tmp_path: Path) -> Non
     assert done.returncode == 69
     assert done.stderr.startswith("record: the Python environment is not whole: gone is missing\n")
     assert not (tmp_path / ".venv" / "whole").exists()
+
+
+def test_events_go_to_whoever_watches_and_do_not_wait_for_nobody(tmp_path: Path) -> None:
+    fifo = tmp_path / "watched"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    assert run("stage.event('record', 'ready')", A2I_EVENTS=str(fifo)).returncode == 0
+    assert json.loads(os.read(reader, 1000))["event"] == "ready"
+    os.close(reader)
+    for watched in (fifo, tmp_path / "no" / "folder"):
+        assert run("stage.event('record', 'ready')", A2I_EVENTS=str(watched)).returncode == 0
