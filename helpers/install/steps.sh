@@ -1,0 +1,280 @@
+# shellcheck shell=bash disable=SC2154
+# The steps that are the same on every system: system, ffmpeg, environment, models, selftest. Each has a plan, whether
+# it is done, how to do it, how to undo it and its line of --status. They use the functions of shortcut_install.sh.
+
+# ---- system: the platform's own checks (system_check prints what is wrong, 1 if it cannot work here)
+
+system_plan() { :; }
+
+system_is_done() {
+  local problems
+  problems=$(system_check) && [ -z "$problems" ]
+}
+
+system_do() { system_check >&2 || return 69; }
+
+system_status() {
+  local problems
+  problems=$(system_check 2>&1)
+  printf '%s' "${problems:-suits}" | tr '\n' ' '
+}
+
+# ---- ffmpeg: from Homebrew or the system's packages; where there is no right to that, the copy in the environment
+
+package_manager() { # prints its name
+  local name
+  for name in apt-get dnf zypper pacman brew; do
+    if command -v "$name" >/dev/null; then printf '%s' "$name" && return; fi
+  done
+  return 1
+}
+
+ffmpeg_command() { # prints how a person installs it
+  case $(package_manager) in
+    apt-get) printf 'sudo apt-get install ffmpeg' ;;
+    dnf) printf 'sudo dnf install ffmpeg-free' ;;
+    zypper) printf 'sudo zypper install ffmpeg' ;;
+    pacman) printf 'sudo pacman -S ffmpeg' ;;
+    brew) printf 'brew install ffmpeg' ;;
+    *) [ "$platform" != darwin ] || printf 'Homebrew (https://brew.sh) and then brew install ffmpeg' ;;
+  esac
+}
+
+may_install() { # Homebrew wants the user, everything else root
+  case $(package_manager) in
+    '') return 1 ;;
+    brew) [ "$(id -u)" -ne 0 ] ;;
+    *) [ "$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && { can_type || sudo -n true 2>/dev/null; }; } ;;
+  esac
+}
+
+as_admin() { # <command…>
+  if [ "$(package_manager)" = brew ] || [ "$(id -u)" -eq 0 ]; then
+    act "$@"
+  else
+    say "FFmpeg is a package of the system: sudo asks for your password to run $(printf '%q ' "$@")"
+    if can_type; then act sudo "$@"; else act sudo -n "$@"; fi
+  fi
+}
+
+installed_packages() {
+  case $(package_manager) in
+    apt-get) dpkg-query -W -f '${db:Status-Abbrev}${binary:Package}\n' | sed -n 's/^ii *//p' ;;
+    dnf | zypper) rpm -qa --qf '%{NAME}\n' ;;
+    pacman) pacman -Qq ;;
+    brew) brew list --formula -1 ;;
+  esac | LC_ALL=C sort -u
+}
+
+ffmpeg_plan() { printf '%s (about 100 MB with what it needs)\n' "$(ffmpeg_command)"; }
+
+ffmpeg_is_done() {
+  [ ! -e "$state/packages" ] && { command -v ffmpeg >/dev/null || ! may_install; }
+}
+
+ffmpeg_do() {
+  local before=$state/packages code=0 package
+  if [ "$dry" = 0 ] && [ ! -e "$before" ]; then # to know afterwards what came with it, even after a cut
+    mkdir -p -- "$state" && installed_packages >"$before.part" && mv -- "$before.part" "$before" || return 73
+  fi
+  if ! command -v ffmpeg >/dev/null; then
+    case $(package_manager) in
+      apt-get)
+        as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -q ffmpeg >&2 ||
+          { as_admin apt-get update -q >&2 &&
+            as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -q ffmpeg >&2; } || code=$?
+        ;;
+      dnf) as_admin dnf install -y ffmpeg-free >&2 || code=$? ;;
+      zypper) as_admin zypper --non-interactive install ffmpeg >&2 || code=$? ;;
+      pacman) as_admin pacman -S --noconfirm --needed ffmpeg >&2 || code=$? ;;
+      brew) act brew install ffmpeg >&2 || code=$? ;;
+    esac
+  fi
+  [ "$dry" = 0 ] || return 0
+  while IFS= read -r package; do
+    [ -z "$package" ] || journal package "$package"
+  done <<<"$(installed_packages | LC_ALL=C comm -13 "$before" -)"
+  rm -f -- "$before"
+  [ "$code" -eq 0 ] || {
+    say "FFmpeg could not be installed: files are decoded by the copy in .venv, but the microphone may need it"
+    say "  $(ffmpeg_command), then ./shortcut_install.sh"
+    return 69
+  }
+}
+
+ffmpeg_undo() {
+  local packages=() package
+  [ ! -e "$state/packages" ] || act rm -f -- "$state/packages"
+  while IFS= read -r package; do
+    [ -z "$package" ] || packages+=("$package")
+  done <<<"$(journal_of package)"
+  [ "${#packages[@]}" -gt 0 ] || return 0
+  case $(package_manager) in # these refuse to take away what other programs need
+    apt-get) as_admin dpkg -P "${packages[@]}" >&2 ;;
+    dnf | zypper) as_admin rpm -e "${packages[@]}" >&2 ;;
+    pacman) as_admin pacman -R --noconfirm "${packages[@]}" >&2 ;;
+    brew) act brew uninstall "${packages[@]}" >&2 ;;
+  esac || warn "FFmpeg and its packages stay: another program needs them, or it needs an administrator: ${packages[*]}"
+}
+
+ffmpeg_status() {
+  command -v ffmpeg || printf 'only the copy in .venv: it reads files, the microphone may need %s' "$(ffmpeg_command)"
+}
+
+ffmpeg_caveat() {
+  command -v ffmpeg >/dev/null ||
+    warn "no FFmpeg, and no right to install it: files are read, but the microphone may need $(ffmpeg_command)"
+}
+
+# ---- environment: the pinned Python packages in .venv; the system's Python stays as it is
+
+environment_plan() { printf 'the Python packages, in .venv (about 450 MB)\n'; }
+
+environment_is_done() { environment_is_whole; }
+
+environment_do() {
+  if [ "$dry" != 0 ]; then
+    act "$(base_python || printf python3)" -m venv "$root/.venv"
+    act "$python" -m pip install -e "$root"
+  else
+    (ensure_environment) # it ends with exit where it cannot
+  fi
+}
+
+environment_undo() {
+  local path
+  for path in .venv/whole .venv .venv.lock audio_to_image.egg-info; do
+    # a developer's .venv-test is installed from here, too
+    [ ! -e "$root/$path" ] || { [ "$path" = audio_to_image.egg-info ] && [ -e "$root/.venv-test" ]; } ||
+      act rm -rf -- "${root:?}/$path" || return 73
+  done
+}
+
+environment_status() {
+  if environment_is_whole; then printf '%s in .venv' "$("$python" -V)"; else printf 'not there, or not whole'; fi
+}
+
+# ---- models: those that suit this machine, or those that were named
+
+wanted_models() { # prints name, size, here or missing, and folder of each, tab-separated
+  local program=$python
+  [ -x "$program" ] || program=$(base_python) || return
+  (cd -- "$root" && "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
+}
+
+check_models() { # a name that nobody knows ends it before anything is done
+  local error code=0
+  [ "${#models[@]}" -gt 0 ] || return 0
+  error=$(wanted_models 2>&1 >/dev/null) || code=$?
+  [ "$code" -ne 64 ] || {
+    printf '%s\n' "$error" >&2
+    exit 64
+  }
+}
+
+models_plan() {
+  local name size here folder list='' lines
+  lines=$(wanted_models 2>/dev/null) || list=', what suits this machine'
+  while IFS=$'\t' read -r name size here folder; do
+    [ "$here" != missing ] || list="$list, $name ($size)"
+  done <<<"$lines"
+  printf 'fetch %s\n' "${list#, }"
+}
+
+models_is_done() {
+  local lines
+  lines=$(wanted_models) && [ -n "$lines" ] && [ -z "$(cut -f 3 <<<"$lines" | sed -n '/missing/p')" ]
+}
+
+models_do() {
+  local name size here folder result code=0
+  while IFS=$'\t' read -r name size here folder; do
+    [ "$here" = missing ] || continue
+    make_folder "${folder%/*}" && journal model "$folder" || return 73
+    result=0
+    act "$python" "$root/download_model.py" "$name" >&2 </dev/null || result=$?
+    case $result in
+      0) ;;
+      69) warn "$name is not here; until then the built-in model does its work. Later: ./download_model.py $name" ;;
+      *) code=$result ;;
+    esac
+  done <<<"$(wanted_models)"
+  [ "$dry" != 0 ] || : >"$root/.cache/speech-model-offered" # the pipe needs not ask once more
+  return "$code"
+}
+
+model_folders() { # prints what --uninstall --models removes: all that lie here, and what was fetched into A2I_MODELS
+  local folder
+  { journal_of model && printf '%s\n' "$root"/models/downloaded/*; } | sort -u | while IFS= read -r folder; do
+    [ ! -e "$folder" ] || printf '%s\n' "$folder"
+  done
+}
+
+models_undo() {
+  local folder part code=0
+  while IFS= read -r folder; do # what a cut download left
+    part=${folder%/*}/.incoming
+    if [ -n "$folder" ] && [ -e "$part" ]; then
+      act rm -rf -- "$part/${folder##*/}" || code=73
+      [ -n "$(ls -A -- "$part")" ] || act rmdir -- "$part"
+    fi
+  done <<<"$(journal_of model)"
+  [ "$with_models" = 1 ] || return "$code"
+  while IFS= read -r folder; do
+    [ -z "$folder" ] || act rm -rf -- "$folder" || code=73
+  done <<<"$(model_folders)"
+  [ ! -d "$root/models/downloaded" ] || act rm -rf -- "$root/models/downloaded" || code=73
+  return "$code"
+}
+
+models_status() {
+  local name size here folder list=''
+  while IFS=$'\t' read -r name size here folder; do list="$list, $name ($here)"; done <<<"$(wanted_models 2>/dev/null)"
+  printf '%s' "${list#, }"
+}
+
+# ---- selftest: one picture from one recording, with what ships with the repository
+
+selftest_plan() { printf 'draw one picture from examples/burger.wav\n'; }
+
+selftest_stamp() { # what was proved: these programs with this environment
+  { environment_stamp && cat -- "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*.* "$root"/helpers/engines/*.py; } |
+    cksum
+}
+
+selftest_is_done() { environment_is_whole && [ "$(selftest_stamp)" = "$(cat -- "$state/selftest" 2>/dev/null)" ]; }
+
+selftest_do() {
+  local folder=$state/selftest.pictures picture name code=0
+  if [ "$dry" != 0 ]; then
+    act "$root/pipeline.sh" --input "$root/examples/burger.wav" --model builtin
+    return
+  fi
+  rm -rf -- "$folder" # of a run that was killed
+  mkdir -p -- "$folder" || return 73
+  picture=$(
+    for name in ${!A2I_*}; do
+      case $name in A2I_MODELS | A2I_TEST_BASH) ;; *) unset "$name" ;; esac
+    done
+    "$BASH" "$root/pipeline.sh" --input "$root/examples/burger.wav" --model builtin --whisper builtin --seed 1 \
+      --output "$folder" --no-open </dev/null
+  ) || code=$?
+  if [ "$code" -eq 0 ]; then # the first bytes of a PNG
+    [ "$(head -c 8 -- "$picture" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] || code=70
+  fi
+  if [ "$code" -eq 0 ]; then
+    say "a picture was drawn: $picture ($(($(wc -c <"$picture"))) bytes, removed again)"
+    selftest_stamp >"$state/selftest.part" && mv -- "$state/selftest.part" "$state/selftest"
+  else
+    say "no picture came out of examples/burger.wav (exit code $code)"
+    say "  ./pipeline.sh --input examples/burger.wav --model builtin --verbose shows why"
+  fi
+  rm -rf -- "$folder"
+  return "$code"
+}
+
+selftest_undo() { :; }
+
+selftest_status() {
+  if selftest_is_done; then printf 'a picture was drawn with what is here'; else printf 'not run with what is here'; fi
+}
