@@ -12,3 +12,15 @@ open_picture() { # <file>
 python_remedy() { # how a person gets a Python that serves
   printf 'brew install python@3.12'
 }
+
+notify() { # <title> <text> [picture]: a click cannot open it there, so it opens by itself
+  osascript -e 'on run argv' -e 'display notification (item 2 of argv) with title (item 1 of argv)' -e 'end run' \
+    -- "$1" "$2" >/dev/null 2>&1 </dev/null
+  [ -z "${3:-}" ] || open_picture "$3"
+}
+
+play_sound() { # start or stop: of a recording
+  local name=Tink
+  [ "$1" = start ] || name=Pop
+  afplay "/System/Library/Sounds/$name.aiff" >/dev/null 2>&1 </dev/null &
+}

@@ -20,3 +20,30 @@ python_remedy() { # how a person gets a Python that serves
     printf 'install Python 3.10 to 3.13 with its venv module'
   fi
 }
+
+notify() { # <title> <text> [picture]: a click opens it where the notification server can; else it opens by itself
+  local body answer
+  body=$(printf '%s' "$2" | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g') # it is markup for most servers
+  if [ -z "${3:-}" ]; then
+    notify-send -a 'Audio to Image' -- "$1" "$body" >/dev/null 2>&1 </dev/null
+    return
+  fi
+  { # with an action it waits for the click, or until the notification is gone; the oldest know none, and may be missing
+    answer=$(notify-send -a 'Audio to Image' -i "$3" -A default=Open -- "$1" "$body") || {
+      notify-send -a 'Audio to Image' -i "$3" -- "$1" "$body"
+      answer=default
+    }
+    if [ "$answer" = default ] && can_open; then open_picture "$3"; fi
+  } >/dev/null 2>&1 </dev/null &
+}
+
+play_sound() { # start or stop: of a recording; silent where no sound theme is installed
+  local name=message player
+  [ "$1" = start ] || name=complete
+  {
+    for player in paplay pw-play; do
+      ! "$player" "/usr/share/sounds/freedesktop/stereo/$name.oga" || exit 0
+    done
+    canberra-gtk-play -i "$name"
+  } >/dev/null 2>&1 </dev/null &
+}

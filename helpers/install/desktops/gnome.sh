@@ -1,0 +1,80 @@
+# shellcheck shell=bash disable=SC2154
+# The key in GNOME (and Budgie, Unity), and in Cinnamon, which took over its settings under other names. The list of
+# custom shortcuts is the user's: ours is added to it and taken out of it, the others stay as and where they are.
+
+gnome_bind() { gnome_names && gsettings_bind; }
+gnome_bound() { gnome_names && gsettings_bound; }
+gnome_unbind() { gnome_names && gsettings_unbind; }
+gnome_owner() { gnome_names && gsettings_owner; }
+cinnamon_bind() { cinnamon_names && gsettings_bind; }
+cinnamon_bound() { cinnamon_names && gsettings_bound; }
+cinnamon_unbind() { cinnamon_names && gsettings_unbind; }
+cinnamon_owner() { cinnamon_names && gsettings_owner; }
+
+gnome_names() {
+  list=(org.gnome.settings-daemon.plugins.media-keys custom-keybindings)
+  path=/org/gnome/settings-daemon/plugins/media-keys/custom-keybindings/audio-to-image/ entry=$path
+  ours=org.gnome.settings-daemon.plugins.media-keys.custom-keybinding:$path
+  binding=$(gvariant_string "$(gtk_key)")
+}
+
+cinnamon_names() {
+  list=(org.cinnamon.desktop.keybindings custom-list)
+  path=/org/cinnamon/desktop/keybindings/custom-keybindings/audio-to-image/ entry=audio-to-image
+  ours=org.cinnamon.desktop.keybindings.custom-keybinding:$path
+  binding="[$(gvariant_string "$(gtk_key)")]"
+}
+
+gtk_key() { printf '%s%s' "$(modifiers '<Control>' '<Alt>' '<Shift>' '<Super>')" "$(keysym)"; }
+
+gvariant_string() { printf '"%s"' "$(printf '%s' "$1" | sed 's/[\\"]/\\&/g')"; }
+
+gsettings_bind() {
+  local before new
+  before=$(gsettings get "${list[@]}") && new=$(accelerators add "$entry" <<<"$before") || return 69
+  case $before in
+    *"'$entry'"*) ;;
+    *\[\]) # dconf knows whether the user has emptied it; to be told apart only by what undo leaves
+      if [ "$dry" = 0 ] && [ -n "$(dconf read "${path%/audio-to-image/}" 2>/dev/null)" ]; then : >"$kept/empty-list"; fi
+      ;;
+  esac
+  act gsettings set "$ours" name "'Audio to Image'" &&
+    act gsettings set "$ours" command "$(gvariant_string "$(press_command)")" &&
+    act gsettings set "$ours" binding "$binding" &&
+    act gsettings set "${list[@]}" "$new" || return 69 # last: the desktop reads the rest when the list changes
+}
+
+gsettings_bound() {
+  case $(gsettings get "${list[@]}" 2>/dev/null) in *"'$entry'"*) ;; *) return 1 ;; esac
+  [ "$(gsettings get "$ours" command | accelerators text)" = "$(press_command)" ] &&
+    [ "$(gsettings get "$ours" binding | accelerators text)" = "$(gtk_key)" ]
+}
+
+gsettings_unbind() {
+  local now
+  now=$(gsettings get "${list[@]}" 2>/dev/null) || return 0 # this desktop is no longer installed
+  now=$(accelerators remove "$entry" <<<"$now") || return 69
+  if [ "$now" = '@as []' ] && [ ! -e "$kept/empty-list" ]; then
+    act gsettings reset "${list[@]}"
+  else
+    act gsettings set "${list[@]}" "$now"
+  fi && act gsettings reset-recursively "$ours" || return 69
+  [ ! -e "$kept/empty-list" ] || act rm -f -- "$kept/empty-list"
+}
+
+gsettings_owner() {
+  local schema other
+  { # what comes with the desktop, then what the user has added
+    for schema in org.gnome.settings-daemon.plugins.media-keys org.gnome.desktop.wm.keybindings \
+      org.gnome.shell.keybindings org.gnome.mutter.keybindings org.gnome.mutter.wayland.keybindings \
+      org.cinnamon.desktop.keybindings.wm org.cinnamon.desktop.keybindings.media-keys; do
+      case $schema in org."${list[0]#org.}"* | org.gnome.*) ;; *) continue ;; esac
+      gsettings list-recursively "$schema" 2>/dev/null | sed 's/^[^ ]* \([^ ]*\) /\1\t/'
+    done
+    gsettings get "${list[@]}" | accelerators all | while IFS= read -r other; do
+      [ "$other" != "$entry" ] || continue
+      other=${ours%%:*}:${path%audio-to-image/}$(basename -- "$other")/
+      printf '%s\t%s\n' "$(gsettings get "$other" name | accelerators text)" "$(gsettings get "$other" binding)"
+    done
+  } | accelerators owners "$key"
+}

@@ -1,0 +1,31 @@
+# shellcheck shell=bash disable=SC2154
+# The key in Xfce: one property, named after the key.
+
+xfce_channel=(xfconf-query -c xfce4-keyboard-shortcuts)
+
+xfce_property() { printf '/commands/custom/%s%s' "$(modifiers '<Primary>' '<Alt>' '<Shift>' '<Super>')" "$(keysym)"; }
+
+xfce_bind() {
+  if [ "$dry" = 0 ]; then printf '%s\n' "$(xfce_property)" >"$kept/xfce-property"; fi # undo may be asked for another key
+  act "${xfce_channel[@]}" -p "$(xfce_property)" -n -t string -s "$(press_command)" || return 69
+}
+
+xfce_bound() { [ "$("${xfce_channel[@]}" -p "$(xfce_property)" 2>/dev/null)" = "$(press_command)" ]; }
+
+xfce_unbind() {
+  local property
+  property=$(cat -- "$kept/xfce-property" 2>/dev/null) || return 0
+  if "${xfce_channel[@]}" -p "$property" >/dev/null 2>&1; then
+    act "${xfce_channel[@]}" -p "$property" -r || return 69
+  fi
+  act rm -f -- "$kept/xfce-property"
+}
+
+xfce_owner() { # lines are a property, spaces, its value: commands, and what the window manager does
+  local name value
+  "${xfce_channel[@]}" -lv 2>/dev/null | while read -r name value; do
+    case $name in
+      /commands/custom/* | /xfwm4/custom/*) [ "$value" = "$(press_command)" ] || printf "%s\t'%s'\n" "$value" "${name##*/}" ;;
+    esac
+  done | accelerators owners "$key"
+}
