@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154
-# What the installer does on Linux: the entry in the menu, the key in the desktop that runs. darwin.sh has the same steps.
+# What the installer does on Linux: the entry in the menu, the key in the desktop. darwin.sh has the same functions.
 # A desktop NAME is four functions in desktops/: NAME_bind, NAME_bound (the key runs our command), NAME_unbind and
 # NAME_owner, which prints what else has the key. Each silently does nothing where there is nothing to do.
 
@@ -8,8 +8,8 @@
 . "$root/helpers/install/desktops/xfce.sh"
 . "$root/helpers/install/desktops/tiling.sh"
 
-data=${XDG_DATA_HOME:-$home/.local/share}
-config=${XDG_CONFIG_HOME:-$home/.config}
+data_home=${XDG_DATA_HOME:-$home/.local/share}
+config_home=${XDG_CONFIG_HOME:-$home/.config}
 kept=$root/.cache/install/before # what undo needs to know
 
 system_check() {
@@ -27,6 +27,7 @@ system_check() {
     free=$(df -Pk -- "$root" | awk 'END { print $4 }')
     if [ "$free" -lt 3000000 ]; then
       printf 'only %d MB are free where %s is, 3 GB are needed\n' "$((free / 1024))" "$root"
+      printf '  make room, then ./shortcut_install.sh\n'
       return 1
     fi
   fi
@@ -60,8 +61,8 @@ accelerators() { # <command> [argument]
 # What the key runs, for a shell. Quoted without a backslash, which some desktops read before the shell does.
 press_command() { printf "'%s'" "$(printf '%s' "$root/helpers/press.sh" | sed "s/'/'\"'\"'/g")"; }
 
-# Exec is quoted by one rule and, being a string, escaped by another (Desktop Entry 1.5). GLib looks for its first word as
-# it is written, %% and all, so that is not ours.
+# Exec is quoted by one rule and, being a string, escaped by another (Desktop Entry 1.5). GLib looks for its first word
+# as it is written, %% and all, so that is not ours.
 desktop_file() { # [line …]
   local program
   program=$(printf '%s' "$root/helpers/press.sh" | sed 's/[\\"`$]/\\&/g; s/\\/\\\\/g; s/%/%%/g')
@@ -78,19 +79,28 @@ keep_file() { # <file>: its bytes before the first change
 kept_copy() { printf '%s/line-%s' "$kept" "$(printf '%s' "$1" | cksum | tr ' ' -)"; }
 
 # When ours is taken out and it holds the lines of before, in whatever order, it becomes what it was, to the byte. What
-# somebody has changed since then stays. Written in place: it may be a link into somebody's collection of settings.
+# somebody has changed since then stays.
 give_back_file() { # <file>
   local copy
   copy=$(kept_copy "$1")
   if [ ! -e "$copy" ]; then
     if [ -e "$1" ] && ! grep -q '[^[:space:]]' "$1"; then act rm -f -- "$1"; fi # it was made for us
-  elif [ -e "$1" ] && [ "$(grep -v '^$' "$1" | LC_ALL=C sort)" = "$(grep -v '^$' "$copy" | LC_ALL=C sort)" ]; then
-    cmp -s "$copy" "$1" || act copy_into "$copy" "$1"
+    return
   fi
-  [ ! -e "$copy" ] || act rm -f -- "$copy"
+  if [ -e "$1" ] && [ "$(grep -v '^$' "$1" | LC_ALL=C sort)" = "$(grep -v '^$' "$copy" | LC_ALL=C sort)" ]; then
+    act put "$copy" "$(linked_file "$1")" || return
+  fi
+  act rm -f -- "$copy"
 }
 
-copy_into() { cat -- "$1" >"$2"; } # <from> <to>
+linked_file() { # <file>: where it really is; it may be a link into a collection of settings, and stays one
+  local path=$1 link
+  while [ -L "$path" ]; do
+    link=$(readlink -- "$path")
+    case $link in /*) path=$link ;; *) path=$(dirname -- "$path")/$link ;; esac
+  done
+  printf '%s' "$path"
+}
 
 add_line() { # <file> <line>
   local end=''
@@ -99,12 +109,10 @@ add_line() { # <file> <line>
 }
 
 remove_line() { # <file> <line>
-  local rest
-  rest=$(
-    grep -vxF -- "$2" "$1"
-    printf .
-  )
-  printf '%s' "${rest%.}" >"$1"
+  local file part
+  file=$(linked_file "$1")
+  part=$(part_of "$file")
+  cp -p -- "$file" "$part" && { grep -vxF -- "$2" "$file" >"$part" || [ $? -eq 1 ]; } && mv -f -- "$part" "$file"
 }
 
 # ---- the steps
@@ -136,7 +144,7 @@ desktop_name() { # <desktop>
 
 has_menu() { [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}${XDG_CURRENT_DESKTOP:-}" ]; }
 
-app_file() { printf '%s/applications/audio-to-image.desktop' "$data"; }
+app_file() { printf '%s/applications/audio-to-image.desktop' "$data_home"; }
 app_plan() { app_is_done || printf 'put Audio to Image into the menu of the desktop (1 kB)\n'; }
 app_is_done() { ! has_menu || desktop_file | cmp -s - "$(app_file)"; }
 
@@ -149,7 +157,10 @@ app_do() {
 }
 
 app_undo() { [ ! -e "$(app_file)" ] || restore_file "$(app_file)"; }
-app_status() { if [ -e "$(app_file)" ]; then printf 'in the menu: %s\n' "$(app_file)"; else printf 'not in the menu\n'; fi; }
+
+app_status() {
+  if [ -e "$(app_file)" ]; then printf 'in the menu: %s\n' "$(app_file)"; else printf 'not in the menu\n'; fi
+}
 
 shortcut_mark() { printf 'keyboard shortcut (%s)' "$1"; } # <desktop>: its name in the journal
 

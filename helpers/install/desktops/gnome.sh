@@ -2,14 +2,19 @@
 # The key in GNOME (and Budgie, Unity), and in Cinnamon, which took over its settings under other names. The list of
 # custom shortcuts is the user's: ours is added to it and taken out of it, the others stay as and where they are.
 
-gnome_bind() { gnome_names && gsettings_bind; }
-gnome_bound() { gnome_names && gsettings_bound; }
-gnome_unbind() { gnome_names && gsettings_unbind; }
-gnome_owner() { gnome_names && gsettings_owner; }
-cinnamon_bind() { cinnamon_names && gsettings_bind; }
-cinnamon_bound() { cinnamon_names && gsettings_bound; }
-cinnamon_unbind() { cinnamon_names && gsettings_unbind; }
-cinnamon_owner() { cinnamon_names && gsettings_owner; }
+gnome_bind() { gsettings_of gnome bind; }
+gnome_bound() { gsettings_of gnome bound; }
+gnome_unbind() { gsettings_of gnome unbind; }
+gnome_owner() { gsettings_of gnome owner; }
+cinnamon_bind() { gsettings_of cinnamon bind; }
+cinnamon_bound() { gsettings_of cinnamon bound; }
+cinnamon_unbind() { gsettings_of cinnamon unbind; }
+cinnamon_owner() { gsettings_of cinnamon owner; }
+
+gsettings_of() { # <desktop> <what>: with its names
+  local list path entry ours binding
+  "$1_names" && "gsettings_$2"
+}
 
 gnome_names() {
   list=(org.gnome.settings-daemon.plugins.media-keys custom-keybindings)

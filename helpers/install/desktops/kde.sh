@@ -1,15 +1,16 @@
 # shellcheck shell=bash disable=SC2154
-# The key in KDE Plasma 5 and 6. Its shortcut service takes a key for a desktop file in kglobalaccel/ over D-Bus, at once,
-# and writes kglobalshortcutsrc itself; where it does not answer, the key is written there for the next login.
+# The key in KDE Plasma 5 and 6. Its shortcut service takes a key for a desktop file in kglobalaccel/ over D-Bus, at
+# once, and writes kglobalshortcutsrc itself; where it does not answer, the key is written there for the next login.
 
-kde_file() { printf '%s/kglobalaccel/audio-to-image.desktop' "$data"; }
-kde_settings() { printf '%s/kglobalshortcutsrc' "$config"; }
+kde_file() { printf '%s/kglobalaccel/audio-to-image.desktop' "$data_home"; }
+kde_settings() { printf '%s/kglobalshortcutsrc' "$config_home"; }
 kde_key() { printf '%s%s' "$(modifiers Ctrl+ Alt+ Shift+ Meta+)" "$(keysym | tr '[:lower:]' '[:upper:]')"; }
 
 kde_call() { # <method> [arguments]
   local method=org.kde.KGlobalAccel.$1
   shift
-  dbus-send --session --print-reply --reply-timeout=3000 --dest=org.kde.kglobalaccel /kglobalaccel "$method" "$@" 2>/dev/null
+  dbus-send --session --print-reply --reply-timeout=3000 --dest=org.kde.kglobalaccel \
+    /kglobalaccel "$method" "$@" 2>/dev/null
 }
 
 kde_tell() { kde_call "$@" >/dev/null; }
@@ -60,7 +61,7 @@ kde_bind() {
   desktop_file X-KDE-GlobalAccel-CommandShortcut=true | write_file "$(kde_file)" 644 || return 73
   if kde_answers; then
     act kde_tell doRegister "$kde_id" &&
-      act kde_tell setShortcut "$kde_id" "array:int32:$(kde_number)" uint32:6 || return 69 # present, and not what was saved
+      act kde_tell setShortcut "$kde_id" "array:int32:$(kde_number)" uint32:6 || return 69 # SetPresent, NoAutoloading
   else
     kde_groups "$version"
     if [ "$version" = 5 ]; then
@@ -96,9 +97,9 @@ kde_unbind() {
   fi
   for version in 5 6; do
     kde_groups "$version"
-    if command -v "kwriteconfig$version" >/dev/null && grep -q '^\[.*audio-to-image\.desktop\]$' "$(kde_settings)" 2>/dev/null; then
-      for name in _k_friendly_name _launch; do act "kwriteconfig$version" "${groups[@]}" --key "$name" --delete ''; done
-    fi
+    command -v "kwriteconfig$version" >/dev/null || continue
+    grep -q '^\[.*audio-to-image\.desktop\]$' "$(kde_settings)" 2>/dev/null || continue
+    for name in _k_friendly_name _launch; do act "kwriteconfig$version" "${groups[@]}" --key "$name" --delete ''; done
   done
   restore_file "$(kde_file)"
   give_back_file "$(kde_settings)"

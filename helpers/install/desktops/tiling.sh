@@ -3,7 +3,7 @@
 # A configuration that is not there is not made: theirs would no longer hold.
 
 sway_config() {
-  if [ -e "$home/.sway/config" ]; then printf '%s' "$home/.sway/config"; else printf '%s' "$config/sway/config"; fi
+  if [ -e "$home/.sway/config" ]; then printf '%s' "$home/.sway/config"; else printf '%s' "$config_home/sway/config"; fi
 }
 
 sway_keys() { printf '%s%s' "$(modifiers Ctrl+ Mod1+ Shift+ Mod4+)" "$(keysym)"; }
@@ -16,7 +16,10 @@ sway_line() {
 sway_bind() { include_bind sway "$(sway_config)" include "$(sway_line)" && sway_reload; }
 sway_bound() { include_bound "$(sway_config)" include "$(sway_line)"; }
 sway_unbind() { include_unbind "$(sway_config)" include && sway_reload; }
-sway_reload() { [ -z "${SWAYSOCK:-}" ] || act swaymsg -q reload || warn "sway could not be told to reload its configuration"; }
+
+sway_reload() {
+  if [ -n "${SWAYSOCK:-}" ]; then act swaymsg -q reload 2>/dev/null || warn "sway did not reload its configuration"; fi
+}
 
 sway_owner() { # what the configuration itself binds, its variables put in
   awk "$put_in"' $1 == "set" { value[$2] = $3 }
@@ -24,21 +27,23 @@ sway_owner() { # what the configuration itself binds, its variables put in
       print $0 "\t\"" put_in($i) "\"" }' "$(sway_config)" 2>/dev/null | accelerators owners "$key"
 }
 
-hyprland_config() { printf '%s' "$config/hypr/hyprland.conf"; }
+hyprland_config() { printf '%s' "$config_home/hypr/hyprland.conf"; }
 
 hyprland_line() { # a # that is meant is written twice
   printf 'bind = %s, %s, exec, %s\n' "$(modifiers 'CTRL ' 'ALT ' 'SHIFT ' 'SUPER ' | sed 's/ $//')" \
     "$(keysym | tr '[:lower:]' '[:upper:]')" "$(press_command | sed 's/#/##/g')"
 }
 
-hyprland_bind() { include_bind Hyprland "$(hyprland_config)" 'source =' "$(hyprland_line)"; } # it sees the change itself
+# Hyprland sees a change of its configuration by itself.
+hyprland_bind() { include_bind Hyprland "$(hyprland_config)" 'source =' "$(hyprland_line)"; }
 hyprland_bound() { include_bound "$(hyprland_config)" 'source =' "$(hyprland_line)"; }
 hyprland_unbind() { include_unbind "$(hyprland_config)" 'source ='; }
 
 hyprland_owner() {
   awk -F= "$put_in"' /^ *\$/ { name = $1; gsub(/ /, "", name); value[name] = $2 }
     /^ *bind[a-z]* *=/ { split($2, part, ","); keys = put_in(part[1] "+" part[2])
-      gsub(/[ _+]+/, "+", keys); print $0 "\t\"" keys "\"" }' "$(hyprland_config)" 2>/dev/null | accelerators owners "$key"
+      gsub(/[ _+]+/, "+", keys); print $0 "\t\"" keys "\"" }' "$(hyprland_config)" 2>/dev/null |
+    accelerators owners "$key"
 }
 
 # awk: a text with its variables replaced; no pattern, since their names begin with $

@@ -6,7 +6,7 @@ xfce_channel=(xfconf-query -c xfce4-keyboard-shortcuts)
 xfce_property() { printf '/commands/custom/%s%s' "$(modifiers '<Primary>' '<Alt>' '<Shift>' '<Super>')" "$(keysym)"; }
 
 xfce_bind() {
-  if [ "$dry" = 0 ]; then printf '%s\n' "$(xfce_property)" >"$kept/xfce-property"; fi # undo may be asked for another key
+  [ "$dry" != 0 ] || printf '%s\n' "$(xfce_property)" >"$kept/xfce-property" # undo may come with another key
   act "${xfce_channel[@]}" -p "$(xfce_property)" -n -t string -s "$(press_command)" || return 69
 }
 
@@ -25,7 +25,9 @@ xfce_owner() { # lines are a property, spaces, its value: commands, and what the
   local name value
   "${xfce_channel[@]}" -lv 2>/dev/null | while read -r name value; do
     case $name in
-      /commands/custom/* | /xfwm4/custom/*) [ "$value" = "$(press_command)" ] || printf "%s\t'%s'\n" "$value" "${name##*/}" ;;
+      /commands/custom/* | /xfwm4/custom/*)
+        [ "$value" = "$(press_command)" ] || printf "%s\t'%s'\n" "$value" "${name##*/}"
+        ;;
     esac
   done | accelerators owners "$key"
 }
