@@ -71,7 +71,7 @@ put() { # <from> <to>: a copy, whole or not at all
 part_of() { printf '%s/.%s.part' "$(dirname -- "$1")" "${1##*/}"; } # <path>: what a kill while writing it leaves
 
 write_file() { # <path> <mode>: stdin becomes that file; one that was there comes back with --uninstall
-  local path=$1 link new=$state/new
+  local path=$1 link new=$state/new before
   while [ -L "$path" ]; do # a linked file stays a link
     link=$(readlink -- "$path")
     case $link in /*) path=$link ;; *) path=$(dirname -- "$path")/$link ;; esac
@@ -82,19 +82,21 @@ write_file() { # <path> <mode>: stdin becomes that file; one that was there come
     return
   fi
   mkdir -p -- "$state/before" && cat >"$new" && chmod -- "$2" "$new" || return 73
-  if ! cmp -s "$new" "$path"; then
-    if [ -e "$path" ] && ! journalled file "$path"; then put "$path" "$(backup_of "$path")" || return 73; fi
-    cksum <"$new" >>"$(backup_of "$path").ours"
-    make_folder "$(dirname -- "$path")" && journal file "$path" && put "$new" "$path" || return 73
-  fi
+  before=$(backup_of "$path")
+  if [ -e "$path" ] && ! journalled file "$path" && ! cmp -s "$new" "$path"; then put "$path" "$before" || return 73; fi
+  is_ours "$new" "$path" || cksum <"$new" >>"$before.ours"
+  make_folder "$(dirname -- "$path")" && journal file "$path" || return 73
+  cmp -s "$new" "$path" || put "$new" "$path" || return 73
   rm -f -- "$new"
 }
+
+is_ours() { grep -qxF -- "$(cksum <"$1")" "$(backup_of "$2").ours" 2>/dev/null; } # <content> <path it was written to>
 
 restore_file() { # <path>: what was there before write_file; what somebody else has written since then stays
   local before
   before=$(backup_of "$1")
   [ ! -e "$(part_of "$1")" ] || act rm -f -- "$(part_of "$1")"
-  if [ -f "$1" ] && grep -qxF -- "$(cksum <"$1")" "$before.ours" 2>/dev/null; then
+  if [ -f "$1" ] && is_ours "$1" "$1"; then
     if [ -e "$before" ]; then act put "$before" "$1"; else act rm -f -- "$1"; fi
   elif [ -f "$1" ] && ! cmp -s "$1" "$before"; then
     warn "$1 is no longer what was installed, and stays"
@@ -230,6 +232,7 @@ install() {
   if [ "$dry" = 0 ]; then
     ask "Go on? [Y/n]" y || die 130 "nothing was changed"
     lock
+    [ "$no_models" = 0 ] || : >"$root/.cache/speech-model-offered" # nor does the first recording fetch one
     case $todo in *shortcut*) printf '%s\n' "$key" >"$state/key" ;; esac # before: a cut run goes on with the same key
   fi
   for name in $todo; do
@@ -341,6 +344,10 @@ main() {
   home=${HOME:-}
   case $home in /*) ;; *) die 69 "HOME names no folder" "set it to your home directory" ;; esac
   case $root$home in *$'\n'*) die 69 "the name of a folder has a line break in it: $root" "move it" ;; esac
+  if [ "$(id -u)" -eq 0 ] && [ -n "${SUDO_USER:-}" ]; then
+    die 77 "not with sudo: what it makes would belong to root" "./shortcut_install.sh asks for sudo where it needs it"
+  fi
+  case ${A2I_MODELS:-} in '' | /* | '~'*) ;; *) export A2I_MODELS=$PWD/$A2I_MODELS ;; esac
   python=$root/.venv/bin/python
   export root python home key dry
   # nothing into the home directory

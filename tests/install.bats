@@ -9,7 +9,7 @@ setup() {
   here=$BATS_TEST_DIRNAME/..
   root="$BATS_TEST_TMPDIR/a fresh cöpy"
   export HOME=$BATS_TEST_TMPDIR/home HF_ENDPOINT=http://hub.invalid
-  unset NONINTERACTIVE A2I_MODELS A2I_LANGUAGE XDG_DATA_HOME
+  unset NONINTERACTIVE SUDO_USER A2I_MODELS A2I_LANGUAGE XDG_DATA_HOME
   bin=$BATS_TEST_TMPDIR/bin
   python=$(command -v python3)
   mkdir -p "$root" "$HOME/.config/empty" "$bin"
@@ -226,9 +226,10 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
 @test "--dry-run changes nothing and shows every step" {
   remember
   run installer --dry-run
+  echo "$output"
   [ "$status" -eq 0 ]
   for name in system ffmpeg environment models app shortcut selftest; do [[ $output = *"==> $name"* ]]; done
-  [[ $output = *'==> ffmpeg: done already'*'-m venv '*'-m pip install '*'download_model.py base.en-q5_1'*'write '*settings* ]]
+  [[ $output = *'==> ffmpeg: done already'*' -m venv '*' -m pip install '*download_model.py*base.en-q5_1*'write '*settings* ]]
   [[ $output != *'[Y/n]'* ]]
   is_clean
   run installer
@@ -377,6 +378,20 @@ EOF
   [ ! -e "$root/.cache/install/selftest.pictures" ]
 }
 
+@test "killed when FFmpeg had just come, the next run still knows what came with it" {
+  fake_pipeline
+  fake_apt
+  mkdir -p "$root/.cache/install"
+  cp "$BATS_TEST_TMPDIR/packages" "$root/.cache/install/packages"
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -q ffmpeg
+  run installer --no-models --no-shortcut
+  [ "$status" -eq 0 ]
+  [ "$(sed -n 's/^package //p' "$root/.cache/install/journal")" = ffmpeg$'\n'libavcodec59:amd64 ]
+  run installer --uninstall
+  [ "$status" -eq 0 ]
+  [ "$(cat "$BATS_TEST_TMPDIR/packages")" = bash$'\n'libc6:amd64 ]
+}
+
 @test "packages that other programs need now stay, and are named" {
   fake_pipeline
   fake_apt
@@ -405,6 +420,32 @@ EOF
   [ -e "$bin/ffmpeg" ]
 }
 
+@test "Ctrl-C ends it with 130, and nothing goes on in the background" {
+  sed -i 's/time.sleep(0.4)/time.sleep(30)/' "$bin/python3"
+  set -m
+  "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --no-models </dev/null >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+  job=$!
+  set +m
+  until pgrep -f "$root/.venv/bin/python -m pip" >/dev/null; do sleep 0.1; done
+  kill -INT -- "-$job"
+  code=0
+  wait "$job" || code=$?
+  [ "$code" -eq 130 ]
+  grep -q 'interrupted; ./shortcut_install.sh goes on from here' "$BATS_TEST_TMPDIR/log"
+  ! pgrep -f "$root/" || return 1
+  [ ! -e "$root/.venv.lock" ]
+  [ ! -L "$root/.cache/install/lock" ]
+}
+
+@test "with sudo it refuses, since everything would belong to root" {
+  [ "$(id -u)" -eq 0 ] || skip "as root only"
+  remember
+  SUDO_USER=somebody run installer
+  [ "$status" -eq 77 ]
+  [ "${lines[1]}" = "  ./shortcut_install.sh asks for sudo where it needs it" ]
+  is_clean
+}
+
 @test "only one at a time; the lock of a killed run is taken over" {
   fake_pipeline
   mkdir -p "$root/.cache/install"
@@ -427,8 +468,6 @@ EOF
   mkdir "$HOME/dotfiles" && printf 'before' >"$HOME/dotfiles/rc" && chmod 600 "$HOME/dotfiles/rc"
   ln -s dotfiles/rc "$HOME/.rc"
   tree "$HOME" >"$BATS_TEST_TMPDIR/home.before"
-  printf 'before' | write_file "$HOME/.rc" 644 # identical: not ours
-  [ -z "$(journal_of file)" ]
   printf 'after' | write_file "$HOME/.rc" 644
   printf 'after all' | write_file "$HOME/.rc" 644
   printf 'new' | write_file "$HOME/a b/ü/file" 755
@@ -440,6 +479,10 @@ EOF
   for path in "$HOME/dotfiles/rc" "$HOME/a b/ü/file"; do restore_file "$path"; done
   rmdir "$HOME/a b/ü" "$HOME/a b"
   diff <(tree "$HOME") "$BATS_TEST_TMPDIR/home.before"
+  rm -r "$state" # of somebody who has emptied .cache: what is there already is ours all the same
+  printf 'ours' >"$HOME/lost" && printf 'ours' | write_file "$HOME/lost" 644
+  restore_file "$HOME/lost"
+  [ ! -e "$HOME/lost" ]
   printf 'ours' | write_file "$HOME/changed" 644
   printf 'theirs' >"$HOME/changed"
   run restore_file "$HOME/changed"

@@ -30,11 +30,13 @@ package_manager() { # prints its name
 }
 
 ffmpeg_command() { # prints how a person installs it
+  local sudo='sudo '
+  [ "$(id -u)" -ne 0 ] || sudo=''
   case $(package_manager) in
-    apt-get) printf 'sudo apt-get install ffmpeg' ;;
-    dnf) printf 'sudo dnf install ffmpeg-free' ;;
-    zypper) printf 'sudo zypper install ffmpeg' ;;
-    pacman) printf 'sudo pacman -S ffmpeg' ;;
+    apt-get) printf '%sapt-get install ffmpeg' "$sudo" ;;
+    dnf) printf '%sdnf install ffmpeg-free' "$sudo" ;;
+    zypper) printf '%szypper install ffmpeg' "$sudo" ;;
+    pacman) printf '%spacman -S ffmpeg' "$sudo" ;;
     brew) printf 'brew install ffmpeg' ;;
     *) [ "$platform" != darwin ] || printf 'Homebrew (https://brew.sh) and then brew install ffmpeg' ;;
   esac
@@ -254,7 +256,7 @@ selftest_do() {
   mkdir -p -- "$folder" || return 73
   picture=$(
     for name in ${!A2I_*}; do
-      case $name in A2I_MODELS | A2I_TEST_BASH) ;; *) unset "$name" ;; esac
+      case $name in (A2I_MODELS | A2I_TEST_BASH) ;; (*) unset "$name" ;; esac # bash 3.2 needs both parentheses here
     done
     "$BASH" "$root/pipeline.sh" --input "$root/examples/burger.wav" --model builtin --whisper builtin --seed 1 \
       --output "$folder" --no-open </dev/null
