@@ -409,7 +409,7 @@ include ~/.config/sway/audio-to-image.conf" ]
   needs sway
   needs wtype
   mkdir -p "$HOME/.config/sway"
-  printf '# mine\n' >"$HOME/.config/sway/config"
+  printf 'set $HOME /nowhere\n' >"$HOME/.config/sway/config" # a variable of sway that is a part of our folder's name
   SWAYSOCK=none installer --yes
   if [ "$(id -u)" -eq 0 ]; then # which sway refuses to be
     chmod -R a+rwX "$BATS_TEST_TMPDIR" && chown nobody "$XDG_RUNTIME_DIR"

@@ -97,6 +97,8 @@ notice Your picture' ]
   for _ in 1 2 3 4; do press; done
   eventually noted 'sound message.oga'
   press # it repeats still
+  sleep 0.7
+  run ! noted 'sound complete.oga'
   touch "$stages/go"
   eventually ended
   [ "$(grep -c 'sound message' "$noted")" -eq 1 ]
@@ -159,11 +161,11 @@ notice Your picture' ]
 @test "it works with the little that a desktop sets, and through a link" {
   touch "$stages/go"
   ln -s "$root/helpers/press.sh" "$BATS_TEST_TMPDIR/link"
-  unset A2I_QUIET
+  fake transcribe 'cat >/dev/null; [ "$A2I_QUIET$A2I_JSON" != 00 ] || echo "heard: it" >&2; echo "a burger"'
   env -i HOME="$HOME" PATH="$PATH" TMPDIR="$TMPDIR" DISPLAY=:9 noted="$noted" stages="$stages" A2I_OUTPUT="$A2I_OUTPUT" \
     A2I_RECORD="$A2I_RECORD" A2I_TRANSCRIBE="$A2I_TRANSCRIBE" A2I_GENERATE="$A2I_GENERATE" A2I_QUIET=1 A2I_JSON=1 \
     A2I_REMOVE_PARENTHESES="$A2I_REMOVE_PARENTHESES" "${A2I_TEST_BASH:-bash}" "$BATS_TEST_TMPDIR/link" 3>&-
-  eventually grep -q '^notice Your picture' "$noted"
+  eventually noted 'notice Your picture|it picture=a burger.png'
 }
 
 @test "a folder that cannot be written is said" {

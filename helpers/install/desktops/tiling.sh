@@ -8,9 +8,10 @@ sway_config() {
 
 sway_keys() { printf '%s%s' "$(modifiers Ctrl+ Mod1+ Shift+ Mod4+)" "$(keysym)"; }
 
-# Two words after exec, so that sway leaves the quotes to the shell; $ is a variable to sway and a backslash an escape.
+# Two words after exec, so that sway leaves the quotes to the shell. A backslash is an escape to it and $ a variable, which
+# it replaces twice: when it reads the line, and when it runs it.
 sway_line() {
-  printf 'bindsym %s exec exec %s\n' "$(sway_keys)" "$(press_command | sed 's/\\/\\\\/g; s/\$/$$/g')"
+  printf 'bindsym %s exec exec %s\n' "$(sway_keys)" "$(press_command | sed 's/\\/\\\\/g; s/\$/$$$$/g')"
 }
 
 sway_bind() { include_bind sway "$(sway_config)" include "$(sway_line)" && sway_reload; }
