@@ -46,7 +46,8 @@ follow() {
   trap 'rm -rf -- "$folder"; started' EXIT
   mkfifo "$folder/said" && exec 8<>"$folder/said" || return 73 # read and write: neither end ever waits for the other
   {
-    A2I_EVENTS=$folder/said A2I_QUIET=0 A2I_JSON=0 "$root/pipeline.sh" --no-open >"$folder/pictures" 2>"$folder/said"
+    export A2I_EVENTS=$folder/said A2I_QUIET=0 A2I_JSON=0 PYTHONUNBUFFERED='' # unbuffered, a line is two writes
+    "$root/pipeline.sh" --no-open >"$folder/pictures" 2>"$folder/said"
     printf 'press: ended %d\n' "$?" >"$folder/said"
   } 8>&- &
   while IFS= read -r line <&8; do
