@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -43,38 +45,56 @@ def compare(folder: Path, recipes: Iterable[str], prompts: Path | None, plot: Pa
     """Print a Markdown table of the recipes; draw it if a file for the plot is named.
 
     Each recipe is applied, decoded, and its pictures are drawn by the CPU engine, which computes what Core ML computes
-    of the same weights, in 32 bits. The reference is the folder itself.
+    of the same weights, in 32 bits. The reference is the model that the folder was made from.
+
+    Raises: StageError 64 for a wrong recipe, 65 or 66 for a file without a prompt or none at all, 66 if the model is
+    gone, 69 without matplotlib, 73 for a plot that cannot be written.
     """
-    texts = [printable(line) for line in prompts.read_text("utf-8").splitlines()] if prompts else list(PROMPTS)
-    texts = [text for text in texts if text]
-    if not texts:
-        raise StageError(os.EX_DATAERR, f"{prompts} holds no prompt")
+    texts = read_prompts(prompts) if prompts else list(PROMPTS)
+    chosen = {name: recipe(name) for name in recipes}
     source = source_of(folder)
+    if plot:
+        check_plot(plot)
     plain = size(folder)
     print("| recipe | size | of 16 bit | weights SNR | latents PSNR | picture PSNR |")
     print("| --- | --: | --: | --: | --: | --: |")
-    print(f"| 16 bit | {human(plain)} | 100 % | | | |")
+    print(f"| 16 bit | {human(plain)} | 100% | | | |", flush=True)
     found = []
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as scratch:
         cpu.CACHE = Path(scratch) / "cache"  # what is compiled here is used once
         exact = drawn(source, texts)
-        for name in recipes:
+        for name, applied in chosen.items():
             small, decoded = Path(scratch) / name, Path(scratch) / f"{name}-decoded"
             small.mkdir()
-            compress(folder, recipe(name), small)
+            compress(folder, applied, small)
             decode(small, source, decoded)
-            found.append(signal(name, size(small), (source, exact), (decoded, drawn(decoded, texts))))
-            row = found[-1]
+            row = signal(name, size(small), (source, exact), (decoded, drawn(decoded, texts)))
+            found.append(row)
             print(
                 f"| {name} | {human(row.bytes)} | {row.bytes / plain:.0%} | {row.weights:.1f} dB | "
                 f"{row.latents:.1f} dB | {row.pictures:.1f} dB |",
                 flush=True,
             )
+            shutil.rmtree(small)
+            shutil.rmtree(decoded)
     if plot:
         draw_plot(found, plain, plot)
 
 
-Drawn = list[tuple[NDArray[np.float32], NDArray[np.uint8]]]  # latents and picture of each prompt
+def read_prompts(file: Path) -> list[str]:
+    """A prompt on each line, empty ones left out. Raises: StageError 65 for none or what is no text, 66 unreadable."""
+    try:
+        texts = [text for line in file.read_text("utf-8").splitlines() if (text := printable(line))]
+    except OSError as error:
+        raise StageError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise StageError(os.EX_DATAERR, f"{file} is no text in UTF-8") from error
+    if not texts:
+        raise StageError(os.EX_DATAERR, f"{file} holds no prompt", "Write one on each line.")
+    return texts
+
+
+Drawn = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # latents, and picture in whole numbers 0…255, by prompt
 
 
 def drawn(folder: Path, texts: Sequence[str]) -> Drawn:
@@ -86,7 +106,8 @@ def drawn(folder: Path, texts: Sequence[str]) -> Drawn:
     for seed, text in enumerate(texts):
         encoded = engine.encode_text(engine.tokenizer.encode(text).ids)
         latents = diffusion.sample(engine, encoded, empty, seed=seed, steps=settings.steps, guidance=settings.guidance)
-        results.append((latents, diffusion.pixels(engine.decode(latents), engine.precision)))
+        # Not diffusion.pixels, which refuses a blank picture: a bad recipe may draw one, and that is its row.
+        results.append((latents, ((engine.decode(latents) / 2 + 0.5).clip(0, 1) * 255).round()))
     return results
 
 
@@ -123,13 +144,19 @@ def size(folder: Path) -> int:
     )
 
 
-def draw_plot(found: Sequence[Signal], plain: int, file: Path) -> None:
-    """Picture signal over size, a line for each kind of recipe. Raises StageError 69 without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
+def check_plot(file: Path) -> None:
+    """Raises: StageError 69 without matplotlib, 73 for a file whose folder cannot be written to."""
+    if importlib.util.find_spec("matplotlib") is None:
         remedy = ".venv/bin/python -m pip install -e '.[convert]'"
-        raise StageError(os.EX_UNAVAILABLE, "matplotlib is not installed", remedy) from error
+        raise StageError(os.EX_UNAVAILABLE, "matplotlib is not installed", remedy)
+    if file.is_dir() or not os.access(file.absolute().parent, os.W_OK):
+        raise StageError(os.EX_CANTCREAT, f"cannot write {file}", "Name another --plot.")
+
+
+def draw_plot(found: Sequence[Signal], plain: int, file: Path) -> None:
+    """Picture signal over size, a line for each kind of recipe, as a PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for kind in dict.fromkeys(row.recipe.split("-")[0] for row in found):
@@ -142,4 +169,6 @@ def draw_plot(found: Sequence[Signal], plain: int, file: Path) -> None:
     axes.set(xlabel="all packages, MB", ylabel="PSNR of the picture, dB", xlim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    figure.savefig(file, dpi=120)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    figure.savefig(partial, dpi=120, format="png")
+    partial.replace(file)

@@ -19,12 +19,14 @@ def source(name: str) -> Path:
     return BUILTIN if name == "builtin" else random_model(Path(_FOLDER.name) / name, name)
 
 
-def converted(name: str, attention: str = "original", batch: int = 2, chunked: bool = False) -> Path:
+def converted(
+    name: str, attention: str = "original", batch: int = 2, chunked: bool = False, system: str = "macOS14"
+) -> Path:
     """Its folder of packages."""
-    folder = Path(_FOLDER.name) / f"{name}-{attention}-{batch}{'-chunked' * chunked}"
+    folder = Path(_FOLDER.name) / f"{name}-{attention}-{batch}-{system}{'-chunked' * chunked}"
     if not folder.exists():
         folder.mkdir()
-        convert_coreml.convert(source(name), folder, attention, None, batch)
+        convert_coreml.convert(source(name), folder, attention, None, batch, system)
         if chunked:
             convert_coreml.chunk(folder)
     return folder
