@@ -41,7 +41,7 @@ die() { # <exit code> <what is wrong> [what to do]
 }
 
 act() { # <command…>: runs it; with --dry-run says so and does nothing
-  if [ "$dry" = 0 ]; then "$@"; else say "    $(printf '%q ' "$@")"; fi
+  if [ "$dry" = 0 ]; then "$@"; else say "   $(printf ' %q' "$@")"; fi
 }
 
 can_type() { [ -t 0 ] && [ -z "${NONINTERACTIVE:-}" ]; }
@@ -256,10 +256,8 @@ install() {
 
 farewell() {
   ffmpeg_caveat
-  case $steps in
-    *shortcut*) say "Press $key and speak, or run ./pipeline.sh" ;;
-    *) say "Run ./pipeline.sh and speak" ;;
-  esac
+  say "Run ./pipeline.sh and speak."
+  case $steps in *shortcut*) say "The key: $(shortcut_status)" ;; esac
 }
 
 status() {

@@ -154,7 +154,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$status" -eq 0 ]
   [ -z "$output" ]
   for line in '  environment  the Python packages' '  models       fetch base.en-q5_1 (60 MB)' '  shortcut     bind ctrl+alt+i' \
-    'warning: base.en-q5_1 is not here' 'Later: ./download_model.py base.en-q5_1' 'a picture was drawn: ' 'Press ctrl+alt+i'; do
+    'warning: base.en-q5_1 is not here' 'Later: ./download_model.py base.en-q5_1' 'a picture was drawn: ' 'The key: ctrl+alt+i'; do
     [[ $stderr = *"$line"* ]] || { echo "missing: $line"; return 1; }
   done
   [[ $stderr != *'[Y/n]'* ]]
@@ -223,6 +223,35 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   done
 }
 
+@test "an uninstallation that was killed is finished by the next one" {
+  fake_pipeline
+  remember
+  for delay in 0 0.1 0.2 0.3; do
+    installer --no-models
+    set -m
+    "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --uninstall </dev/null >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
+    job=$!
+    set +m
+    until grep -q "^What will be removed" "$BATS_TEST_TMPDIR/log"; do sleep 0.02; done
+    sleep "$delay"
+    kill -KILL -- "-$job" || true # over already, on a fast machine
+    wait "$job" || true
+    run installer --uninstall
+    [ "$status" -eq 0 ]
+    is_clean
+  done
+}
+
+@test "the plan knows the models and their sizes before there is any package" {
+  "$python" -c 'import tomllib' || skip "Python 3.10 needs a package to read the catalogue"
+  cd "$root"
+  A2I_ENGINE=coreml run "$python" -S -B -m helpers.install.wanted_models
+  [ "$status" -eq 0 ]
+  [ "$(cut -f 1-3 <<<"$output")" = $'base.en-q5_1\t60 MB\tmissing\nstable-diffusion-2-1-base-coreml-ne\t1.1 GB\tmissing' ]
+  A2I_LANGUAGE=de A2I_ENGINE=cpu run "$python" -S -B -m helpers.install.wanted_models
+  [ "$(cut -f 1,3 <<<"$output")" = $'base-q5_1\tmissing\nbuiltin\there' ]
+}
+
 @test "--dry-run changes nothing and shows every step" {
   remember
   run installer --dry-run
@@ -283,7 +312,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$(tail -n 1 "$HOME/.config/settings")" = ctrl+alt+shift+cmd+f12 ]
   run installer --no-models
   [ "$status" -eq 0 ]
-  [[ $output = *"everything is in place"*"Press ctrl+alt+shift+cmd+f12"* ]]
+  [[ $output = *"everything is in place"*"The key: ctrl+alt+shift+cmd+f12"* ]]
   run installer --no-models --key=alt+space
   [ "$status" -eq 0 ]
   [ "$(cat "$HOME/.config/settings")" = theirs$'\n'alt+space ]
@@ -297,7 +326,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   remember
   run installer --no-shortcut --no-models
   [ "$status" -eq 0 ]
-  [[ $output != *"==> app"* && $output != *"==> models"* && $output != *Press* ]]
+  [[ $output != *"==> app"* && $output != *"==> models"* && $output != *'The key'* ]]
   diff <(tree "$HOME") "$BATS_TEST_TMPDIR/home.before"
 }
 
