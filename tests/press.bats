@@ -46,6 +46,7 @@ strict_notification() {
   [ \$# -eq 2 ] || exit 1
   printf 'notice %s|%s%s\n' "\$1" "\$2" "\$args" >>"\$noted"
   [ -z "\$action" ] || [ ! -e click ] || echo "\$action"
+  [ -z "\$action" ] || [ ! -e simple ] || echo 'Actions are not supported by this notifications server.' >&2
 }
 $2
 EOF
@@ -125,6 +126,13 @@ notice Your picture' ]
   press
   eventually noted "opened $stages/a burger.png"
   grep -q '^notice Your picture' "$noted"
+  eventually gone
+  rm "$stages/old"
+  touch "$stages/simple"
+  : >"$noted"
+  press
+  eventually noted "opened $stages/a burger.png"
+  [ "$(grep -c '^notice Your picture' "$noted")" -eq 1 ]
   eventually gone
   : >"$noted"
   fake notify-send 'exit 1'

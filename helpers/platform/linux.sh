@@ -28,12 +28,12 @@ notify() { # <title> <text> [picture]: a click opens it where the notification s
     notify-send -a 'Audio to Image' -- "$1" "$body" >/dev/null 2>&1 </dev/null
     return
   fi
-  { # with an action it waits for the click, or until the notification is gone; the oldest know none, and may be missing
-    answer=$(notify-send -a 'Audio to Image' -i "$3" -A default=Open -- "$1" "$body") || {
+  { # with an action it waits for the click, or until the notification is gone; its first versions know no actions
+    answer=$(LANGUAGE=en notify-send -a 'Audio to Image' -i "$3" -A default=Open -- "$1" "$body" 2>&1) || {
       notify-send -a 'Audio to Image' -i "$3" -- "$1" "$body"
       answer=default
     }
-    if [ "$answer" = default ] && can_open; then open_picture "$3"; fi
+    case $answer in *default | *'not supported'*) ! can_open || open_picture "$3" ;; esac # the server may know none, too
   } >/dev/null 2>&1 </dev/null &
 }
 
