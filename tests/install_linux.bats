@@ -355,6 +355,11 @@ kde_gone() {
   run installer --yes
   [ "$status" -eq 0 ]
   [ "$("${channel[@]}" -lv | tr -s ' ' | sort)" = "$during" ]
+  mv "$root" "$BATS_TEST_TMPDIR/moved"
+  root=$BATS_TEST_TMPDIR/moved
+  installer --yes
+  command="'$root/helpers/press.sh'"
+  [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>i')" = "$command" ]
   installer --yes --key ctrl+alt+f9
   [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>F9')" = "$command" ]
   run installer --yes --key ctrl+alt+d
@@ -362,6 +367,16 @@ kde_gone() {
   [[ $output = *'belongs to "show_desktop_key"'* ]]
   installer --yes --uninstall
   [ "$("${channel[@]}" -lv | tr -s ' ' | sort)" = "$before" ]
+}
+
+@test "Xfce: a key that was given away in the meantime stays with its new owner" {
+  needs xfconf-query
+  export XDG_CURRENT_DESKTOP=XFCE
+  start_bus
+  installer --yes
+  xfconf-query -c xfce4-keyboard-shortcuts -p '/commands/custom/<Primary><Alt>i' -s inkscape
+  installer --yes --uninstall
+  [ "$(xfconf-query -c xfce4-keyboard-shortcuts -p '/commands/custom/<Primary><Alt>i')" = inkscape ]
 }
 
 # ---- sway and Hyprland

@@ -15,18 +15,19 @@ xfce_bound() { [ "$("${xfce_channel[@]}" -p "$(xfce_property)" 2>/dev/null)" = "
 xfce_unbind() {
   local property
   property=$(cat -- "$kept/xfce-property" 2>/dev/null) || return 0
-  if "${xfce_channel[@]}" -p "$property" >/dev/null 2>&1; then
-    act "${xfce_channel[@]}" -p "$property" -r || return 69
-  fi
+  case $("${xfce_channel[@]}" -p "$property" 2>/dev/null) in
+    *"/helpers/press.sh'") act "${xfce_channel[@]}" -p "$property" -r || return 69 ;; # else it is somebody else's by now
+  esac
   act rm -f -- "$kept/xfce-property"
 }
 
 xfce_owner() { # lines are a property, spaces, its value: commands, and what the window manager does
-  local name value
+  local name value ours
+  ours=$(cat -- "$kept/xfce-property" 2>/dev/null) # it may run what was ours before this folder was moved
   "${xfce_channel[@]}" -lv 2>/dev/null | while read -r name value; do
     case $name in
       /commands/custom/* | /xfwm4/custom/*)
-        [ "$value" = "$(press_command)" ] || printf "%s\t'%s'\n" "$value" "${name##*/}"
+        [ "$name" = "$ours" ] || printf "%s\t'%s'\n" "$value" "${name##*/}"
         ;;
     esac
   done | accelerators owners "$key"
