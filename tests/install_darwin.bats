@@ -88,22 +88,25 @@ calls() { # <how the line begins>: the calls of a program, as JSON
   installed=$(tree)
   : >"$MAC_STATE/calls"
   run install
-  [ "$status" -eq 0 ] && [[ $output == *'everything is in place'* ]]
+  [ "$status" -eq 0 ]
+  [[ $output == *'everything is in place'* ]]
   [ "$(tree)" = "$installed" ]
   run ! grep -e '"osacompile"' -e '"--force"' -e '"write"' -e '"-flush"' "$MAC_STATE/calls"
   press_key '^~i'
-  [ "$(wc -l <"$MAC_STATE/pressed")" -eq 2 ] && [ "$(wc -l <"$MAC_STATE/questions")" -eq 1 ] # the microphone: once
+  [ "$(wc -l <"$MAC_STATE/pressed")" -eq 2 ]
+  [ "$(wc -l <"$MAC_STATE/questions")" -eq 1 ] # the microphone: once
   run uninstall
   [ "$status" -eq 0 ]
   [ "$(shortcuts -a)" = "$settings" ]
   [ "$(tree)" = "$before" ]
   [ -z "$(ls -A "$MAC_STATE/tcc")" ]
-  run ! press_key '^~i'
+  [ "$(cat "$MAC_STATE/services.json")" = '{}' ]
 }
 
 @test "settings that were unset are unset again" {
   run install
-  [ "$status" -eq 0 ] && [ "$(shortcuts)" = "{'NSServicesStatus': {}}" ]
+  [ "$status" -eq 0 ]
+  [ "$(shortcuts)" = "{'NSServicesStatus': {}}" ]
   uninstall
   [ "$(shortcuts -a)" = '{}' ]
 }
@@ -142,7 +145,8 @@ EOF
   run install --key ctrl+alt+shift+i # as ~^I means
   [ "$status" -eq 73 ]
   [[ $output == *'⌃⌥⇧I is the key of another service already: Fold & go'$'\n''  ./shortcut_install.sh --key '* ]]
-  [ ! -e "$workflow" ] && [[ $(shortcuts -a) != *"$entry"* ]]
+  [ ! -e "$workflow" ]
+  [[ $(shortcuts -a) != *"$entry"* ]]
   run install --key cmd+alt+ctrl+i
   [ "$status" -eq 0 ]
   press_key '^~@i'
@@ -155,6 +159,8 @@ EOF
   run ! press_key '^~i'
   press_key $'\xef\x9c\x88' # NSF5FunctionKey
   [ "$(wc -l <"$MAC_STATE/questions")" -eq 1 ]
+  rm "$workflow/Contents/document.wflow" # its own key is no other service
+  install
   run "$root/shortcut_install.sh" --status
   [[ $output == *"shortcut     F5, the Quick Action $workflow"* ]]
   uninstall
@@ -179,14 +185,19 @@ EOF
 @test "an app that is damaged or of an older kind is made anew; a whole one is never signed again" {
   install
   signed() { calls codesign | grep -c '"--force"'; }
-  install && [ "$(signed)" -eq 1 ]
+  install
+  [ "$(signed)" -eq 1 ]
   printf 'x' >>"$app/Contents/Resources/press"
   run "$root/shortcut_install.sh" --status
   [[ $output == *'its signature is broken'* ]]
-  install && [ "$(signed)" -eq 2 ] && codesign --verify "$app"
+  install
+  [ "$(signed)" -eq 2 ]
+  codesign --verify "$app"
   printf -- '-- news\n' >>"$root/helpers/install/press.applescript"
-  install && [ "$(signed)" -eq 3 ]
-  install && [ "$(signed)" -eq 3 ]
+  install
+  [ "$(signed)" -eq 3 ]
+  install
+  [ "$(signed)" -eq 3 ]
 }
 
 @test "what somebody else has made under our name stays" {
@@ -217,7 +228,9 @@ EOF
   [ "$status" -eq 73 ]
   [[ $output == *"another copy of audio-to-image is installed: $first"$'\n'*"--uninstall"* ]]
   run uninstall
-  [ -e "$app" ] && [ -e "$workflow" ] && [[ $(shortcuts -a) == *"$entry"* ]]
+  [ -e "$app" ]
+  [ -e "$workflow" ]
+  [[ $(shortcuts -a) == *"$entry"* ]]
   rm -rf "$root"
   mv "$first" "$root" # with its journal
   make_environment
@@ -225,7 +238,9 @@ EOF
   press_key '^~i'
   [ "$(cat "$MAC_STATE/pressed")" = "$root/helpers/press.sh" ]
   uninstall
-  [ ! -e "$HOME/Applications" ] && [ ! -e "$HOME/Library/Services" ] && [ "$(shortcuts -a)" = '{}' ]
+  [ ! -e "$HOME/Applications" ]
+  [ ! -e "$HOME/Library/Services" ]
+  [ "$(shortcuts -a)" = '{}' ]
 }
 
 @test "a step that fails leaves nothing half-made, and the next run heals it" {
@@ -233,8 +248,10 @@ EOF
   program "$BATS_TEST_TMPDIR/broken/codesign" 'echo "codesign: internal error" >&2; exit 1'
   PATH=$BATS_TEST_TMPDIR/broken:$PATH run install
   [ "$status" -eq 69 ]
-  [[ $output == *'the app could not be made'* ]] && [[ $output == *'shortcut: left out, it needs app'* ]]
-  [ ! -e "$HOME/Applications" ] && [ ! -e "$workflow" ]
+  [[ $output == *'the app could not be made'* ]]
+  [[ $output == *'shortcut: left out, it needs app'* ]]
+  [ ! -e "$HOME/Applications" ]
+  [ ! -e "$workflow" ]
   run install
   [ "$status" -eq 0 ]
   press_key '^~i'
@@ -254,7 +271,8 @@ PATH=${PATH#*/deadly:} exec $tool \"\$@\""
     [ "$status" -eq 0 ]
     press_key '^~i'
     run uninstall
-    [ "$status" -eq 0 ] && [ "$(tree)" = "$before" ]
+    [ "$status" -eq 0 ]
+    [ "$(tree)" = "$before" ]
     make_environment
   done
 }
@@ -265,27 +283,34 @@ PATH=${PATH#*/deadly:} exec $tool \"\$@\""
   rm -rf "$root/.venv"
   run install --dry-run
   [ "$status" -eq 0 ]
-  [[ $output == *"make $app with osacompile"* ]] && [[ $output == *'defaults write pbs NSServicesStatus -dict-add'* ]]
-  [ "$(tree)" = "$before" ] && [ ! -e "$root/.cache/install" ]
+  [[ $output == *"make $app with osacompile"* ]]
+  [[ $output == *'defaults write pbs NSServicesStatus -dict-add'* ]]
+  [ "$(tree)" = "$before" ]
+  [ ! -e "$root/.cache/install" ]
   run ! grep -e '"write"' -e '"import"' -e '"-flush"' -e '"osacompile"' "$MAC_STATE/calls"
   make_environment
   install
   before=$(tree)
   run uninstall --dry-run
-  [ "$status" -eq 0 ] && [[ $output == *"take $entry out of the NSServicesStatus of pbs"* ]]
+  [ "$status" -eq 0 ]
+  [[ $output == *"take $entry out of the NSServicesStatus of pbs"* ]]
   [ "$(tree)" = "$before" ]
 }
 
 @test "a Mac on which it cannot work is told so before anything is done" {
   before=$(tree)
   MAC_VERSION=13.6 run install
-  [ "$status" -eq 69 ] && [[ $output == *'macOS 13.6 is too old'* ]]
+  [ "$status" -eq 69 ]
+  [[ $output == *'macOS 13.6 is too old'* ]]
   MAC_ROSETTA=1 run install
-  [ "$status" -eq 69 ] && [[ $output == *'  arch -arm64 ./shortcut_install.sh'* ]]
+  [ "$status" -eq 69 ]
+  [[ $output == *'  arch -arm64 ./shortcut_install.sh'* ]]
   rm -rf "$root/.venv"
   MAC_FREE_KB=1500000 run install
-  [ "$status" -eq 69 ] && [[ $output == *'only 1 GB of the disk are free'* ]]
-  [ "$(tree)" = "$before" ] && [ ! -e "$root/.venv" ]
+  [ "$status" -eq 69 ]
+  [[ $output == *'only 1 GB of the disk are free'* ]]
+  [ "$(tree)" = "$before" ]
+  [ ! -e "$root/.venv" ]
 }
 
 @test "an Intel Mac works, and is told what to expect" {

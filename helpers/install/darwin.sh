@@ -249,7 +249,8 @@ shortcut_do() {
   symbols=$(key_symbols "$value")
   others=$(services_with_key)
   if [ -n "$others" ]; then
-    say "$symbols is the key of another service already: ${others//$'\n'/, }"
+    others=${others//$'\n'/, }
+    say "$symbols is the key of another service already: $others"
     say "  ./shortcut_install.sh --key ctrl+alt+p, for example"
     return 73
   fi
@@ -289,14 +290,15 @@ announce_services() {
 }
 
 shortcut_hints() { # <symbols>
-  local modifiers last=${key##*+} list
+  local last=${key##*+} modifiers names='' list=''
   modifiers=${key%"$last"}
-  modifiers=${modifiers%+}
-  list=${modifiers//+/\", \"}
+  if [ -n "$modifiers" ]; then
+    names="$(printf '%s' "${modifiers%+}" | sed 's/+/ + /g') - "
+    list="\"$(printf '%s' "${modifiers%+}" | sed 's/+/", "/g')\""
+  fi
   say "$1 works in programs that are started from now on; a program's own shortcut comes first. To bind it elsewhere:"
-  say "  skhd         ${modifiers:+${modifiers//+/ + } - }$last : $(open_command)"
-  say "  Hammerspoon  hs.hotkey.bind({${modifiers:+\"$list\"}}, \"$last\", function()"
-  say "                 hs.execute([[$(open_command)]]) end)"
+  say "  skhd         $names$last : $(open_command)"
+  say "  Hammerspoon  hs.hotkey.bind({$list}, \"$last\", function() hs.execute([[$(open_command)]]) end)"
   say "  Raycast      Settings > Extensions > Applications > $app_name > Record Hotkey"
 }
 

@@ -7,6 +7,7 @@ rest on the manual pages of macOS 14 and on what the workflows that Automator sa
 
 from __future__ import annotations
 
+import getopt
 import hashlib
 import json
 import os
@@ -135,7 +136,7 @@ def check_applescript(source: bytes) -> None:
                 refuse(f"line {number}: error: Expected end of line but found “end”. (-2741)")
         elif opening and not re.match(r"(tell .* to .*|if .* then .+)$", line):
             blocks.append(re.sub(r"^on ", "", line).split("(")[0].split()[0])
-        elif line and not opening and not re.match(r"(property|set|return|do|tell|if|quit|else|display|[a-z]+\(\))", line):
+        elif line and not opening and not re.match(r"(property|set|return|do|tell|if|else|display|[a-z]+\(\))", line):
             refuse(f"line {number}: error: A identifier can’t go after this identifier. (-2740)")
     if blocks:
         refuse("error: Expected “end” but found end of script. (-2741)")
@@ -340,14 +341,11 @@ def brew(arguments: list[str]) -> None:
 
 def osascript(arguments: list[str]) -> None:
     """Only a script that takes what it shows as an argument; what was shown is noted."""
-    script = []
-    while arguments[:1] == ["-e"] and len(arguments) > 1:
-        script.append(arguments[1])
-        arguments = arguments[2:]
-    if not script and arguments[:1] == ["-"]:
-        script, arguments = sys.stdin.read().splitlines(), arguments[1:]
-    if arguments[:1] == ["--"]:
-        arguments = arguments[1:]
+    try:
+        options, arguments = getopt.getopt(arguments, "e:")
+    except getopt.GetoptError:
+        options = []
+    script = [value for _, value in options]
     if not script:
         refuse("usage: osascript [-l language] [-e script] [-i] [-s {ehso}] [programfile] [argument ...]", 2)
     check_applescript("\n".join(script).encode())
