@@ -163,6 +163,20 @@ foreign_in_gnome() { # three of them, with everything in a name that a parser co
   [ "$(dconf dump /)" = "$before" ]
 }
 
+@test "GNOME: outside its session the key can be neither bound nor taken out, and that is said" {
+  gnome
+  installer --yes
+  before=$(dconf dump /)
+  run env -u DBUS_SESSION_BUS_ADDRESS "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --yes --uninstall </dev/null
+  [ "$status" -eq 69 ]
+  [[ $output = *"the key could not be taken out of GNOME"*"run this again inside the desktop"* ]]
+  [ "$(dconf dump /)" = "$before" ]
+  make_root
+  run env -u DBUS_SESSION_BUS_ADDRESS "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --yes --key f9 </dev/null
+  [ "$status" -eq 69 ]
+  [[ $output = *"F9 could not be bound in GNOME"*"inside the desktop"* ]]
+}
+
 @test "GNOME: --dry-run changes nothing" {
   gnome
   foreign_in_gnome
@@ -374,6 +388,9 @@ kde_gone() {
   export XDG_CURRENT_DESKTOP=XFCE
   start_bus
   installer --yes
+  run env -u DBUS_SESSION_BUS_ADDRESS "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --yes --uninstall </dev/null
+  [ "$status" -eq 69 ]
+  [[ $output = *"the key could not be taken out of Xfce"* ]]
   xfconf-query -c xfce4-keyboard-shortcuts -p '/commands/custom/<Primary><Alt>i' -s inkscape
   installer --yes --uninstall
   [ "$(xfconf-query -c xfce4-keyboard-shortcuts -p '/commands/custom/<Primary><Alt>i')" = inkscape ]

@@ -39,7 +39,7 @@ def chord(accelerator: str) -> frozenset[str]:
 def main(arguments: list[str]) -> int:
     command, argument = arguments[0], arguments[1] if len(arguments) > 1 else ""
     if command in ("all", "text"):
-        print("\n".join(strings(sys.stdin.read())))
+        sys.stdout.writelines(f"{text}\n" for text in strings(sys.stdin.read()))
         return 0
     if command == "owners":
         for line in sys.stdin.read().splitlines():

@@ -49,9 +49,13 @@ gsettings_bind() {
     act gsettings set "${list[@]}" "$new" || return 69 # last: the desktop reads the rest when the list changes
 }
 
-gsettings_bound() {
+gsettings_listed() {
   case $(gsettings get "${list[@]}" 2>/dev/null) in *"'$entry'"*) ;; *) return 1 ;; esac
-  [ "$(gsettings get "$ours" command | accelerators text)" = "$(press_command)" ] &&
+}
+
+gsettings_bound() {
+  gsettings_listed &&
+    [ "$(gsettings get "$ours" command | accelerators text)" = "$(press_command)" ] &&
     [ "$(gsettings get "$ours" binding | accelerators text)" = "$(gtk_key)" ]
 }
 
@@ -64,6 +68,7 @@ gsettings_unbind() {
   else
     act gsettings set "${list[@]}" "$now"
   fi && act gsettings reset-recursively "$ours" || return 69
+  [ "$dry" != 0 ] || ! gsettings_listed || return 69 # outside the session gsettings changes nothing, and does not say so
   [ ! -e "$kept/empty-list" ] || act rm -f -- "$kept/empty-list"
 }
 

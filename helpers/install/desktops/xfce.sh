@@ -14,7 +14,8 @@ xfce_bound() { [ "$("${xfce_channel[@]}" -p "$(xfce_property)" 2>/dev/null)" = "
 
 xfce_unbind() {
   local property
-  property=$(cat -- "$kept/xfce-property" 2>/dev/null) || return 0
+  property=$(cat -- "$kept/xfce-property" 2>/dev/null) && command -v xfconf-query >/dev/null || return 0
+  "${xfce_channel[@]}" -l >/dev/null 2>&1 || return 69 # outside the session it cannot be told from one that is not there
   case $("${xfce_channel[@]}" -p "$property" 2>/dev/null) in
     *"/helpers/press.sh'") act "${xfce_channel[@]}" -p "$property" -r || return 69 ;; # else it is somebody else's by now
   esac
