@@ -461,6 +461,7 @@ EOF
   wait "$job" || code=$?
   [ "$code" -eq 130 ]
   grep -q 'interrupted; ./shortcut_install.sh goes on from here' "$BATS_TEST_TMPDIR/log"
+  ! grep -q '==> app' "$BATS_TEST_TMPDIR/log" || return 1
   ! pgrep -f "$root/" || return 1
   [ ! -e "$root/.venv.lock" ]
   [ ! -L "$root/.cache/install/lock" ]
