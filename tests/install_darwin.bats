@@ -62,6 +62,11 @@ tree() { # everything in the home directory, with what it holds
 
 install() { "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --no-models "$@" </dev/null; }
 
+darwin() { # <script> <argument…>: with the functions of helpers/install/darwin.sh
+  root=$root home=$HOME "${A2I_TEST_BASH:-bash}" -c '. "$root/helpers/install/darwin.sh"
+'"$1" darwin "${@:2}"
+}
+
 uninstall() { "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --uninstall "$@" </dev/null; }
 
 press_key() { # <key equivalent>: what macOS does then
@@ -168,18 +173,19 @@ EOF
 }
 
 @test "keys as macOS writes them" {
-  . "$root/helpers/platform/darwin.sh"
-  . "$root/helpers/install/darwin.sh"
-  while read -r key wanted symbols; do
-    found="$(key_equivalent) $(key_symbols "$(key_equivalent)")"
-    [ "$found" = "$(printf '%b' "$wanted") $symbols" ] || { echo "$key: $found" && return 1; }
-  done <<'EOF'
+  cat >"$BATS_TEST_TMPDIR/keys" <<'EOF'
 ctrl+alt+i ^~i ⌃⌥I
 ctrl+alt+shift+cmd+0 ^~$@0 ⌃⌥⇧⌘0
 cmd+space @\x20 ⌘Space
 f1 \xef\x9c\x84 F1
 shift+f12 $\xef\x9c\x8f ⇧F12
 EOF
+  run darwin 'while read -r key wanted symbols; do
+    found="$(key_equivalent) $(key_symbols "$(key_equivalent)")"
+    [ "$found" = "$(printf "%b" "$wanted") $symbols" ] || printf "%s: %s\n" "$key" "$found"
+  done <"$1"' "$BATS_TEST_TMPDIR/keys"
+  [ "$status" -eq 0 ]
+  [ -z "$output" ]
 }
 
 @test "an app that is damaged or of an older kind is made anew; a whole one is never signed again" {
@@ -257,22 +263,30 @@ EOF
   press_key '^~i'
 }
 
+deadly() { # <program>: kills who calls it to change something
+  program "$BATS_TEST_TMPDIR/deadly/$1" "case \"\$*\" in export* | --verify*) ;; *) kill -9 \$PPID ;; esac
+PATH=${PATH#*/deadly:} exec $1 \"\$@\""
+}
+
 @test "killed at any of the calls that change something, the next run ends installed, and uninstalls clean" {
   theirs
   before=$(tree)
   mkdir "$BATS_TEST_TMPDIR/deadly"
   for tool in osacompile plutil xattr codesign defaults pbs; do
-    program "$BATS_TEST_TMPDIR/deadly/$tool" "case \"\$*\" in export* | --verify*) ;; *) kill -9 \$PPID ;; esac
-PATH=${PATH#*/deadly:} exec $tool \"\$@\""
+    deadly "$tool"
     PATH=$BATS_TEST_TMPDIR/deadly:$PATH A2I_PBS=pbs run install
     [ "$status" -ne 0 ]
     rm "$BATS_TEST_TMPDIR/deadly/$tool"
     run install
     [ "$status" -eq 0 ]
     press_key '^~i'
+    deadly "$tool"
+    PATH=$BATS_TEST_TMPDIR/deadly:$PATH A2I_PBS=pbs run uninstall
+    rm "$BATS_TEST_TMPDIR/deadly/$tool"
     run uninstall
     [ "$status" -eq 0 ]
     [ "$(tree)" = "$before" ]
+    [ "$(cat "$MAC_STATE/services.json")" = '{}' ]
     make_environment
   done
 }
@@ -322,7 +336,6 @@ PATH=${PATH#*/deadly:} exec $tool \"\$@\""
 }
 
 @test "folders of any name survive the shell, XML and the property list" {
-  . "$root/helpers/install/darwin.sh"
   mkdir "$BATS_TEST_TMPDIR/many"
   python3 - "$BATS_TEST_TMPDIR/many" "$root/helpers" >"$BATS_TEST_TMPDIR/list" <<'EOF'
 import os, pathlib, random, sys
@@ -335,12 +348,12 @@ for number in range(200):
     os.symlink(helpers, pathlib.Path(many) / name / "helpers")
     print(pathlib.Path(many) / name)
 EOF
-  while IFS= read -r root; do
-    home=$root app=$root/Applications/$app_name.app
+  darwin 'while IFS= read -r root; do
+    app=$root/Applications/$app_name.app
     app_launcher >"$root/press"
     workflow_info >"$root/info"
     workflow_document >"$root/document"
-  done <"$BATS_TEST_TMPDIR/list"
+  done <"$1"' "$BATS_TEST_TMPDIR/list"
   python3 - "$BATS_TEST_TMPDIR/list" <<'EOF'
 import pathlib, plistlib, subprocess, sys
 for name in pathlib.Path(sys.argv[1]).read_text().splitlines():
@@ -357,8 +370,7 @@ EOF
 
 @test "the launcher ends with the last program that a press has started" {
   program "$root/helpers/press.sh" '(sleep 1.5; echo done >"$MAC_STATE/done") </dev/null >/dev/null 2>&1 &'
-  . "$root/helpers/install/darwin.sh"
-  app_launcher >"$BATS_TEST_TMPDIR/press"
+  darwin app_launcher >"$BATS_TEST_TMPDIR/press"
   bash "$BATS_TEST_TMPDIR/press"
   [ -e "$MAC_STATE/done" ]
 }
