@@ -30,7 +30,7 @@ Inputs = tuple[Any, ...]
 def samples(source: Path) -> dict[str, list[Inputs]]:
     """What the networks (text_encoder, unet, vae) of the model in `source` are given while it draws a few pictures.
 
-    Of guidance's two halves only the wanted one.
+    The UNet is given both halves of guidance, and each counts.
     """
     settings = engines.defaults(source)
     engine = engines.load("cpu", source, guidance=True)
@@ -50,7 +50,7 @@ def samples(source: Path) -> dict[str, list[Inputs]]:
     ]
     return {
         "text_encoder": [(tokens[None],) for (tokens,) in calls["encode_text"]],
-        "unet": [(latents[1:], openvino_graph.time_features(config, at), text[1:]) for latents, at, text in chosen],
+        "unet": [(latents, openvino_graph.time_features(config, at), text) for latents, at, text in chosen],
         "vae": calls["decode"],
     }
 
