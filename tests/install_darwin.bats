@@ -291,6 +291,19 @@ PATH=${PATH#*/deadly:} exec $1 \"\$@\""
   done
 }
 
+@test "what a cut left without its Info.plist is ours: made whole, or taken away" {
+  install
+  rm "$app/Contents/Info.plist" "$workflow/Contents/Info.plist"
+  run install
+  [ "$status" -eq 0 ]
+  press_key '^~i'
+  rm "$app/Contents/Info.plist" "$workflow/Contents/Info.plist"
+  run uninstall
+  [ "$status" -eq 0 ]
+  [ ! -e "$HOME/Applications" ]
+  [ ! -e "$HOME/Library/Services" ]
+}
+
 @test "--dry-run changes nothing, and shows each step" {
   theirs
   before=$(tree)

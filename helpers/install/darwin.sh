@@ -68,14 +68,19 @@ app_recipe() { # everything that the app is made from; it lies in the app, under
 }
 
 root_of() { # <bundle>: prints the copy of this repository that made it, or fails
-  "$plist_buddy" -c 'Print :AudioToImageRoot' "$1/Contents/Info.plist" 2>/dev/null
+  if [ -e "$1/Contents/Info.plist" ]; then
+    "$plist_buddy" -c 'Print :AudioToImageRoot' "$1/Contents/Info.plist" 2>/dev/null
+  elif [ -e "$1" ] && { journalled folder "$1" || journalled file "$1"; }; then
+    printf '%s' "$root" # we were cut while making it
+  else
+    return 1
+  fi
 }
 
 is_ours_to_make() { # <bundle>: nothing is there, or what is there is ours; else says whose it is
   local owner
   [ -e "$1" ] || return 0
   if ! owner=$(root_of "$1"); then
-    ! journalled folder "$1" || return 0 # a cut: the folder was made, what it holds was not
     say "$1 is there already, and something else made it"
     say "  give it another name, then ./shortcut_install.sh"
     return 1
@@ -303,10 +308,9 @@ shortcut_hints() { # <symbols>
 }
 
 shortcut_undo() {
-  local owner settings=$state/pbs.plist
+  local settings=$state/pbs.plist
   if [ -e "$workflow" ]; then
-    owner=$(root_of "$workflow") || { journalled folder "$workflow" && owner=$root; }
-    [ "$owner" = "$root" ] || return 0
+    [ "$(root_of "$workflow")" = "$root" ] || return 0
   else
     bound_key >/dev/null || [ -e "$state/unannounced" ] || return 0
   fi

@@ -80,6 +80,9 @@ def plist_buddy(arguments: list[str]) -> None:
             pass
         case _:
             refuse("Usage: PlistBuddy [-cxh] <file.plist>")
+    if not Path(file).exists():
+        print(f"File Doesn't Exist, Will Create: {file}")
+        refuse("Print: Entry, Does Not Exist")
     try:
         plist = plistlib.loads(Path(file).read_bytes())
     except Exception:
