@@ -64,7 +64,8 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Tell the person something on stderr; silent with --quiet."""
     if not is_set("QUIET"):
-        print(text, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{text}\n")  # in one piece, unlike print: others write there, too
+        sys.stderr.flush()
 
 
 def event(stage: str, what: str, **more: object) -> None:

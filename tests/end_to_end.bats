@@ -49,7 +49,8 @@ fails() { # <exit code> <pattern of the first line> <arguments of pipeline.sh…
   echo "$stderr"
   [ "$status" -eq 0 ]
   echo "# first run: $((SECONDS - start)) s" >&3
-  [ "${#lines[@]}" -eq 1 ] && [ "${output##*/}" = image.png ]
+  [ "${#lines[@]}" -eq 1 ]
+  [ "${output##*/}" = image.png ]
   [[ $stderr = *"first run: installing"* ]]
   shows burger blue
   cd "$(dirname "$output")"
@@ -82,7 +83,8 @@ fails() { # <exit code> <pattern of the first line> <arguments of pipeline.sh…
 @test "two pictures of one prompt, as JSON" {
   clean
   run --separate-stderr pipeline -p 'a rocket in space' -c 2 -s 7 --json -q
-  [ "$status" -eq 0 ] && [ -z "$stderr" ]
+  [ "$status" -eq 0 ]
+  [ -z "$stderr" ]
   python - "$output" <<'EOF'
 import json, pathlib, sys
 run = json.loads(sys.argv[1])
@@ -96,10 +98,12 @@ EOF
 @test "several recordings, and one on stdin" {
   clean
   run --separate-stderr pipeline -i "$root"/examples/burger.* -i "$(ls "$root"/examples/*.mp3 | head -n 1)" -q
-  [ "$status" -eq 0 ] && [ "${#lines[@]}" -eq 2 ]
+  [ "$status" -eq 0 ]
+  [ "${#lines[@]}" -eq 2 ]
   clean
   run --separate-stderr pipeline -i - -q <"$root/examples/burger.wav"
-  [ "$status" -eq 0 ] && [ "${#lines[@]}" -eq 1 ]
+  [ "$status" -eq 0 ]
+  [ "${#lines[@]}" -eq 1 ]
   shows burger blue
 }
 
@@ -183,7 +187,8 @@ EOF
   printf '#!/bin/sh\ncat >/dev/null\nprintf "a cat\\000 on red\\n\\n\\377\\376 a dog\\n"\n' >"$BATS_TEST_TMPDIR/asr"
   chmod +x "$BATS_TEST_TMPDIR/asr"
   A2I_TRANSCRIBE=$BATS_TEST_TMPDIR/asr run --separate-stderr pipeline -i "$root/examples/burger.wav" -n 1
-  [ "$status" -eq 0 ] && [ "${#lines[@]}" -eq 2 ]
+  [ "$status" -eq 0 ]
+  [ "${#lines[@]}" -eq 2 ]
   [ "$(cat "$(dirname "${lines[0]}")/prompt.txt")" = "a cat on red" ]
 }
 
@@ -210,7 +215,8 @@ EOF
     left=$(ls -A "$full/outputs")
     umount "$full"
     echo "$stderr"
-    [ "$status" -eq 73 ] && [ -z "$left" ]
+    [ "$status" -eq 73 ]
+    [ -z "$left" ]
     [[ $stderr = *"disk"*"full"* ]]
   done
 }
@@ -226,7 +232,8 @@ EOF
 @test "every program's --help answers without its libraries" {
   for program in pipeline.sh download_model.py remove_parentheses.py; do
     run "$root/$program" --help
-    [ "$status" -eq 0 ] && [[ $output = [Uu]sage:* ]]
+    [ "$status" -eq 0 ]
+    [[ $output = [Uu]sage:* ]]
   done
 }
 

@@ -51,13 +51,15 @@ nothing_left() { # neither a file nor a process of the run
   run pipeline --prompt "quotes ' \" \$(touch $stages/run) \`id\` * \\n ünï 🍔 --open"
   [ "$status" -eq 0 ]
   [ "$output" = "quotes ' \" \$(touch $stages/run) \`id\` * \\n ünï 🍔 --open" ]
-  [ ! -e "$stages/run" ] && [ ! -e "$stages/record.arguments" ]
+  [ ! -e "$stages/run" ]
+  [ ! -e "$stages/record.arguments" ]
 }
 
 @test "a prompt with line breaks is one line" {
   fake generate 'wc -l'
   run pipeline -p $'a burger\non a\r\ntable'
-  [ "$status" -eq 0 ] && [ "$output" -eq 1 ]
+  [ "$status" -eq 0 ]
+  [ "$output" -eq 1 ]
 }
 
 @test "one input goes through record, its name as one argument and absolute" {
@@ -130,7 +132,8 @@ A2I_WHISPER=tiny" ]
   wrong -i ''
   wrong --quiet=1
   wrong --json --open
-  [ ! -e "$A2I_OUTPUT" ] && [ ! -e "$stages/generate.arguments" ]
+  [ ! -e "$A2I_OUTPUT" ]
+  [ ! -e "$stages/generate.arguments" ]
 }
 
 @test "the first stage that fails gives the exit code and the only message" {
@@ -153,13 +156,15 @@ A2I_WHISPER=tiny" ]
   fake record 'trap "" INT; exec >&-; sleep 0.5; echo "record: broken" >"$A2I_SESSION/record.error"; exit 66'
   fake transcribe 'cat >/dev/null; exit 65'
   run --separate-stderr pipeline
-  [ "$status" -eq 66 ] && [ "$stderr" = "record: broken" ]
+  [ "$status" -eq 66 ]
+  [ "$stderr" = "record: broken" ]
 }
 
 @test "a stage that ends without a word leaves the next one to say so" {
   fake transcribe 'cat >/dev/null'
   A2I_REMOVE_PARENTHESES='' run --separate-stderr pipeline
-  [ "$status" -eq 65 ] && [ "${stderr%%$'\n'*}" = "remove_parentheses: no text arrived on stdin" ]
+  [ "$status" -eq 65 ]
+  [ "${stderr%%$'\n'*}" = "remove_parentheses: no text arrived on stdin" ]
 }
 
 recorder_that_keeps() { # two seconds of it
@@ -217,7 +222,8 @@ sound.writeframes(bytes(64000))'; printf pcm"
   fake generate 'exit 69'
   start=$SECONDS
   run pipeline
-  [ "$status" -eq 69 ] && [ $((SECONDS - start)) -lt 5 ]
+  [ "$status" -eq 69 ]
+  [ $((SECONDS - start)) -lt 5 ]
   nothing_left
 }
 
@@ -226,7 +232,8 @@ sound.writeframes(bytes(64000))'; printf pcm"
   fake remove_parentheses 'exec cat'
   fake generate 'head -n 1'
   run pipeline
-  [ "$status" -eq 0 ] && [ "$output" = "line 1" ]
+  [ "$status" -eq 0 ]
+  [ "$output" = "line 1" ]
 }
 
 in_background() { # the pipe in a process group of its own, as a terminal runs it
@@ -321,7 +328,8 @@ listening_recorder() {
 @test "an output folder that cannot be written ends with 73 before anything starts" {
   touch "$A2I_OUTPUT"
   run --separate-stderr pipeline
-  [ "$status" -eq 73 ] && [ ! -e "$stages/record.arguments" ]
+  [ "$status" -eq 73 ]
+  [ ! -e "$stages/record.arguments" ]
   [[ $stderr = "pipeline: cannot write to $A2I_OUTPUT"* ]]
 }
 
@@ -340,13 +348,15 @@ listening_recorder() {
   ln -s first "$BATS_TEST_TMPDIR/bin/draw it"
   cd /
   run "${A2I_TEST_BASH:-bash}" "$BATS_TEST_TMPDIR/bin/draw it"
-  [ "$status" -eq 0 ] && [ "$output" = "/pictures/a burger.png" ]
+  [ "$status" -eq 0 ]
+  [ "$output" = "/pictures/a burger.png" ]
 }
 
 @test "--help fits one screen, --version is the package's; both need no environment" {
   rm -rf "$root/.venv"
   run pipeline --help
-  [ "$status" -eq 0 ] && [ "${#lines[@]}" -le 25 ]
+  [ "$status" -eq 0 ]
+  [ "${#lines[@]}" -le 25 ]
   for line in "${lines[@]}"; do [ "${#line}" -le 100 ]; done
   run pipeline -V
   [[ $output =~ ^audio-to-image\ [0-9]+\.[0-9]+\.[0-9]+$ ]]

@@ -4,9 +4,13 @@
 # (as root, or with sudo), pytest and the frameworks that results are compared with into .venv-test.
 set -u -o pipefail
 
-# Programs, two more voices, and the font that the scenes are drawn with, by the names of Debian's packages
+# Programs, two more voices, the font that the scenes are drawn with, and what keeps the keys of the desktops, by the
+# names of Debian's packages
 PACKAGES='bats shellcheck ffmpeg espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts pulseaudio pulseaudio-utils
-  tmux procps fonts-noto-color-emoji'
+  tmux procps fonts-noto-color-emoji
+  dbus libglib2.0-bin gsettings-desktop-schemas gnome-settings-daemon-common dconf-gsettings-backend dconf-cli
+  cinnamon-desktop-data libkf5config-bin libkf5globalaccel-bin xvfb xdotool xfconf libxfconf-0-3 sway wtype
+  desktop-file-utils'
 
 install_packages() {
   local package missing='' admin=''

@@ -17,8 +17,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from helpers.stage import ROOT, StageError, run, say, setting, take_stdout
 
 if TYPE_CHECKING:
@@ -127,6 +125,8 @@ def try_unit(folder: Path, unit: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Print the seconds of one step of the model in the folder argv[0] on the unit argv[1]."""
+    import numpy as np
+
     from helpers import diffusion
     from helpers.engines.coreml import CoreMl
 
@@ -151,6 +151,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check(part: str, array: Array) -> None:
     """Raises StageError 70 for what no network of this kind computes."""
+    import numpy as np
+
     if not np.isfinite(array).all():
         raise StageError(os.EX_SOFTWARE, f"{part} gives numbers that are none (NaN)")
     if np.ptp(array) < 1e-3:
