@@ -41,7 +41,9 @@ make_environment() {
     unlock_environment
     die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(python_remedy)"
   fi
-  if ! with_clock "$python" -m pip install --disable-pip-version-check --no-input --no-cache-dir -e "$root"; then
+  # As variables, for the pips that it starts, too; without them they write into the home directory.
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
+  if ! with_clock "$python" -m pip install -e "$root"; then
     unlock_environment
     grep -i '^error' "$log" | tail -n 3 >&2
     die 69 "the Python packages could not be installed" "read $log, then run the same command again"

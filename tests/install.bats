@@ -59,7 +59,9 @@ fake_python() { # the environment gets what the tests have; pip is checked and t
 cd "\$4"/lib/python3.*/site-packages && mkdir pip && cat >pip/__main__.py <<'END'
 import os, pathlib, sys, sysconfig, time
 root = pathlib.Path(sys.prefix).parent
-assert sys.argv[1:] == ["install", "--disable-pip-version-check", "--no-input", "--no-cache-dir", "-e", str(root)], sys.argv
+assert sys.argv[1:] == ["install", "-e", str(root)], sys.argv
+for name in ("PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "PIP_NO_INPUT"):
+    assert os.environ[name] == "1", f"pip would write into the home directory without {name}"
 time.sleep(0.4)
 theirs = "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
 pathlib.Path(sysconfig.get_paths()["purelib"], "dependencies.pth").write_text(theirs + "\n")
