@@ -32,9 +32,8 @@ _BESIDE = ("words.txt", "audio_to_image.json")  # of our own models
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     from helpers.engines import compute_units
-    from helpers.generate import choose_model
 
-    source = choose_model(arguments.model).folder
+    source = source_folder(arguments.model)
     output = Path(arguments.output).expanduser().absolute()
     big_gpu = compute_units.machine().has_big_gpu
     attention = arguments.attention or ("original" if big_gpu else "split_einsum_v2")
@@ -72,6 +71,21 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="the oldest that is to run it; grouped and 3-bit palettes need macOS15",
     )
     return parser.parse_args(argv)
+
+
+def source_folder(name: str) -> Path:
+    """A folder, or that of a model of the catalogue.
+
+    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that is not.
+    """
+    from helpers import catalog
+
+    if os.sep not in name:
+        return catalog.require(name).path
+    folder = Path(name).expanduser().resolve()
+    if not folder.is_dir():
+        raise StageError(os.EX_NOINPUT, f"there is no model folder {name}")
+    return folder
 
 
 def convert(

@@ -113,6 +113,7 @@ def test_the_command_makes_a_folder_or_nothing(tmp_path: Path, capsys: pytest.Ca
         ((model, "-o", str(tmp_path / "x"), "--size", "65x32"), 64),
         ((str(tmp_path), "-o", str(tmp_path / "x")), 69),
         (("no-such-model", "-o", str(tmp_path / "x")), 64),
+        (("stable-diffusion-2-1-base", "-o", str(tmp_path / "x")), 69),  # not fetched: nothing else in its place
         ((str(tmp_path / "nowhere"), "-o", str(tmp_path / "x")), 66),
         ((model, "-o", "/dev/null/x"), 73),
     ):
