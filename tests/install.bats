@@ -102,7 +102,7 @@ EOF
 #!/bin/bash
 [ "\$1" = -P ] && [ ! -e "$BATS_TEST_TMPDIR/needed" ] || exit 1
 shift
-for package; do grep -qx "\$package" "$BATS_TEST_TMPDIR/packages" || exit 2; sed -i "/^\$package\$/d" "$BATS_TEST_TMPDIR/packages"; done
+for package; do grep -qx "\$package" "$BATS_TEST_TMPDIR/packages" || exit 2; sed -i.bak "/^\$package\$/d" "$BATS_TEST_TMPDIR/packages"; done
 rm "$bin/ffmpeg"
 EOF
   chmod +x "$bin"/*
@@ -452,7 +452,7 @@ EOF
 }
 
 @test "Ctrl-C ends it with 130, and nothing goes on in the background" {
-  sed -i 's/time.sleep(0.4)/time.sleep(30)/' "$bin/python3"
+  sed -i.bak 's/time.sleep(0.4)/time.sleep(30)/' "$bin/python3"
   set -m
   "${A2I_TEST_BASH:-bash}" "$root/shortcut_install.sh" --no-models </dev/null >"$BATS_TEST_TMPDIR/log" 2>&1 3>&- &
   job=$!

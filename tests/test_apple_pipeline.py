@@ -88,7 +88,8 @@ def both(
     folder: Path, links: Path, sampler: str, prompt: str, unwanted: str, steps: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Ours and theirs, in this order, 0…255."""
-    engine = coreml.CoreMl(folder, "CPU_ONLY", frugal=False)
+    engine = coreml.CoreMl(folder, frugal=False)
+    engine.load("CPU_ONLY")
     engine._scaling = 0.18215  # which Apple's pipeline has for every model
     text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in (prompt, unwanted))
     ours = diffusion.draw(engine, text, empty, seed=5, steps=steps, guidance=4.0, sampler=sampler)

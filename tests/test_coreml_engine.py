@@ -77,10 +77,24 @@ def test_a_folder_as_apple_publishes_it(tmp_path: Path) -> None:
     folder = coreml_standin.compiled(converted("tiny"), tmp_path / "apple")
     for name in ("conversion.json", "tokenizer_config.json", "special_tokens_map.json"):
         (folder / name).unlink(missing_ok=True)
-    engine = coreml.CoreMl(folder, "CPU_ONLY", frugal=False)
+    engine = coreml.CoreMl(folder, frugal=False)
     assert (engine.factor, engine.scheduler["prediction_type"], engine.defaults.steps) == (8, "epsilon", 20)
     end = engine.tokenizer.encode("a").ids
     assert end[-1] == end[2]  # padded with the end token, as the text is 32 wide and not 1024
+
+
+def test_the_text_encoder_of_stable_diffusion_2_is_padded_with_zeros(tmp_path: Path) -> None:
+    folder = coreml_standin.compiled(converted("tiny"), tmp_path / "apple")
+    (folder / "tokenizer_config.json").unlink(missing_ok=True)
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    file = folder / "Unet.mlmodelc" / "metadata.json"
+    described = json.loads(file.read_text())
+    text = next(item for item in described[0]["inputSchema"] if item["name"] == "encoder_hidden_states")
+    text["shape"] = "[2, 1024, 1, 77]"
+    file.write_text(json.dumps(described))
+    ids = coreml.CoreMl(folder, frugal=False).tokenizer.encode("a").ids
+    assert ids[-1] != ids[2]
+    assert ids[-1] == json.loads((folder / "vocab.json").read_text())["!"]
 
 
 def test_little_memory_has_one_network_loaded_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -147,9 +161,10 @@ def test_a_network_that_core_ml_refuses_is_one_line(monkeypatch: pytest.MonkeyPa
         picture(engine)
 
 
-def test_sizes_and_precisions_that_a_model_does_not_have() -> None:
+def test_sizes_and_precisions_that_a_model_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = converted("tiny")
     assert engines.load("coreml", folder, size=(32, 32), precision="f16").precision == "f16"
+    monkeypatch.setattr(compute_units, "choose_unit", lambda _: pytest.fail("minutes before it is refused"))
     for wrong in ({"size": (64, 32)}, {"precision": "bf16"}):
         with pytest.raises(StageError) as raised:
             engines.load("coreml", folder, **wrong)

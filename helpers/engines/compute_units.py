@@ -132,7 +132,8 @@ def main(argv: list[str] | None = None) -> int:
 
     folder, unit = argv or sys.argv[1:]
     pipe = take_stdout()
-    engine = CoreMl(Path(folder), unit, frugal=False)
+    engine = CoreMl(Path(folder), frugal=False)
+    engine.load(unit)
     text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in ("a red heart", ""))
     _check("TextEncoder", text)
     shape = (2, engine.channels, engine.size[1] // engine.factor, engine.size[0] // engine.factor)

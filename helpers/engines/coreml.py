@@ -125,9 +125,8 @@ class CoreMl:
     name = "coreml"
     precision = "f16"
 
-    def __init__(self, folder: Path, unit: str, frugal: bool) -> None:
-        self.unit, self._frugal = unit, frugal
-        self.version = f"coremltools {coremltools().__version__} {unit}"
+    def __init__(self, folder: Path, frugal: bool) -> None:
+        self._frugal = frugal
         unet = inputs(_paths(folder, "Unet")[0])
         self._pooled = unet["text_embeds"][0][-1] if "text_embeds" in unet else 0  # its width; only XL takes it
         encoders = ("TextEncoder", "TextEncoder2") if self._pooled else ("TextEncoder",)
@@ -186,8 +185,10 @@ class CoreMl:
             for network in self._load(part):
                 network(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in network.inputs.items()})
 
-    def load(self) -> None:
-        """Load every network that will stay loaded."""
+    def load(self, unit: str) -> None:
+        """Use this compute unit, and load every network that will stay loaded."""
+        self._unit = unit
+        self.version = f"coremltools {coremltools().__version__} {unit}"
         for part in () if self._frugal else self._paths:
             self._load(part)
 
@@ -195,7 +196,7 @@ class CoreMl:
         if self._frugal and part not in self._networks:
             self._networks.clear()
         if part not in self._networks:
-            self._networks[part] = [Network(path, self.unit) for path in self._paths[part]]
+            self._networks[part] = [Network(path, self._unit) for path in self._paths[part]]
         return self._networks[part]
 
     def _run(self, part: str, **arrays: NDArray[Any]) -> dict[str, Array]:
@@ -212,15 +213,14 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     """What helpers.engines.load does for the engine "coreml"."""
     if precision not in ("", "f16"):
         raise StageError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
-    unit = compute_units.choose_unit(folder)
     weight = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     frugal = is_set("LOW_MEMORY") if setting("LOW_MEMORY") else 0 < compute_units.machine().memory < 4 * weight
-    engine = CoreMl(folder, unit, frugal)
+    engine = CoreMl(folder, frugal)
     if size not in (None, engine.size):
         remedy = "Leave --size out, or convert one of that size: python -m helpers.convert_coreml --help."
         message = f"this model draws {engine.size[0]}x{engine.size[1]} only: a Core ML model has one size"
         raise StageError(os.EX_USAGE, message, remedy)
-    engine.load()
+    engine.load(compute_units.choose_unit(folder))  # last: it may take minutes
     return engine
 
 
