@@ -17,7 +17,7 @@ import pytest
 import whisper_fixture
 
 from examples.make_examples import speak
-from helpers import audio, catalog, transcribe
+from helpers import audio, catalog, recognisers
 from helpers.stage import StageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -361,22 +361,22 @@ def test_the_best_model_that_is_here(
     small_catalogue: Path, present: list[str], language: str, translate: bool, chosen: str | None
 ) -> None:
     put(small_catalogue, *present)
-    model = transcribe.choose_model("", language, translate)
+    model = recognisers.choose_model("", language, translate)
     assert (model and model.path.parent.name) == chosen
 
 
 def test_a_model_by_name(small_catalogue: Path) -> None:
     put(small_catalogue, "base.en-q5_1", "small.en")
-    assert transcribe.choose_model("small.en", "en", False).path.parent.name == "small.en"  # type: ignore[union-attr]
+    assert recognisers.choose_model("small.en", "en", False).path.parent.name == "small.en"  # type: ignore[union-attr]
 
 
 def test_a_file_that_cannot_do_it(model: str, tmp_path: Path) -> None:
     english = whisper_fixture.write(tmp_path / "english.bin", SENTENCE)
-    assert transcribe.choose_model(model, "de", True)
+    assert recognisers.choose_model(model, "de", True)
     with pytest.raises(StageError, match="hears English only"):
-        transcribe.choose_model(str(english), "de", False)
+        recognisers.choose_model(str(english), "de", False)
     with pytest.raises(StageError, match="cannot translate"):
-        transcribe.choose_model(str(english), "en", True)
+        recognisers.choose_model(str(english), "en", True)
 
 
 @pytest.mark.parametrize(("seconds", "says_so"), [("1.5", True), ("20", False)])
