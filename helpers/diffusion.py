@@ -9,7 +9,7 @@ pixels = diffusion.draw(engine, text, unwanted, seed=1, steps=20, guidance=7.5)
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,29 +76,33 @@ def sample(
     text: Array,
     unwanted: Array | None = None,
     *,
-    seed: int,
+    seed: int | Sequence[int],
     steps: int,
     guidance: float = 1.0,
     sampler: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Array:
-    """The latents of a picture, float32 (1, channels, h, w); takes and raises what `draw` does, but no BlankPicture."""
+    """The latents of a picture for each seed, float32 (seeds, channels, h, w), all at once; each is the one that its
+    seed gives alone. Takes and raises what `draw` does, but no BlankPicture."""
     guided = guidance > 1 and unwanted is not None
     width, height = engine.size
-    random = np.random.RandomState(seed)
+    streams = [np.random.RandomState(one) for one in ([seed] if isinstance(seed, int) else seed)]
     shape = (1, engine.channels, height // engine.factor, width // engine.factor)
 
     def noise() -> Array:
-        return random.standard_normal(shape).astype(np.float32)
+        return np.concatenate([stream.standard_normal(shape).astype(np.float32) for stream in streams])
 
     sampling = samplers.start(sampler or engine.defaults.sampler, engine.scheduler, steps, noise)
-    condition = np.concatenate([unwanted, text]) if guided and unwanted is not None else text
+    wanted = text.repeat(len(streams), axis=0)
+    condition = (
+        np.concatenate([unwanted.repeat(len(streams), axis=0), wanted]) if guided and unwanted is not None else wanted
+    )
     latents = noise() * sampling.initial_sigma
     for step, timestep in enumerate(sampling.timesteps):
         scaled = sampling.scale(latents, step)
         prediction = engine.predict_noise(np.concatenate([scaled, scaled]) if guided else scaled, timestep, condition)
         if guided:
-            away, toward = prediction[:1], prediction[1:]
+            away, toward = np.split(prediction, 2)
             prediction = away + np.float32(guidance) * (toward - away)
         latents = sampling.step(latents, step, prediction)
         if on_step:

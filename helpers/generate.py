@@ -6,6 +6,7 @@ The model is loaded while the line is still being spoken; when it arrives, only 
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import io
 import json
@@ -165,13 +166,15 @@ def draw(
     from helpers import diffusion
 
     text = engine.encode_text(engine.tokenizer.encode(prompt).ids)
-    total = run["steps"] * run["count"]
+    seeds = [(run["seed"] + number) % (LARGEST_SEED + 1) for number in range(run["count"])]
     hidden = stage.is_set("QUIET") or not sys.stderr.isatty()
-    with tqdm(total=total, desc="drawing", unit="step", leave=False, disable=hidden) as bar:
+    with tqdm(total=run["steps"] * len(seeds), desc="drawing", unit="step", leave=False, disable=hidden) as bar:
         how = {key: run[key] for key in ("steps", "guidance", "sampler")}
-        for number in range(run["count"]):
-            seed = (run["seed"] + number) % (LARGEST_SEED + 1)
-            yield seed, diffusion.draw(engine, text, unwanted, seed=seed, on_step=lambda *_: bar.update(), **how)
+        while seeds:
+            some, seeds = seeds[: engine.pictures], seeds[engine.pictures :]
+            how["on_step"] = functools.partial(lambda done, *_: bar.update(done), len(some))
+            for seed, latents in zip(some, diffusion.sample(engine, text, unwanted, seed=some, **how), strict=True):
+                yield seed, diffusion.pixels(engine.decode(latents[None]), engine.precision)
 
 
 def transcript(number: int) -> str:
@@ -268,7 +271,7 @@ def main(argv: list[str] | None = None) -> int:
     negative = stage.printable(arguments.negative)
     unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None
     if arrived.empty():
-        engine.warm()
+        engine.warm(arguments.count)
     stage.event(NAME, "ready")
 
     drawn = False

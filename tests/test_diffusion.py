@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.diffusion import BlankPicture, check_size, draw
+from helpers.diffusion import BlankPicture, check_size, draw, sample
 from helpers.engines import Defaults
 from helpers.stage import StageError
 
@@ -21,7 +21,7 @@ class Engine:
     """Predicts 0.1 of what it sees for the text and 0.2 for the unwanted one; a picture is the latents, enlarged."""
 
     name, version, precision = "notebook", "1", "f32"
-    size, channels, factor = (48, 32), 4, 8
+    size, pictures, channels, factor = (48, 32), 1, 4, 8
     defaults = Defaults(sampler="ddim")
     tokenizer: Any = None
 
@@ -46,7 +46,7 @@ class Engine:
     def decode(self, latents: NDArray[Any]) -> NDArray[Any]:
         return latents[:, :3].repeat(8, 2).repeat(8, 3) if self.picture is None else self.picture
 
-    def warm(self) -> None: ...
+    def warm(self, pictures: int = 1) -> None: ...
 
 
 def test_a_picture_has_the_size_of_the_engine() -> None:
@@ -117,6 +117,23 @@ def test_the_engine_says_the_sampler_if_nobody_else_does() -> None:
     engine = Engine()
     engine.defaults = Defaults(sampler="euler")
     assert np.array_equal(draw(engine, TEXT, seed=1, steps=4), draw(Engine(), TEXT, seed=1, steps=4, sampler="euler"))
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "euler-ancestral", "dpm++"])
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_seed_gives_the_same_latents_alone_and_among_others(sampler: str, guidance: float) -> None:
+    how: dict[str, Any] = {"steps": 4, "guidance": guidance, "sampler": sampler}
+    together = sample(Engine(), TEXT, UNWANTED, seed=[3, 4, 5], **how)
+    alone = [sample(Engine(), TEXT, UNWANTED, seed=seed, **how) for seed in (3, 4, 5)]
+    assert np.array_equal(together, np.concatenate(alone))
+
+
+def test_pictures_that_are_drawn_at_once_have_their_unwanted_halves_first() -> None:
+    engine = Engine()
+    sample(engine, TEXT, UNWANTED, seed=[3, 4, 5], steps=2, guidance=2.0)
+    for latents, _, text in engine.calls:
+        assert np.array_equal(latents[:3], latents[3:])
+        assert text.mean((1, 2)).tolist() == [-1, -1, -1, 1, 1, 1]
 
 
 NOISE = np.random.RandomState(0).rand(1, 3, 32, 48).astype(np.float32)

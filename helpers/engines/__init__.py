@@ -35,13 +35,15 @@ class Defaults:
 class Engine(Protocol):
     """A loaded Stable Diffusion model: three functions and what one has to know to call them.
 
-    All arrays are float32 and C-contiguous; n is 2 with guidance (unwanted first) and 1 without.
+    All arrays are float32 and C-contiguous. n is the number of pictures that are drawn at once, and with guidance
+    twice that number: the unwanted halves first.
     """
 
     name: str  # of ENGINES
     version: str  # what computes, for run.json: "openvino 2026.4.1"
     precision: str  # "f32", "bf16" or "f16"
     size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
+    pictures: int  # that are drawn at once, at most
     channels: int  # of a latent: 4 for Stable Diffusion
     factor: int  # pixels per latent, in each direction: 8 for Stable Diffusion
     scheduler: dict[str, Any]  # scheduler_config.json of the model
@@ -63,8 +65,11 @@ class Engine(Protocol):
         """latents: (1, channels, h, w) → picture (1, 3, h * factor, w * factor), nominally -1…1."""
         ...
 
-    def warm(self) -> None:
-        """Run everything once, so that the first picture is as quick as the next; call it while nobody waits."""
+    def warm(self, pictures: int = 1) -> None:
+        """Run everything once, so that the first picture is as quick as the next; call it while nobody waits.
+
+        pictures: that will be drawn at once.
+        """
         ...
 
 

@@ -124,6 +124,7 @@ class CoreMl:
 
     name = "coreml"
     precision = "f16"
+    pictures = 1
 
     def __init__(self, folder: Path, frugal: bool) -> None:
         self._frugal = frugal
@@ -179,7 +180,7 @@ class CoreMl:
     def decode(self, latents: Array) -> Array:
         return self._run("VAEDecoder", z=latents / self._scaling + self._shift)["image"]
 
-    def warm(self) -> None:
+    def warm(self, pictures: int = 1) -> None:
         """The first prediction of each network takes longer than the next ones."""
         for part in () if self._frugal else self._paths:
             for network in self._load(part):

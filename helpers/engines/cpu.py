@@ -48,6 +48,7 @@ class Cpu:
     """The engine; helpers.engines.Engine says what its members are."""
 
     name = "cpu"
+    pictures = 1
 
     def __init__(
         self, folder: Path, configs: dict[str, dict[str, Any]], compiled: dict[str, Compiled], **known: Any
@@ -76,7 +77,7 @@ class Cpu:
     def decode(self, latents: Array) -> Array:
         return self._infer("vae", latents)
 
-    def warm(self) -> None:
+    def warm(self, pictures: int = 1) -> None:
         """The first run of each network allocates its memory, which doubles its time. Not for big models, whose
         first step takes longer than what it would save."""
         for part in _PARTS if self._small else ("text_encoder",):
