@@ -1,11 +1,12 @@
-"""How noise becomes a picture: DDIM, Euler, Euler ancestral and DPM-Solver++ 2M, in numpy.
+"""How noise becomes a picture: DDIM, Euler, Euler ancestral, DPM-Solver++ 2M and LCM, in numpy.
 
 Each does what diffusers 0.42.1 does in the scheduler of the same name, down to where it rounds to float32, so that a
 model's `scheduler_config.json` means the same here. `test_samplers.py` compares them step by step.
 
 DDIM: Song et al. 2020, https://arxiv.org/abs/2010.02502. Euler, Euler ancestral and Karras' noise levels: Karras et
 al. 2022, https://arxiv.org/abs/2206.00364. DPM-Solver++: Lu et al. 2022, https://arxiv.org/abs/2211.01095. Zero
-terminal SNR and the spacings of timesteps: Lin et al. 2023, https://arxiv.org/abs/2305.08891.
+terminal SNR and the spacings of timesteps: Lin et al. 2023, https://arxiv.org/abs/2305.08891. LCM: Luo et al. 2023,
+https://arxiv.org/abs/2310.04378.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Ddim(Sampling):
     """Deterministic DDIM (eta 0)."""
 
     spacing = "leading"
+    clips = True  # diffusers' default
 
     def _spaced(self, steps: int) -> NDArray[Any]:
         self.stride = len(self.alphas) // steps
@@ -97,16 +99,45 @@ class Ddim(Sampling):
     def step(self, latents: Array, step: int, output: Array) -> Array:
         now, before = int(self.timesteps[step]), int(self.timesteps[step]) - self.stride
         last = np.float32(1) if self.config.get("set_alpha_to_one", True) else self.alphas[0]
-        alpha, target = self.alphas[now], self.alphas[before] if before >= 0 else last
-        signal, spread = np.sqrt(alpha), np.sqrt(1 - alpha)
+        target = self.alphas[before] if before >= 0 else last
+        clean, noise = self._parts(latents, now, output)
+        return np.asarray(np.sqrt(target) * clean + np.sqrt(1 - target) * noise)
+
+    def _parts(self, latents: Array, now: int, output: Array) -> tuple[Array, Array]:
+        """The picture and the noise that the model sees in `latents`."""
+        signal, spread = np.sqrt(self.alphas[now]), np.sqrt(1 - self.alphas[now])
         if self.velocity:
             clean, noise = signal * latents - spread * output, signal * output + spread * latents
         else:
             clean, noise = (latents - spread * output) / signal, output
-        if self.config.get("clip_sample", True):
+        if self.config.get("clip_sample", self.clips):
             reach = self.config.get("clip_sample_range", 1.0)
             clean = clean.clip(-reach, reach)
-        return np.asarray(np.sqrt(target) * clean + np.sqrt(1 - target) * noise)
+        return clean, noise
+
+
+class Lcm(Ddim):
+    """A latent consistency model's few steps: straight to the picture, then fresh noise up to the next level."""
+
+    clips = False
+
+    def _spaced(self, steps: int) -> NDArray[Any]:
+        most = self.config.get("original_inference_steps", 50)  # those it was distilled from
+        if steps > most:
+            message = f"{steps} steps cannot be drawn with the sampler lcm: this model was distilled from {most}"
+            raise StageError(os.EX_USAGE, message, "Use --steps 4 or so.")
+        every = np.arange(most, 0, -1) * (len(self.alphas) // most) - 1
+        return np.asarray(every[np.linspace(0, most, steps, endpoint=False).astype(int)])
+
+    def step(self, latents: Array, step: int, output: Array) -> Array:
+        now = int(self.timesteps[step])
+        scaled = now * self.config.get("timestep_scaling", 10.0)  # section 4.1; the data's spread is 0.5
+        clean = self._parts(latents, now, output)[0] * np.float32(scaled / math.sqrt(scaled**2 + 0.25))
+        clean += latents * np.float32(0.25 / (scaled**2 + 0.25))
+        if step == len(self.timesteps) - 1:
+            return clean
+        target = self.alphas[int(self.timesteps[step + 1])]
+        return np.asarray(np.sqrt(target) * clean + np.sqrt(1 - target) * self.noise())
 
 
 class _Sigmas(Sampling):
@@ -223,6 +254,7 @@ SAMPLERS: dict[str, type[Sampling]] = {
     "euler": Euler,
     "euler-ancestral": EulerAncestral,
     "dpm++": DpmSolver,
+    "lcm": Lcm,
 }
 
 

@@ -54,11 +54,12 @@ def theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> list[NDArray[Any]]:
     source = iter(fresh)
-    module = "diffusers.schedulers.scheduling_euler_ancestral_discrete.randn_tensor"
-    monkeypatch.setattr(module, lambda *_, **__: torch.from_numpy(next(source)))
+    for module in ("euler_ancestral_discrete", "lcm"):
+        fresh_noise = f"diffusers.schedulers.scheduling_{module}.randn_tensor"
+        monkeypatch.setattr(fresh_noise, lambda *_, **__: torch.from_numpy(next(source)))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scheduler = THEIRS[name].from_config(config)
+        scheduler = (THEIRS | {"lcm": diffusers.LCMScheduler})[name].from_config(config)
         scheduler.set_timesteps(steps)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)
@@ -134,6 +135,28 @@ def test_agrees_with_diffusers_on_every_setting(
 ) -> None:
     for steps in (4, 12, 20, 50):
         agree(name, config, steps, monkeypatch)
+
+
+# SDXL-Turbo, LCM Dreamshaper and LCM-SDXL as they come, and what else LCM's scheduler knows
+FEW_STEPS: list[tuple[str, dict[str, Any]]] = [
+    *((name, SD | {"timestep_spacing": "trailing"}) for name in ("euler", "euler-ancestral")),
+    ("lcm", SD | {"set_alpha_to_one": True, "original_inference_steps": 50, "timestep_scaling": 10.0}),
+    ("lcm", SD | {"prediction_type": "v_prediction", "original_inference_steps": 100}),
+    ("lcm", SD | {"clip_sample": True, "clip_sample_range": 0.5, "timestep_scaling": 0.01}),
+    ("lcm", SD | {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), FEW_STEPS)
+def test_agrees_with_diffusers_in_few_steps(name: str, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps in (1, 2, 3, 4, 6, 8, 50):
+        agree(name, config, steps, monkeypatch)
+
+
+def test_lcm_has_no_more_steps_than_it_was_distilled_from() -> None:
+    with pytest.raises(StageError, match="distilled from 50") as raised:
+        samplers.start("lcm", SD, 51, lambda: np.zeros(1, np.float32))
+    assert raised.value.code == 64
 
 
 @pytest.mark.parametrize("name", THEIRS)
