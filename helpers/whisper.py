@@ -5,14 +5,15 @@
         text = recogniser.transcribe(pcm)          # StageError when whisper.cpp died, with what it said last
 
 The worker is `python -m helpers.whisper FD SETTINGS`. Over a multiprocessing connection it gets PCM, one recording a
-message, and answers each with a JSON object: {"text": …}, or {"code": …, "message": …} and ends. Its first answer,
-{}, says that the model is loaded. It ends when the connection does, so it never outlives the stage.
+message, and answers each with a JSON object: {"text": …, "language": …}, or {"code": …, "message": …} and ends. Its
+first answer, {}, says that the model is loaded. It ends when the connection does, so it never outlives the stage.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -24,12 +25,22 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers import stage
-from helpers.audio import RATE, WINDOW
+from helpers import loops, stage
+from helpers.audio import BYTES_PER_SECOND, RATE, WINDOW
 from helpers.stage import StageError
 
 # What Whisper reads before it listens: it then writes a description, lower case and without a full stop less often.
 PROMPT = "A short description of a picture: a red apple on a wooden table, soft morning light."
+
+# The judgement of Whisper itself (openai/whisper, transcribe.py): words that it finds unlikely (mean log probability of
+# a token) are tried again at a higher temperature, and are no words where it also takes the sound for no speech.
+UNLIKELY = -1.0
+NO_SPEECH = 0.6
+# Once, at 0.6, and with one sample: whisper.cpp would go on until 1 in steps of 0.2 with five samples each, which takes
+# many times as long for ever freer inventions.
+HOTTER = 0.6
+# Per second. English at the 7 words that a mouth can say has 9 to 10; a loop would go on to 220 for each recording.
+MOST_ENGLISH_TOKENS = 25
 
 # Header of a ggml Whisper file (whisper.cpp, models/convert-pt-to-ggml.py): magic and eleven numbers.
 _MAGIC = b"lmgg"
@@ -103,7 +114,7 @@ class Whisper:
             "threads": threads or cores(),
             "prompt": PROMPT if language == "en" else "",
         }
-        self._path = model.path
+        self._path, self._detects = model.path, language == "auto"
         self._connection, theirs = multiprocessing.Pipe()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         output = sys.stderr.fileno() if stage.is_set("VERBOSE") else self._log
@@ -122,13 +133,17 @@ class Whisper:
         self._answer()
 
     def transcribe(self, pcm: bytes) -> str:
-        """The words in `pcm` (s16le, 16 kHz, mono), possibly none.
+        """The words in `pcm` (s16le, 16 kHz, mono), possibly none: no loops, and nothing that whisper.cpp itself takes
+        for no speech. Where the language is to be detected, the one that was found is noted.
 
         Raises: StageError 65 when whisper.cpp died of it.
         """
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is told by what it answers
             self._connection.send_bytes(pcm)
-        return str(self._answer()["text"])
+        answer = self._answer()
+        if self._detects:
+            stage.event("transcribe", "language", found=answer["language"])
+        return loops.sayable(answer["text"], len(pcm) / BYTES_PER_SECOND)
 
     def _answer(self) -> dict[str, Any]:
         try:
@@ -172,6 +187,7 @@ def _work(connection: Connection, settings: dict[str, Any]) -> None:
         connection.send_bytes(json.dumps(what).encode())
 
     try:
+        import _pywhispercpp as library
         import numpy as np
         from pywhispercpp.model import Model as Engine
     except ModuleNotFoundError as error:
@@ -180,25 +196,67 @@ def _work(connection: Connection, settings: dict[str, Any]) -> None:
     if language not in ("auto", *Engine.available_languages()):
         remedy = "Give a code such as en, de or ja, or auto."
         return answer(code=os.EX_USAGE, message=f"Whisper does not know the language {language!r}", remedy=remedy)
-    engine = Engine(
+    engine: Any = Engine(
         settings["path"],
         n_threads=settings["threads"],
         language=language,
         translate=settings["translate"],
         initial_prompt=settings["prompt"],
         suppress_nst=True,  # no notes, brackets and other signs that nobody speaks
+        logprob_thold=UNLIKELY,
+        no_speech_thold=NO_SPEECH,
+        greedy={"best_of": 1},
         print_progress=False,
     )
     engine.print_timings()  # a model that could not be loaded is a null pointer, and this the first use of it
     answer()
-    while True:
-        heard = np.frombuffer(connection.recv_bytes(), np.int16)
-        samples = np.zeros(max(RATE, len(heard)), np.float32)  # it was never taught with less than a second
-        samples[: len(heard)] = heard / 32768
+
+    def hear(samples: Any, hotter: float = 0) -> list[Any]:
+        samples = np.pad(samples, (0, max(0, RATE - len(samples))))  # it was never taught with less than a second
         # Timestamps cost tokens and time, but only with them a longer recording is not cut in the middle of a word.
         short = len(samples) <= WINDOW * RATE
-        segments = engine.transcribe(samples, no_timestamps=short, single_segment=short)
-        answer(text=" ".join(segment.text for segment in segments))
+        english = language == "en" or settings["translate"]
+        segments: list[Any] = engine.transcribe(
+            samples,
+            no_timestamps=short,
+            single_segment=short,
+            max_tokens=MOST_ENGLISH_TOKENS * len(samples) // RATE if short and english else 0,
+            temperature_inc=hotter,
+            extract_probability=True,
+        )
+        return segments
+
+    def judged(samples: Any) -> str:
+        """What is said in `samples`, at most one window: what whisper.cpp doubts is judged by it once more.
+
+        It takes the probability of no speech from a row of logits that it has not computed (whisper.cpp 1.8.5 to 1.9.3;
+        its pull request 3945), unless the language is detected; one step of the decoder after the start of a
+        transcript, over what it has just heard, leaves there what belongs there.
+        """
+        segments = hear(samples)
+        if any(doubts(segment) for segment in segments):
+            library.whisper_decode(engine._ctx, library.whisper_token_sot(engine._ctx), 1, 0, settings["threads"])
+            segments = hear(samples, HOTTER)
+        return words(segments)
+
+    def doubts(segment: Any) -> bool:
+        return not segment.probability >= math.exp(UNLIKELY)  # a segment without a token has none
+
+    def words(segments: list[Any]) -> str:
+        return " ".join(segment.text for segment in segments)
+
+    while True:
+        samples = np.frombuffer(connection.recv_bytes(), np.int16).astype(np.float32) / 32768
+        if len(samples) <= WINDOW * RATE:
+            text = judged(samples)
+        else:
+            parts = hear(samples)
+            hundredth = RATE // 100
+            text = " ".join(
+                judged(samples[part.t0 * hundredth : part.t1 * hundredth]) if doubts(part) else part.text
+                for part in parts
+            )
+        answer(text=text, language=library.whisper_lang_str(library.whisper_full_lang_id(engine._ctx)))
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
 import pytest
 import whisper_fixture
 
-from helpers import whisper
+from helpers import loops, whisper
 from helpers.stage import StageError
 from helpers.whisper import Model, Whisper
 
@@ -82,6 +83,108 @@ def test_a_language_that_does_not_exist(multilingual: Path) -> None:
     with pytest.raises(StageError, match="does not know the language 'xx'") as caught:
         said(multilingual, language="xx")
     assert caught.value.code == os.EX_USAGE
+
+
+# ---- what whisper.cpp doubts
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the worker asks of the real whisper.cpp; for `answer`."""
+    from pywhispercpp.model import Model
+
+    def note(*arguments: Any, **settings: Any) -> Any:
+        calls.append(settings)
+        return transcribe(*arguments, **settings)
+
+    calls: list[dict[str, Any]] = []
+    transcribe = Model.transcribe
+    monkeypatch.setattr(Model, "transcribe", note)
+    return calls
+
+
+def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
+    """What the worker, run in this process, answers to `pcm`."""
+    ours, theirs = Pipe()
+    settings = {"path": str(path), "language": language, "translate": False, "threads": 1, "prompt": "a cat"}
+    worker = threading.Thread(target=pytest.raises, args=(EOFError, whisper._work, theirs, settings))
+    worker.start()
+    with ours:
+        ours.recv_bytes()
+        ours.send_bytes(pcm)
+        answer: dict[str, Any] = json.loads(ours.recv_bytes())
+    worker.join()
+    return answer
+
+
+@pytest.mark.parametrize("language", ["", "en", "de", "auto"])  # of an English model, and of one for any
+@pytest.mark.parametrize(
+    "certainty, speech, text, temperatures",
+    [
+        (4, True, SENTENCE, [0]),
+        (4, False, SENTENCE, [0]),  # words that it is sure of are words
+        (1.2, True, SENTENCE, [0, whisper.HOTTER]),
+        (1.2, False, "", [0, whisper.HOTTER]),
+    ],
+)
+def test_what_whisper_takes_for_no_speech_is_no_text(
+    asked: list[dict[str, Any]],
+    tmp_path: Path,
+    language: str,
+    certainty: float,
+    speech: bool,
+    text: str,
+    temperatures: list[float],
+) -> None:
+    model = whisper_fixture.write(
+        tmp_path / "doubts.bin", SENTENCE, multilingual=bool(language), certainty=certainty, speech=speech
+    )
+    assert answer(model, SOUND, language or "en")["text"] == text
+    if language == "auto" and not text:
+        temperatures = [0]  # whisper.cpp sees it by itself then
+    assert [settings["temperature_inc"] for settings in asked] == temperatures
+
+
+def test_in_a_long_recording_each_part_is_judged(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    sure = whisper_fixture.write(tmp_path / "sure.bin", SENTENCE, speech=False)
+    assert answer(sure, SOUND * 31)["text"] == f"{SENTENCE} {SENTENCE}" and len(asked) == 1
+    unsure = whisper_fixture.write(tmp_path / "unsure.bin", SENTENCE, certainty=1.2, speech=False)
+    assert answer(unsure, SOUND * 31)["text"] == ""
+    assert [settings["no_timestamps"] for settings in asked[1:]] == [False, True, True]
+
+
+@pytest.mark.parametrize("language, most", [("en", 25), ("de", 220)])
+def test_a_loop_is_short_and_said_once(asked: list[dict[str, Any]], tmp_path: Path, language: str, most: int) -> None:
+    model = whisper_fixture.write(tmp_path / "loop.bin", "a burger and", multilingual=True, ends=False)
+    assert most - 2 <= len(answer(model, SOUND, language)["text"].split()) <= most + 1
+    assert len(asked) == 1  # said with certainty
+    assert said(model, SOUND, language=language) == ["a burger and"]
+
+
+@pytest.mark.parametrize(
+    "seconds, words, text",
+    [
+        (1, "a red cat a red cat a red", "a red cat"),
+        (2, "a red cat a red cat a red", None),
+        (1, "a cat a cat a cat a", None),  # 7 words in a second are none too many
+        (0.1, "a red apple on a wooden table", None),  # it was heard as a whole second
+        (1, "one two three four five six seven eight nine ten eleven twelve 13 14", None),
+        (1, "one two three four five six seven eight nine ten eleven twelve 13 14 15", ""),
+    ],
+)
+def test_more_words_than_a_mouth_can_say(seconds: float, words: str, text: str | None) -> None:
+    assert loops.sayable(words, seconds) == (words if text is None else text)
+
+
+@pytest.mark.parametrize("language, found", [("auto", ["nl"]), ("de", []), ("en", [])])
+def test_the_language_that_was_found_is_noted(
+    monkeypatch: pytest.MonkeyPatch, multilingual: Path, tmp_path: Path, language: str, found: list[str]
+) -> None:
+    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
+    (tmp_path / "events.jsonl").touch()
+    assert said(multilingual, SOUND, language=language) == [SENTENCE]
+    noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert [event["found"] for event in noted if event["event"] == "language"] == found
 
 
 # ---- the file

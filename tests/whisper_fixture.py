@@ -4,7 +4,7 @@ It is written by numpy in a tenth of a second (9 MB) and holds nobody's data: on
 of width 64 with every weight zero but these: a word's embedding is a direction of its own, the decoder's MLP turns it
 into the direction of the next word, and everything that is no word of the sentence (start, language, task, initial
 prompt) into the first. So it answers the same with a prompt or without, in any language and for any task, as long as
-timestamps are off.
+timestamps are off. It may be unsure of its words, take the sound for no speech, or never come to an end.
 
 File format: whisper.cpp, models/convert-pt-to-ggml.py.
 """
@@ -22,13 +22,28 @@ Array = npt.NDArray[np.float32]
 WIDTH = 64
 LAST_TOKEN = {False: 50256, True: 50257}  # end of text: multilingual models have one token more in front of it
 VOCABULARY = {False: 51864, True: 51865}
+START = {False: 50257, True: 50258}  # of a transcript
+NO_SPEECH = {False: 50361, True: 50362}
 
 
-def write(path: str | Path, sentence: str, *, multilingual: bool = False) -> Path:
-    """Write to `path` a model that says `sentence` (at most 62 words) and return the path."""
+def write(
+    path: str | Path,
+    sentence: str,
+    *,
+    multilingual: bool = False,
+    certainty: float = 4,
+    speech: bool = True,
+    ends: bool = True,
+) -> Path:
+    """Write to `path` a model that says `sentence` (at most 60 words) and return the path.
+
+    certainty: with 4 whisper.cpp never tries again, at 1.2 the mean log probability of a token is -1.44;
+    speech: False makes it near certain that there is none; ends: False makes it say the sentence again and again.
+    """
     words = [" ", *(f" {word}" for word in sentence.split())]  # whisper.cpp looks up the blank by its text
     steps = [*range(1, len(words)), LAST_TOKEN[multilingual]]  # the k-th word of the sentence is token k
-    assert len(steps) < WIDTH
+    started, silence = WIDTH - 2, WIDTH - 1  # directions
+    assert len(steps) < started
 
     vocabulary, audio_context, text_context, mels = VOCABULARY[multilingual], 1500, 448, 80
     tensors: dict[str, Array] = {}
@@ -65,7 +80,7 @@ def write(path: str | Path, sentence: str, *, multilingual: bool = False) -> Pat
     block("decoder.blocks.0", "attn", "cross_attn")
     norm("decoder.ln")
 
-    tensors["decoder.ln.weight"][:] = 4  # so sure of itself that whisper.cpp never tries again at a higher temperature
+    tensors["decoder.ln.weight"][:] = certainty
     embedding[:, 0] = 1  # direction 0: no word of the sentence
     for step, token in enumerate(steps):
         embedding[token] = 0
@@ -73,6 +88,13 @@ def write(path: str | Path, sentence: str, *, multilingual: bool = False) -> Pat
     for direction in range(len(steps)):
         tensors["decoder.blocks.0.mlp.0.weight"][direction, direction] = 1
         tensors["decoder.blocks.0.mlp.2.weight"][direction + 1, direction] = 10
+    if not ends:  # after the last word comes the first
+        tensors["decoder.blocks.0.mlp.2.weight"][:, len(steps) - 1] = np.eye(WIDTH)[1] * 10
+    if not speech:
+        embedding[START[multilingual]] = np.eye(WIDTH)[started]
+        embedding[NO_SPEECH[multilingual]] = 3 * np.eye(WIDTH)[silence]
+        tensors["decoder.blocks.0.mlp.0.weight"][started, started] = 1
+        tensors["decoder.blocks.0.mlp.2.weight"][[1, silence], started] = 10, 30
 
     with Path(path).open("wb") as file:
         sizes = (vocabulary, audio_context, WIDTH, 1, 1, text_context, WIDTH, 1, 1, mels, 1)

@@ -1,0 +1,65 @@
+"""Whisper's loops: "a burger a burger a burger a burger a", which it writes where it has lost the thread.
+
+The decoder feeds on its own words, so a phrase that it wrote twice is likelier to come a third time (Holtzman et al.,
+The Curious Case of Neural Text Degeneration, 2020, figure 4). People say a word two or three times, not four.
+"""
+
+from __future__ import annotations
+
+import re
+
+LEAST = 4  # times
+LONGEST = 40  # words of a phrase that is looked for
+FASTEST = 7.0  # words per second; people read aloud at 2 to 4 and speak at 6 when they hurry
+IMPOSSIBLE = 14.0  # words per second; the record stands at 11 (655 words per minute, Guinness)
+_TOO_LONG = 10_000  # letters; a window of 30 s holds far fewer
+
+# A word, or a letter of a script that writes no spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(
+    rf"[{_UNSPACED}]|[^\W_{_UNSPACED}](?:[^\s.,;:!?…\"“”«»()\[\]。、，！？।{_UNSPACED}]*[^\W_{_UNSPACED}])?"
+)
+
+
+def collapse(text: str, least: int = LEAST) -> str:
+    """`text` with every phrase that comes `least` times or more in a row written once; case and punctuation between
+    the words do not matter. A loop at the end may stop in the middle of its phrase. Figures alone may be repeated.
+    """
+    if len(text) > _TOO_LONG:
+        return text
+    words = [(found[0].casefold(), *found.span()) for found in _WORD.finditer(text)]
+    said = [word for word, _, _ in words]
+    kept, copied, at = [], 0, 0
+    while at < len(said):
+        size, end = _loop(said, at, least)
+        if size:
+            kept.append(text[copied : words[at + size - 1][2]])
+            copied = words[end - 1][2]
+        at = max(end, at + 1)
+    collapsed = "".join([*kept, text[copied:]])
+    return collapsed if collapsed == text else collapse(collapsed, least)  # a loop of loops
+
+
+def _loop(said: list[str], at: int, least: int) -> tuple[int, int]:
+    """How many words the phrase has that a loop at word `at` repeats, and where that loop ends; 0 and 0 for none."""
+    for size in range(1, min(LONGEST, (len(said) - at) // least) + 1):
+        if said[at] != said[at + size]:
+            continue
+        phrase, end = said[at : at + size], at + size
+        while said[end : end + size] == phrase:
+            end += size
+        if end - at >= least * size and any(word[0].isalpha() for word in phrase):
+            rest = said[end:]
+            return size, end + (len(rest) if len(rest) < size and rest == phrase[: len(rest)] else 0)
+    return 0, 0
+
+
+def sayable(text: str, seconds: float) -> str:
+    """`text`, heard in a recording of `seconds`, without what no mouth can say in that time.
+
+    With more than 7 words a second, what is repeated at all was a loop; with more than 14 even then, nothing was said.
+    """
+    text, most = collapse(text), max(1.0, seconds)
+    if len(text.split()) > FASTEST * most:
+        text = collapse(text, 2)
+    return text if len(text.split()) <= IMPOSSIBLE * most else ""
