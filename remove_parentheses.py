@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Take out what the speech recogniser wrote and nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|> …
+"""Take out what the speech recogniser wrote and nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|>, a loop …
 
 A filter, one line in and one line out. Whatever may be the speaker's own words stays: "a heart with an arrow (red)".
 What is taken for an annotation or an invented sentence stands in helpers/hallucinations.json.
@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from helpers import stage
+from helpers import loops, stage
 
 NAME = "remove_parentheses"
 LISTS = stage.ROOT / "helpers" / "hallucinations.json"
@@ -68,7 +68,7 @@ def lists() -> Lists:
         whole=frozenset(_plain(pattern) for pattern in annotations),
         starts=frozenset(_plain(pattern) for pattern in annotations if pattern.endswith(" *")),
         ends=frozenset(_plain(pattern) for pattern in annotations if pattern.startswith("* ")),
-        parts=tuple(part for parts in data["annotation_parts"].values() for part in parts),
+        parts=tuple(_plain(part) for parts in data["annotation_parts"].values() for part in parts),
         tails=tuple(f" {tail}" for tail in data["annotation_tails"]),
         asides=frozenset(data["aside_starts"]),
         sentences=every(data["sentences"]),
@@ -78,12 +78,17 @@ def lists() -> Lists:
 
 def _plain(text: str) -> str:
     """Lower case words with one space between them, without punctuation."""
-    return " ".join(re.sub(r"[\W_]+", " ", text.casefold()).split())
+    return " ".join(re.sub(r"[\W_]+", " ", _folded(text)).split())
 
 
 def _solid(text: str) -> str:
     """Letters and digits alone, without the year that some credits end with."""
-    return re.sub(r"(?<!\d)(?:19|20)\d\d(?!\d)|[\W_]+", "", text.casefold())
+    return re.sub(r"(?<!\d)(?:19|20)\d\d(?!\d)|[\W_]+", "", _folded(text))
+
+
+def _folded(text: str) -> str:
+    """`text` without the difference of case, in Turkish as well, where I is the capital of ı and İ that of i."""
+    return text.casefold().replace("\u0307", "").replace("ı", "i")
 
 
 def is_annotation(text: str) -> bool:
@@ -213,7 +218,7 @@ def remove_parentheses(text: str) -> str:
     said = stage.printable(text.replace("\ufeff", " "))
     annotated = False
     for _ in range(20):  # what one removal uncovers; twice at most in practice
-        cleaned = stage.printable(_without_marks(_without_brackets(said)))
+        cleaned = loops.collapse(stage.printable(_without_marks(_without_brackets(said))))
         if cleaned == said:
             break
         annotated = True

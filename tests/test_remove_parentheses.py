@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
+import random
 import re
 import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import spoken_prompts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers import stage
-from remove_parentheses import is_annotation, lists, remove_parentheses
+from remove_parentheses import LISTS, is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent
 FILTER = [sys.executable, str(ROOT / "remove_parentheses.py")]
@@ -108,6 +113,8 @@ MIXED = {
     "a red car. Thanks for watching!": "a red car. Thanks for watching!",
     "\ufeffa\tred\u2028car\r\n": "a red car",
     "a\0red\x1b \x07 car": "a red car",
+    "a burger a burger (music) a burger a burger a burger": "a burger",
+    "Thank you. Thank you. Thank you. Thank you. Thank you.": "",
 }
 
 
@@ -192,7 +199,7 @@ WORDS = [
     "_",
 ]
 crowded = st.lists(st.sampled_from([*MARKS, *WORDS, " ", " "]), max_size=25).map("".join)
-plain = st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=8).map(" ".join)
+plain = st.lists(st.from_regex(r"[a-z]{1,8}", fullmatch=True), min_size=1, max_size=8, unique=True).map(" ".join)
 
 
 @reproducible
@@ -238,6 +245,66 @@ def test_a_lone_bracket_costs_no_word(text: str, bracket: str, place: int) -> No
     if bracket in "[" and place % len(words) == 0:
         return  # an utterance that begins with an open square bracket is one annotation
     assert left == words
+
+
+# ------------------------------------------------------------------------- every form that is known, in what people say
+
+BRACKETS = ["[{}]", "({})", "*{}*", "( {} )", "（{}）", "【{}】", "♪ {} ♪", "[({})]", "[{}", "<|{}|>"]
+MARKS_ALONE = ["[BLANK_AUDIO]", "<|en|>", "<|0.00|>", "♪♪", "♫", "[_TT_500]", "[ Silence ]", "<i>", "</i>", ">>"]
+
+
+def invented_forms() -> Iterator[str]:
+    """Every annotation of hallucinations.json in one bracket after the other, as the recogniser may write it."""
+    data = json.loads(LISTS.read_text(encoding="utf-8"))
+    patterns = [p for kind in ("annotations", "annotation_parts") for texts in data[kind].values() for p in texts]
+    tails = ["", *(f" {tail}" for tail in data["annotation_tails"])]
+    for number, (pattern, brackets) in enumerate(itertools.product(patterns, BRACKETS[:-2])):
+        text = pattern.replace("*", ("", "soft", "heavy distant")[number % 3]).strip()
+        text += tails[number % len(tails)] if pattern.isascii() and len(text.split()) < 4 else ""
+        yield brackets.format((text, text.upper(), text.capitalize())[number % 3])
+    yield from MARKS_ALONE
+
+
+def invented_cases(number: int) -> Iterator[tuple[str, str]]:
+    """So many lines that a recogniser may write, each with what was said."""
+    chance, known = random.Random(6), lists()
+    people = [prompt.text for prompt in spoken_prompts.PROMPTS] + [
+        t for t in SAID.splitlines() if re.match("[a-z ]+$", t)
+    ]
+    forms = itertools.cycle(invented_forms())
+    sentences = itertools.cycle(sorted(known.sentences))
+    for case in range(number):
+        words = chance.choice([text for text in people if " " in text]).split(" ")
+        said = " ".join(words)
+        if case % 10 == 7:  # sentences that nobody said: the whole utterance, or in one
+            invention = chance.choice(["{}", "{}.", "{}!"]).format(next(sentences).capitalize())
+            doubtful = chance.choice(["", "Thank you. ", "Bye. ", "You "])
+            yield f"{doubtful}{invention}", ""
+            yield f"{said}. {invention}", f"{said}. {invention}"
+        elif case % 10 == 8:  # a loop
+            start = chance.randrange(len(words))
+            end = chance.randint(start + 1, len(words))
+            phrase = " ".join(words[start:end])
+            loop = " ".join([phrase] * chance.randint(4, 12))
+            broken = " ".join(words[start : chance.randint(start, end - 1)]) if end == len(words) else ""
+            yield " ".join([*words[:start], loop, broken, *words[end:]]), said
+        elif case % 10 == 9:  # a loop of annotations and nothing else
+            yield " ".join(next(forms) for _ in range(chance.randint(1, 6))), ""
+        else:
+            for _ in range(chance.randint(1, 3)):
+                words.insert(chance.randint(0, len(words)), next(forms))
+            yield " ".join(words), said
+
+
+def test_ten_thousand_lines() -> None:
+    """Nothing invented stays, no word of the speaker's goes, twice is once, line for line."""
+    cases = list(invented_cases(10_000))
+    assert len(set(invented_forms())) > 3000
+    for text, said in cases:
+        assert (remove_parentheses(text), text) == (said, text)
+        assert remove_parentheses(said) == said
+    done = run("\n".join(text for text, _ in cases).encode(), A2I_QUIET="1")
+    assert done.stdout.decode().split("\n") == [*(said for _, said in cases), ""]
 
 
 @pytest.mark.parametrize(

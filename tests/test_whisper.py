@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import whisper_fixture
 
-from helpers import loops, whisper
+from helpers import whisper
 from helpers.stage import StageError
 from helpers.whisper import Model, Whisper
 
@@ -159,21 +159,6 @@ def test_a_loop_is_short_and_said_once(asked: list[dict[str, Any]], tmp_path: Pa
     assert most - 2 <= len(answer(model, SOUND, language)["text"].split()) <= most + 1
     assert len(asked) == 1  # said with certainty
     assert said(model, SOUND, language=language) == ["a burger and"]
-
-
-@pytest.mark.parametrize(
-    "seconds, words, text",
-    [
-        (1, "a red cat a red cat a red", "a red cat"),
-        (2, "a red cat a red cat a red", None),
-        (1, "a cat a cat a cat a", None),  # 7 words in a second are none too many
-        (0.1, "a red apple on a wooden table", None),  # it was heard as a whole second
-        (1, "one two three four five six seven eight nine ten eleven twelve 13 14", None),
-        (1, "one two three four five six seven eight nine ten eleven twelve 13 14 15", ""),
-    ],
-)
-def test_more_words_than_a_mouth_can_say(seconds: float, words: str, text: str | None) -> None:
-    assert loops.sayable(words, seconds) == (words if text is None else text)
 
 
 @pytest.mark.parametrize("language, found", [("auto", ["nl"]), ("de", []), ("en", [])])
