@@ -26,12 +26,13 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
     """The loaded recogniser for a choice of options, as a function from PCM to text; notes that it is ready.
 
     name: a model of the catalogue, a path (it has a slash), `builtin`, or empty for the best that is on disk.
-    Raises: StageError 64 a model that cannot do what is asked; 65 damaged; 69 not on this machine.
+    Raises: what choose_model raises; 69 no model for the language is on this machine.
     """
-    if name != BUILTIN and (model := choose_model(name, language, translate)):
+    if model := choose_model(name, language, translate):
         from helpers.whisper import Whisper
 
-        with Whisper(model, language, translate, threads) as engine:
+        # What is to be translated is not English, whatever the usual language is.
+        with Whisper(model, "auto" if translate and language == "en" else language, translate, threads) as engine:
             engine.wait_until_loaded()
             stage.event("transcribe", "ready", recogniser=f"whisper.cpp {model.path.name}")
             yield engine.transcribe
@@ -49,37 +50,55 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
 
 
 def choose_model(name: str, language: str, translate: bool) -> whisper.Model | None:
-    """The Whisper model to use, or None when none was asked for and none that can do it is on disk.
+    """The Whisper model to use, or None for the built-in recogniser: none that can do it was asked for, nor is here.
 
-    Raises: StageError 64 unknown, not a speech model, or one that cannot do it; 65 damaged; 66 no such file;
-    69 not on this machine.
+    Where the named one cannot do it, one that is here and can is used instead, which is said.
+
+    Raises: StageError 64 unknown, or not a speech model; 65 damaged; 66 no such file; 69 not on this machine, or cannot
+    do it and nor can any that is.
     """
     from helpers import whisper
 
-    other = language != "en"
-    if "/" in name:
+    if not name:
+        return _best(language, translate)
+    if name == BUILTIN:
+        name, lack = "the built-in recogniser", _lack(False, True, language, translate)  # English is English already
+        if not lack:
+            return None
+    elif "/" in name:
         model = whisper.inspect(Path(name).expanduser())
-        _check_ability(name, model.multilingual, model.translates, language, translate)
-        return model
-    if name:
+        lack = _lack(model.multilingual, model.translates, language, translate)
+        if not lack:
+            return model
+    else:
         entry = catalog.find(name)
         if entry.kind != "whisper":
             raise StageError(os.EX_USAGE, f"{name} is not a speech model", "./download_model.py list shows them.")
-        _check_ability(name, entry.languages == "any", entry.translates, language, translate)
-        return whisper.inspect(catalog.require(name).path)
-    default = catalog.default("multilingual" if other or translate else "english")
-    able = [e for e in catalog.entries().values() if e.kind == "whisper" and (e.languages == "any" or not other)]
-    for entry in (default, *able):
-        if (entry.translates or not translate) and entry.is_present():
+        lack = _lack(entry.languages == "any", entry.translates, language, translate)
+        if not lack:
+            return whisper.inspect(catalog.require(name).path)
+    able = _best(language, translate)
+    if not able:
+        remedy = f"Get one that can: ./download_model.py {catalog.default('multilingual').name}"
+        raise StageError(os.EX_UNAVAILABLE, f"{name} {lack}", remedy)
+    stage.say(f"transcribe: {stage.printable(name)} {lack}; {able.path.parent.name} is used")
+    return able
+
+
+def _best(language: str, translate: bool) -> whisper.Model | None:
+    """The default model for this, or another one of the catalogue that can do it, if one is on this machine."""
+    from helpers import whisper
+
+    default = catalog.default("multilingual" if language != "en" or translate else "english")
+    for entry in (default, *catalog.entries().values()):
+        able = entry.kind == "whisper" and not _lack(entry.languages == "any", entry.translates, language, translate)
+        if able and entry.is_present():
             return whisper.inspect(entry.path)
     return None
 
 
-def _check_ability(name: str, multilingual: bool, translates: bool, language: str, translate: bool) -> None:
+def _lack(multilingual: bool, translates: bool, language: str, translate: bool) -> str:
+    """What keeps a model from doing what is asked; empty when nothing does."""
     if language != "en" and not multilingual:
-        what = f"{name} hears English only"
-    elif translate and not translates:
-        what = f"{name} cannot translate"
-    else:
-        return
-    raise StageError(os.EX_USAGE, what, f"Use one that can: --whisper {catalog.default('multilingual').name}")
+        return "hears English only"
+    return "cannot translate" if translate and not translates else ""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -272,11 +274,11 @@ def test_no_stdin(environment: dict[str, str]) -> None:
     [
         (
             ["--whisper", "base.en", "--language", "de"],
-            64,
-            "base.en hears English only\n  Use one that can: --whisper ",
+            69,
+            "base.en hears English only\n  Get one that can: ./download_model.py base-q5_1\n",
         ),
-        (["--whisper", "base.en-q5_1", "--translate"], 64, "base.en-q5_1 cannot translate"),
-        (["--whisper", "large-v3-turbo-q5_0", "--translate"], 64, "large-v3-turbo-q5_0 cannot translate"),
+        (["--whisper", "base.en-q5_1", "--translate"], 69, "base.en-q5_1 cannot translate"),
+        (["--whisper", "large-v3-turbo-q5_0", "--translate"], 69, "large-v3-turbo-q5_0 cannot translate"),
         (["--whisper", "stable-diffusion-2-1-base"], 64, "is not a speech model"),
         (["--whisper", "bsae.en"], 64, "no model is called 'bsae.en'\n  Did you mean base.en"),
         (["--whisper", "base.en"], 69, "base.en is not on this machine\n  Get it with: ./download_model.py base.en\n"),
@@ -370,13 +372,66 @@ def test_a_model_by_name(small_catalogue: Path) -> None:
     assert recognisers.choose_model("small.en", "en", False).path.parent.name == "small.en"  # type: ignore[union-attr]
 
 
-def test_a_file_that_cannot_do_it(model: str, tmp_path: Path) -> None:
-    english = whisper_fixture.write(tmp_path / "english.bin", SENTENCE)
-    assert recognisers.choose_model(model, "de", True)
-    with pytest.raises(StageError, match="hears English only"):
-        recognisers.choose_model(str(english), "de", False)
-    with pytest.raises(StageError, match="cannot translate"):
-        recognisers.choose_model(str(english), "en", True)
+@pytest.mark.parametrize(
+    "named, language, translate, lack",
+    [
+        ("base.en-q5_1", "de", False, "hears English only"),
+        ("base.en-q5_1", "auto", False, "hears English only"),
+        ("base.en-q5_1", "en", True, "cannot translate"),
+        ("large-v3-turbo-q5_0", "de", True, "cannot translate"),
+        ("./distilled.bin", "de", True, "cannot translate"),
+        ("./english.bin", "de", False, "hears English only"),
+        ("builtin", "de", False, "hears English only"),
+    ],
+)
+def test_a_model_that_cannot_gives_way_to_one_that_can(
+    small_catalogue: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: str,
+    language: str,
+    translate: bool,
+    lack: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whisper_fixture.write("english.bin", "x")
+    distilled = bytearray(whisper_fixture.write("distilled.bin", "x", multilingual=True).read_bytes())
+    struct.pack_into("<i", distilled, 20, 32)  # 32 layers hear and 1 writes
+    Path("distilled.bin").write_bytes(distilled + bytes(11_000_000))
+    put(small_catalogue, "base.en-q5_1", "large-v3-turbo-q5_0")
+    if not translate:
+        shutil.rmtree(small_catalogue / "large-v3-turbo-q5_0")  # which can do this
+    with pytest.raises(StageError, match=lack) as caught:
+        recognisers.choose_model(named, language, translate)
+    assert caught.value.code == os.EX_UNAVAILABLE
+    assert caught.value.remedy == "Get one that can: ./download_model.py base-q5_1"
+    put(small_catalogue, "small-q5_1")
+    model = recognisers.choose_model(named, language, translate)
+    assert model and model.path.parent.name == "small-q5_1"
+    name = "the built-in recogniser" if named == "builtin" else named
+    assert capsys.readouterr().err == f"transcribe: {name} {lack}; small-q5_1 is used\n"
+
+
+def test_a_model_that_can_is_used_without_a_word(
+    small_catalogue: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(small_catalogue, "small-q5_1", "base.en-q5_1")
+    for named, language, translate in ((model, "de", True), (model, "auto", False), ("builtin", "en", True)):
+        chosen = recognisers.choose_model(named, language, translate)
+        assert str(chosen and chosen.path) == (named if named == model else "None")
+    assert capsys.readouterr().err == ""
+
+
+def test_what_is_translated_is_of_any_language(
+    environment: dict[str, str], voice: Path, model: str, tmp_path: Path
+) -> None:
+    """--translate alone is for somebody who speaks another language than the usual one; it is found, and noted."""
+    session = {**environment, "A2I_SESSION": str(tmp_path)}
+    assert run(session, "--whisper", model, "--threads", "1", "--translate", voice)[:2] == (0, f"{SENTENCE}\n")
+    assert [event["found"] for event in events(tmp_path) if event["event"] == "language"] == ["nl"]
+    assert run(session, "--whisper", model, "--threads", "1", "--language", "de", "--translate", voice)[0] == 0
+    assert len([event for event in events(tmp_path) if event["event"] == "language"]) == 1
 
 
 @pytest.mark.parametrize(("seconds", "says_so"), [("1.5", True), ("20", False)])
