@@ -22,7 +22,19 @@ if TYPE_CHECKING:
     from helpers.engines import Array, Engine
 
 
-class BlankPicture(StageError):
+class NoPicture(StageError):
+    """There is nothing to show for a prompt; the next one may do better."""
+
+
+class FilteredPicture(NoPicture):
+    """The safety filter took every picture of a prompt."""
+
+    def __init__(self) -> None:
+        remedy = "It errs at times: try another --seed, or leave --safe out."
+        super().__init__(os.EX_DATAERR, "the safety filter took the picture", remedy)
+
+
+class BlankPicture(NoPicture):
     """What was computed is no picture: not a number, black, or one colour all over."""
 
     def __init__(self, what: str, remedy: str) -> None:

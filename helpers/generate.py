@@ -17,7 +17,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,16 +70,20 @@ def choose_model(name: str) -> Model:
     kind of machine computes.
     """
     from helpers import catalog, engines
+    from helpers.engines import nvidia
 
     here = engines.available()
+    if not stage.setting("ENGINE") and (advice := nvidia.advice()):
+        stage.say(f"{NAME}: {advice}")
     if os.sep in name:
         folder = Path(name).expanduser().resolve()
         if not folder.is_dir():
             raise stage.StageError(os.EX_NOINPUT, f"there is no model folder {name}")
-        if (engine := engines.engine_of(folder)) not in here:
-            message = f"{name} is computed by {engine}, which is not on this machine"
+        possible = engines.engines_of(folder)
+        if not set(here) & set(possible):
+            message = f"{name} is computed by {' or '.join(possible)}, which is not on this machine"
             raise stage.StageError(os.EX_UNAVAILABLE, message, "Leave --model out to draw with what is here.")
-        return Model(folder.name, folder, engine)
+        return Model(folder.name, folder, next(engine for engine in here if engine in possible))
     entry = catalog.find(name) if name else catalog.default(role(here[0]))
     if entry.kind != "image":
         raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
@@ -158,23 +162,39 @@ def say_what_is_lost(model: Model, prompt: str, cut: str) -> None:
 
 
 def draw(
-    engine: Engine, prompt: str, unwanted: Array | None, run: dict[str, Any]
+    engine: Engine,
+    prompt: str,
+    unwanted: Array | None,
+    run: dict[str, Any],
+    taken: Callable[[NDArray[np.uint8]], bool] | None = None,
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Draw run["count"] pictures of `prompt`, each with the next seed: (seed, pixels)."""
+    """Draw run["count"] pictures of `prompt`, each with the next seed: (seed, pixels).
+
+    taken: whether a safety filter takes a picture, which is then left out. Raises NoPicture when none is left, or for
+    one that is black or the like.
+    """
     from tqdm import tqdm
 
     from helpers import diffusion
 
     text = engine.encode_text(engine.tokenizer.encode(prompt).ids)
     seeds = [(run["seed"] + number) % (LARGEST_SEED + 1) for number in range(run["count"])]
-    hidden = stage.is_set("QUIET") or not sys.stderr.isatty()
+    hidden, lost = stage.is_set("QUIET") or not sys.stderr.isatty(), 0
     with tqdm(total=run["steps"] * len(seeds), desc="drawing", unit="step", leave=False, disable=hidden) as bar:
         how = {key: run[key] for key in ("steps", "guidance", "sampler")}
         while seeds:
             some, seeds = seeds[: engine.pictures], seeds[engine.pictures :]
             how["on_step"] = functools.partial(lambda done, *_: bar.update(done), len(some))
             for seed, latents in zip(some, diffusion.sample(engine, text, unwanted, seed=some, **how), strict=True):
-                yield seed, diffusion.pixels(engine.decode(latents[None]), engine.precision)
+                pixels = diffusion.pixels(engine.decode(latents[None]), engine.precision)
+                if taken and taken(pixels):
+                    lost += 1
+                else:
+                    yield seed, pixels
+    if lost == run["count"]:
+        raise diffusion.FilteredPicture
+    if lost:
+        stage.say(f"{NAME}: the safety filter took {lost} of {run['count']} pictures")
 
 
 def transcript(number: int) -> str:
@@ -251,7 +271,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--negative", default=setting("NEGATIVE"), help="what should not be in the picture")
     parser.add_argument("--size", type=size, default=setting("SIZE") or None, help="WIDTHxHEIGHT in pixels")
     parser.add_argument("--count", type=positive, default=setting("COUNT", "1"), help="pictures per line")
-    parser.add_argument("--precision", default=setting("PRECISION"), help="f32 or bf16, on the cpu")
+    parser.add_argument("--precision", default=setting("PRECISION"), help="f32, bf16 or f16; by engine")
+    parser.add_argument(
+        "--safe", action="store_true", default=stage.is_set("SAFE"), help="leave out what a filter takes"
+    )
     return parser.parse_args(argv)
 
 
@@ -260,11 +283,13 @@ def main(argv: list[str] | None = None) -> int:
     pipe = stage.take_stdout()
     arrived = lines()
     from helpers import engines
+    from helpers.engines import safety
 
     model = choose_model(arguments.model)
+    taken = safety.load(model.folder) if arguments.safe else None
     digest = ThreadPoolExecutor(1).submit(model.sha256)  # while the model loads
-    defaults = engines.defaults(model.folder)
-    guidance = defaults.guidance if arguments.guidance is None else arguments.guidance
+    usual = engines.defaults(model.folder).guidance
+    guidance = usual if arguments.guidance is None else arguments.guidance
     engine = engines.load(
         model.engine, model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
     )
@@ -288,15 +313,15 @@ def main(argv: list[str] | None = None) -> int:
             "negative_prompt": negative,
             "seed": secrets.randbelow(LARGEST_SEED + 1) if arguments.seed is None else arguments.seed,
             "count": arguments.count,
-            "steps": arguments.steps or defaults.steps,
+            "steps": arguments.steps or engine.defaults.steps,
             "guidance": guidance,
-            "sampler": arguments.sampler or defaults.sampler,
+            "sampler": arguments.sampler or engine.defaults.sampler,
             "size": "x".join(map(str, engine.size)),
             "model": {"name": model.name, "sha256": digest.result()},
             "engine": {"name": engine.name, "version": engine.version, "precision": engine.precision},
             "language": stage.setting("LANGUAGE", "en"),
         }
-        result = keep(run, number, draw(engine, prompt, unwanted, run))
+        result = keep(run, number, draw(engine, prompt, unwanted, run, taken))
         output = json.dumps(result, ensure_ascii=False) if stage.is_set("JSON") else "\n".join(result["paths"])
         pipe.write(f"{output}\n".encode())
         pipe.flush()

@@ -6,10 +6,12 @@ import importlib
 import json
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from helpers.engines import nvidia
 from helpers.stage import StageError, setting
 
 if TYPE_CHECKING:
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-ENGINES = ("coreml", "cpu")
+ENGINES = ("coreml", "cuda", "cpu")
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model draws best with, from `audio_to_image.json` in its folder; each key of that file is optional."""
+    """What a model draws best with. `audio_to_image.json` in its folder may say it; each key of that is optional."""
 
     sampler: str = "dpm++"  # a name of helpers.samplers.SAMPLERS
     steps: int = 20
@@ -82,12 +84,14 @@ def available() -> tuple[str, ...]:
         if asked not in ENGINES:
             raise _unknown(asked)
         return (asked,)
-    return ENGINES if (platform.system(), platform.machine()) == ("Darwin", "arm64") else ("cpu",)
+    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
+        return ("coreml", "cpu")
+    return ("cuda", "cpu") if nvidia.has_driver() and not nvidia.missing() else ("cpu",)
 
 
-def engine_of(folder: Path) -> str:
-    """Which engine computes the model in `folder`: coreml for Core ML models, cpu for a diffusers folder."""
-    return "coreml" if any(folder.glob("Unet*.ml*")) else "cpu"
+def engines_of(folder: Path) -> tuple[str, ...]:
+    """The engines that compute the model in `folder`: coreml for Core ML models, two for a diffusers folder."""
+    return ("coreml",) if any(folder.glob("Unet*.ml*")) else ("cuda", "cpu")
 
 
 def load(
@@ -118,13 +122,32 @@ def _unknown(name: str) -> StageError:
 
 
 def defaults(folder: Path) -> Defaults:
-    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion.
+    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion, or a
+    model of few steps if its scheduler is one's.
 
     Raises:
         StageError: 69 for a file that is damaged or has an unknown key.
     """
     path = folder / "audio_to_image.json"
     try:
-        return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Defaults()
+        return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else _usual(folder)
     except (TypeError, ValueError) as error:
         raise StageError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {error}", "Fetch it again.") from error
+
+
+_FEW = re.compile(r"turbo|lightning|hyper|lcm|consistency", re.IGNORECASE)
+_ANCESTRAL = "EulerAncestralDiscreteScheduler"
+
+
+def _usual(folder: Path) -> Defaults:
+    """LCM has a scheduler of its own; Turbo, Lightning and Hyper come with Euler's and trailing timesteps, which no
+    other model published with diffusers has. A name with a number of steps (`sdxl-lightning-8step`) says that, too."""
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kind, trailing = str(config.get("_class_name", "")), config.get("timestep_spacing") == "trailing"
+    few = trailing and kind.startswith("Euler") and config.get("prediction_type", "epsilon") == "epsilon"
+    if kind != "LCMScheduler" and not few and not (_FEW.search(folder.name) and trailing):
+        return Defaults()
+    named = re.search(r"(\d)[ _-]?steps?(?![a-z])", folder.name, re.IGNORECASE)
+    sampler = {"LCMScheduler": "lcm", _ANCESTRAL: "euler-ancestral", "DDIMScheduler": "ddim"}.get(kind, "euler")
+    return Defaults(sampler, int(named[1]) if named and int(named[1]) else 4, 1.0)

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.engines import Defaults, compute_units, defaults
+from helpers.engines import Defaults, compute_units, defaults, xl
 from helpers.engines.weights import read_config
 from helpers.stage import StageError, is_set, setting
-from helpers.tokenizer import END, Tokenizer, Tokens
+from helpers.tokenizer import END, Tokenizer
 
 if TYPE_CHECKING:
     from helpers.engines import Array, Engine
@@ -104,23 +104,8 @@ def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
         raise StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
 
 
-class BothTokenizers(Tokenizer):
-    """Those of Stable Diffusion XL's two text encoders, which pad differently: ids are (2, length)."""
-
-    def __init__(self, folder: Path, length: int) -> None:
-        super().__init__(folder, length, END)
-        self._second = Tokenizer(folder, length, "!")
-
-    def encode(self, text: str) -> Tokens:
-        first = super().encode(text)
-        return first._replace(ids=np.stack([first.ids, self._second.encode(text).ids]))
-
-
 class CoreMl:
-    """The engine; helpers.engines.Engine says what its members are.
-
-    What XL's encode_text gives has one more row for the pooled vector, padded with zeros: (1, length + 1, width).
-    """
+    """The engine; helpers.engines.Engine says what its members are."""
 
     name = "coreml"
     precision = "f16"
@@ -148,7 +133,9 @@ class CoreMl:
         self.scheduler: dict[str, Any] = known.get("scheduler", _XL_SCHEDULER if self._pooled else _SCHEDULER)
         # Stable Diffusion 2 has OpenCLIP's text encoder, 1024 wide, which was trained with padding of zeros.
         padding = "!" if self._text_width == 1024 else END
-        self.tokenizer = BothTokenizers(folder, length) if self._pooled else Tokenizer(folder, length, padding)
+        self.tokenizer = Tokenizer(folder, length, padding)
+        if self._pooled:
+            self.tokenizer = xl.BothTokenizers(Tokenizer(folder, length, END), Tokenizer(folder, length, "!"))
         self.defaults: Defaults = defaults(folder)
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
@@ -158,9 +145,7 @@ class CoreMl:
             return np.zeros((1, self.tokenizer.length + 1, self._text_width), np.float32)
         first = self._run("TextEncoder", input_ids=tokens[0])["hidden_embeds"]
         second = self._run("TextEncoder2", input_ids=tokens[1])
-        row = np.zeros((1, 1, self._text_width), np.float32)
-        row[0, 0, : self._pooled] = second["pooled_outputs"]
-        return np.concatenate([np.concatenate([first, second["hidden_embeds"]], axis=2), row], axis=1)
+        return xl.packed(first, second["hidden_embeds"], second["pooled_outputs"])
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
         count = len(latents)
@@ -171,9 +156,8 @@ class CoreMl:
             latents, text = (np.repeat(array, self._batch, axis=0) for array in (latents, text))
         known: dict[str, NDArray[Any]] = {"sample": latents, "timestep": np.full(self._batch, timestep)}
         if self._pooled:
-            width, height = self.size  # SDXL, https://arxiv.org/abs/2307.01952, section 2.2: original, crop, target
-            known["time_ids"] = np.tile([height, width, 0, 0, height, width], self._batch)
-            text, known["text_embeds"] = text[:, :-1], text[:, -1, : self._pooled]
+            known["time_ids"] = np.tile(xl.time_ids(self.size), self._batch)
+            text, known["text_embeds"] = xl.unpacked(text, self._pooled)
         known["encoder_hidden_states"] = text.transpose(0, 2, 1)[:, :, None]
         return self._run("Unet", **known)["noise_pred"][:count]
 

@@ -23,7 +23,15 @@ from numpy.typing import NDArray
 
 from helpers.diffusion import check_size
 from helpers.engines import Defaults, defaults
-from helpers.engines.weights import read_config, read_weights, weight_files
+from helpers.engines.weights import (
+    check_parts,
+    factor,
+    misfit,
+    native_size,
+    read_config,
+    read_weights,
+    weight_files,
+)
 from helpers.stage import ROOT, StageError
 from helpers.tokenizer import Tokenizer
 
@@ -57,7 +65,7 @@ class Cpu:
         self.precision: str = known["precision"]
         self.size: tuple[int, int] = known["size"]
         self.channels: int = configs["vae"]["latent_channels"]
-        self.factor: int = _factor(configs["vae"])
+        self.factor: int = factor(configs["vae"])
         self.scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
         self.tokenizer = Tokenizer(folder / "tokenizer", configs["text_encoder"]["max_position_embeddings"])
         self.defaults: Defaults = defaults(folder)
@@ -98,18 +106,16 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         raise StageError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     configs = {part: read_config(folder / part / "config.json") for part in _PARTS}
     try:
-        factor = _factor(configs["vae"])
-        _check_parts(configs)
-        native = configs["unet"].get("sample_size") or 64  # latents: of a side, or height and width
-        rows, columns = native if isinstance(native, list) else (native, native)
-        width, height = size or (columns * factor, rows * factor)
+        scale = factor(configs["vae"])
+        check_parts(configs["unet"], configs["vae"], configs["text_encoder"]["hidden_size"])
+        width, height = size or native_size(configs["unet"], scale)
         length = configs["text_encoder"]["max_position_embeddings"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise _misfit(folder, error) from error
-    check_size((width, height), factor)
+        raise misfit(folder, error) from error
+    check_size((width, height), scale)
     ov = _openvino()
     core = ov.Core()
-    latents = (height // factor, width // factor)
+    latents = (height // scale, width // scale)
     shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
 
     def prepare(part: str) -> Compiled:
@@ -156,21 +162,6 @@ def _openvino() -> Any:
     return openvino
 
 
-def _factor(vae: dict[str, Any]) -> int:
-    """Pixels per latent: each block of the autoencoder but the last halves the picture."""
-    return int(2 ** (len(vae["block_out_channels"]) - 1))
-
-
-def _check_parts(configs: dict[str, dict[str, Any]]) -> None:
-    """Refuse parts that do not belong together, and kinds of model that want more than a prompt."""
-    channels, width = configs["vae"]["latent_channels"], configs["text_encoder"]["hidden_size"]
-    for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
-        found = configs["unet"][key]
-        if found != value and found != [value] * len(configs["unet"]["block_out_channels"]):
-            message = f"the model's unet/config.json has {key}={found!r}, its other parts want {value}"
-            raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
-
-
 def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
     """One part of the model; shape: what its function in openvino_graph.py takes."""
     from helpers.engines import openvino_graph
@@ -185,13 +176,7 @@ def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
         model: Model = builders[part](config, weights, *shape)
         return model
     except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise _misfit(folder / part, error) from error
-
-
-def _misfit(folder: Path, error: Exception) -> StageError:
-    lines = str(error).strip().splitlines() or [""]
-    message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1]}"
-    return StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.")
+        raise misfit(folder / part, error) from error
 
 
 def _key(core: Core, version: str, files: list[Path], options: dict[str, Any], shape: tuple[int, ...]) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from helpers.stage import StageError
 
 _FETCH = "Fetch the model again."
+_NO_PICKLE = "Use a copy of the model with *.safetensors; with PyTorch (A2I_ENGINE=cuda), A2I_ALLOW_PICKLE=1 opens it."
 _DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32}
 
 
@@ -35,15 +36,47 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of one part of a model (`unet/`): one file, its half-precision variant, or its shards.
+def factor(vae: Mapping[str, Any]) -> int:
+    """Pixels per latent: each block of the autoencoder but the last halves the picture."""
+    return int(2 ** (len(vae.get("block_out_channels") or vae["decoder_block_out_channels"]) - 1))
+
+
+def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], width: int) -> None:
+    """Refuse parts that do not belong together, and kinds of model that want more than a prompt.
+
+    width: of the text encoding. Raises: StageError 69, KeyError for what a configuration does not say.
+    """
+    channels = vae["latent_channels"]
+    for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
+        found = unet[key]
+        if found != value and found != [value] * len(unet["block_out_channels"]):
+            message = f"the model's unet/config.json has {key}={found!r}, its other parts want {value}"
+            raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+
+
+def misfit(folder: Path, error: Exception) -> StageError:
+    """The error for a model whose configuration and weights contradict each other."""
+    lines = str(error).strip().splitlines() or [""]
+    message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1]}"
+    return StageError(os.EX_UNAVAILABLE, message, _FETCH)
+
+
+def native_size(unet: Mapping[str, Any], factor: int) -> tuple[int, int]:
+    """Width and height in pixels that the model was trained at."""
+    native = unet.get("sample_size") or 64  # latents: of a side, or height and width
+    rows, columns = native if isinstance(native, list) else (native, native)
+    return columns * factor, rows * factor
+
+
+def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16")) -> list[Path]:
+    """The safetensors files of one part of a model (`unet/`): one file or its shards, of the first of `variants`.
 
     Raises:
         StageError: 69 if there is none; a model that is there as a pickle only is refused, because opening a pickle
             runs whatever it says.
     """
     stems = ("diffusion_pytorch_model", "model")
-    for variant in ("", ".fp16", ".bf16"):
+    for variant in variants:
         for stem in stems:
             if (file := folder / f"{stem}{variant}.safetensors").is_file():
                 return [file]
@@ -55,7 +88,7 @@ def weight_files(folder: Path) -> list[Path]:
                 return shards
     if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
         message = f"{folder} holds its weights as a pickle only, which could run anything and is not opened"
-        raise StageError(os.EX_UNAVAILABLE, message, "Use a copy of the model with *.safetensors.")
+        raise StageError(os.EX_UNAVAILABLE, message, _NO_PICKLE)
     raise StageError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
 
 
