@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # You speak; a moment later the picture is there.
 #
-#   record | transcribe | remove_parentheses | enrich | generate
+#   record | transcribe | remove_parentheses | confirm | enrich | generate
 #
 # All stages start at the same moment and load their models while the microphone is still open; after the last word
 # only the work that needs the words is left. This script reads the options, makes one working folder, runs the pipe
@@ -14,21 +14,22 @@ usage() {
 Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the picture opens
   -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
   -p, --prompt TEXT     draw TEXT, no audio
-  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-30})
-  -d, --device NAME     microphone, as --list-devices names it (${A2I_DEVICE:-default})
-      --list-devices    name the microphones
-  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})
-      --translate       draw the English translation
+  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-30}); it ends when you do
+      --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
+      --loop            keep listening: a picture of each thing you say, until "stop listening"
+      --confirm         show what was heard first: Enter, or three seconds, draw it, Esc does not
+      --stop            end the recording that is running, as Ctrl-C does
+  -d, --device NAME     microphone (${A2I_DEVICE:-default})     --list-devices    name the microphones
+  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   draw the English of it
   -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-by machine})
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})
-      --negative TEXT   what should not be in the picture
-      --size WxH        pixels (${A2I_SIZE:-by model})
-      --stop            end the recording that is running, as Ctrl-C does
+      --negative TEXT   what should not be in the picture     --size WxH   pixels (${A2I_SIZE:-by model})
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (default: when run from a terminal)
       --json            print run.json's content instead of the path
+      --doctor          check this machine, and say what to do
   -q, --quiet           only errors          -v, --verbose   tracebacks and timings
   -h, --help            this text            -V, --version   the version
 Every option has an environment variable, for example A2I_TIME=5; the option wins.
@@ -87,14 +88,15 @@ parse_options() {
       --*=*) # --time=5 is --time 5
         value=${option#*=} option=${option%%=*}
         case $option in
-          --list-devices | --stop | --translate | --open | --no-open | --json | --quiet | --verbose | --help | --version)
+          --list-devices | --stop | --doctor | --loop | --confirm | --fixed-window | --translate | --open | --no-open | \
+            --json | --quiet | --verbose | --help | --version)
             wrong "$option takes no value" ;;
         esac
         set -- "$value" ${1+"$@"}
         ;;
     esac
     case $option in
-      -i | --input | -p | --prompt | -t | --time | -d | --device | -l | --language | -m | --model | -w | --whisper | \
+      -i | --input | -p | --prompt | -t | --time | --silence | -d | --device | -l | --language | -m | --model | -w | --whisper | \
         -n | --steps | -s | --seed | -g | --guidance | -c | --count | --negative | --size | -o | --output)
         [ $# -gt 0 ] || wrong "$option needs a value"
         value=$1
@@ -106,9 +108,14 @@ parse_options() {
       -i | --input) inputs+=("$(absolute "$value")") ;;
       -p | --prompt) A2I_PROMPT=$value ;;
       -t | --time) A2I_TIME=$value ;;
+      --silence) A2I_SILENCE=$value ;;
+      --fixed-window) A2I_FIXED_WINDOW=1 ;;
+      --loop) A2I_LOOP=1 ;;
+      --confirm) A2I_CONFIRM=1 ;;
       -d | --device) A2I_DEVICE=$value ;;
       --list-devices) want=devices ;;
       --stop) want=stop ;;
+      --doctor) want=doctor ;;
       -l | --language) A2I_LANGUAGE=$value ;;
       --translate) A2I_TRANSLATE=1 ;;
       -m | --model) A2I_MODEL=$value ;;
@@ -144,7 +151,13 @@ check_options() {
   for name in ${inputs[@]+"${inputs[@]}"}; do
     [ "$name" != - ] || [ "${#inputs[@]}" -eq 1 ] || wrong "--input - stands alone"
   done
+  if [ "${A2I_LOOP:-0}" != 0 ]; then
+    [ -z "${A2I_PROMPT+set}" ] || wrong "--loop and --prompt exclude each other"
+    [ "${#inputs[@]}" -eq 0 ] || wrong "--loop and --input exclude each other"
+    [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
+  fi
   [ -z "${A2I_TIME:-}" ] || decimal_number --time "$A2I_TIME"
+  [ -z "${A2I_SILENCE:-}" ] || decimal_number --silence "$A2I_SILENCE"
   [ -z "${A2I_STEPS:-}" ] || whole_number --steps "$A2I_STEPS" 1
   [ -z "${A2I_SEED:-}" ] || whole_number --seed "$A2I_SEED" 0
   [ -z "${A2I_COUNT:-}" ] || whole_number --count "$A2I_COUNT" 1
@@ -158,7 +171,7 @@ check_options() {
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
-  for name in TIME DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE JSON QUIET VERBOSE; do
+  for name in TIME SILENCE FIXED_WINDOW LOOP DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE JSON QUIET VERBOSE; do
     export "A2I_$name"
   done
 }
@@ -199,7 +212,11 @@ pipe() {
 
 words() {
   tee "$session/transcript.txt" | stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
-    if [ "${#ENRICH[@]}" -gt 0 ]; then stage enrich "${ENRICH[@]}" | generate; else generate; fi
+    if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.confirm | enrich; else enrich; fi
+}
+
+enrich() {
+  if [ "${#ENRICH[@]}" -gt 0 ]; then stage enrich "${ENRICH[@]}" | generate; else generate; fi
 }
 
 generate() {
@@ -259,7 +276,7 @@ open_session() {
 }
 
 report() { # <exit code>: the error of the stage that failed, and what is kept of the run
-  local name
+  local name recordings
   name=$(first_failure)
   if [ -s "$session/$name.error" ]; then
     cat -- "$session/$name.error" >&2
@@ -268,8 +285,9 @@ report() { # <exit code>: the error of the stage that failed, and what is kept o
   else
     printf 'pipeline: %s failed with exit code %d\n' "$name" "$1" >&2
   fi
-  [ "${#inputs[@]}" -eq 0 ] || rm -f -- "$session/prompt.wav" # the user has it
-  if [ -e "$session/prompt.wav" ] || [ "${A2I_JSON:-0}" != 0 ]; then
+  [ "${#inputs[@]}" -eq 0 ] || rm -f -- "$session"/recording-*.wav # the user has it
+  recordings=("$session"/recording-*.wav)
+  if [ -e "${recordings[0]}" ] || [ "${A2I_JSON:-0}" != 0 ]; then
     (ours helpers.run_folder --stage "$name" --code "$1")
   fi
 }
@@ -295,9 +313,14 @@ main() {
   . "$root/helpers/environment.sh"
   . "$root/helpers/stages.sh"
   choose_opening
+  [ "${A2I_CONFIRM:-0}" = 0 ] || { : >/dev/tty; } 2>/dev/null || die 69 "--confirm asks on a terminal, and there is none"
   ensure_environment
   if [ "$want" = devices ]; then
     (ours helpers.record --list-devices)
+    return
+  fi
+  if [ "$want" = doctor ]; then
+    (ours helpers.doctor)
     return
   fi
   [ -n "${A2I_PROMPT+set}" ] || offer_speech_model

@@ -32,6 +32,7 @@ BYTES_PER_SECOND = 2 * RATE
 CHUNK = BYTES_PER_SECOND // 20  # 50 ms
 WINDOW = 30.0  # seconds; what Whisper hears at once
 LONGEST = 3600.0  # seconds; more than anybody says about a picture
+MARK = bytes(BYTES_PER_SECOND // 2)  # half a second of zeros: in a loop, the end of an utterance
 SILENCE_DBFS = -80.0  # a muted or forbidden microphone stays below; any real one in a quiet room is well above
 
 # What may be opened: containers that hold their own sound. The rest of what FFmpeg recognises stays shut: a playlist
@@ -212,6 +213,11 @@ def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
     samples = array.array("h", bytes(pcm))
     power = sum(map(operator.mul, samples, samples)) / max(1, len(samples))
     return 10 * math.log10(power / 32768**2) if power else -math.inf
+
+
+def samples_above(pcm: bytes, level: int) -> int:
+    """How many samples of s16le PCM are as large as `level`, or larger, in either direction."""
+    return sum(abs(sample) >= level for sample in array.array("h", pcm))
 
 
 def loudest_dbfs(pcm: bytes | bytearray) -> float:

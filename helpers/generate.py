@@ -107,9 +107,9 @@ def role(engine: str) -> str:
     return engine
 
 
-def lines() -> queue.SimpleQueue[str | None]:
+def lines() -> queue.Queue[str | None]:
     """Read stdin in a thread from now on: each line of text, then None."""
-    arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    arrived: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         rest = b""
@@ -198,12 +198,12 @@ def draw(
 
 
 def transcript(number: int) -> str:
-    """Line `number` of what the recogniser wrote in the running pipe; empty without one."""
+    """Line `number`, from 1, of what the recogniser wrote in the running pipe; empty without one."""
     folder = stage.session()
     if not folder or not (folder / "transcript.txt").is_file():
         return ""
     written = (folder / "transcript.txt").read_text(encoding="utf-8", errors="replace").splitlines()
-    return stage.printable(written[number]) if number < len(written) else ""
+    return stage.printable(written[number - 1]) if number <= len(written) else ""
 
 
 def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray[np.uint8]]]) -> dict[str, Any]:
@@ -219,14 +219,14 @@ def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray
             name = "image.png" if index == 1 else f"image-{index}.png"
             folder.write(name, png(pixels, parameters(run, seed)))
             run["pictures"].append({"file": name, "seed": seed})
-        stage.event(NAME, "drawn")
+        stage.event(NAME, "drawn", number=number)
         if run["transcript"]:
             folder.write("transcript.txt", run["transcript"] + "\n")
         folder.write("prompt.txt", run["prompt"] + "\n")
-        recording = (stage.session() or folder.path / "none") / "prompt.wav"
+        recording = (stage.session() or folder.path / "none") / f"recording-{number}.wav"
         if recording.is_file():
             recording.rename(folder.path / "prompt.wav")
-        run["seconds"] = timeline()
+        run["seconds"] = timeline(number)
         run["exit_code"] = 0
         folder.write("run.json", json.dumps(run, indent=2, ensure_ascii=False) + "\n")
         final = folder.finish(run["prompt"])
@@ -283,6 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     pipe = stage.take_stdout()
     arrived = lines()
     from helpers import engines
+    from helpers.diffusion import NoPicture
     from helpers.engines import safety
 
     model = choose_model(arguments.model)
@@ -299,12 +300,13 @@ def main(argv: list[str] | None = None) -> int:
         engine.warm(arguments.count)
     stage.event(NAME, "ready")
 
-    drawn = False
-    for number, prompt in enumerate(iter(arrived.get, None)):
+    drawn, failure = False, None
+    for number, prompt in enumerate(iter(arrived.get, None), 1):
         if not prompt:
             continue
-        stage.event(NAME, "prompt")
-        stage.say(f"drawing: {prompt}")
+        stage.event(NAME, "prompt", number=number)
+        waiting = sum(map(bool, tuple(arrived.queue)))
+        stage.say(f"drawing: {prompt}" + (f" ({waiting} more to draw)" if waiting else ""))
         say_what_is_lost(model, prompt, engine.tokenizer.encode(prompt).cut)
         run: dict[str, Any] = {
             "version": __version__,
@@ -321,12 +323,20 @@ def main(argv: list[str] | None = None) -> int:
             "engine": {"name": engine.name, "version": engine.version, "precision": engine.precision},
             "language": stage.setting("LANGUAGE", "en"),
         }
-        result = keep(run, number, draw(engine, prompt, unwanted, run, taken))
+        try:
+            result = keep(run, number, draw(engine, prompt, unwanted, run, taken))
+        except NoPicture as error:  # no reason to give up the other lines
+            if stage.is_set("LOOP"):
+                stage.say(f"{NAME}: {error.message}")
+            failure = failure or error
+            continue
         output = json.dumps(result, ensure_ascii=False) if stage.is_set("JSON") else "\n".join(result["paths"])
         pipe.write(f"{output}\n".encode())
         pipe.flush()
         drawn = True
-    if not drawn:
+    if failure and not stage.is_set("LOOP"):
+        raise failure
+    if not (drawn or stage.is_set("LOOP")):
         remedy = "printf 'a burger\\n' | python -m helpers.generate"
         raise stage.StageError(os.EX_DATAERR, "no prompt arrived on stdin", remedy)
     return 0

@@ -16,12 +16,19 @@ PATIENCE = 5.0  # seconds without a sample; a Bluetooth headset needs up to two 
 
 if sys.platform == "darwin":
     SYSTEMS = ("avfoundation",)
-    UNMUTE = (
-        "Allow it for your terminal: System Settings > Privacy & Security > Microphone; and check that it is not muted."
-    )
 else:
     SYSTEMS = ("pulse", "alsa")
-    UNMUTE = "Unmute it (pavucontrol or alsamixer), or choose another one: --list-devices shows them."
+
+# Programs that start us on a Mac, by their TERM_PROGRAM: the permission for the microphone is theirs.
+_LAUNCHERS = {
+    "Apple_Terminal": "Terminal",
+    "iTerm.app": "iTerm",
+    "vscode": "Visual Studio Code",
+    "WarpTerminal": "Warp",
+    "ghostty": "Ghostty",
+    "kitty": "kitty",
+    "WezTerm": "WezTerm",
+}
 
 # FFmpeg's input options. PulseAudio converts by itself and is asked for 50 ms at a time. ALSA's own conversion of the
 # rate is poor, so it gives what nearly every device has.
@@ -72,6 +79,18 @@ def _listed(program: str, system: str) -> list[Device]:
         return [Device(system, address, address) for address, _ in lines if "CARD=" in address]
     titles = [title for _, title in lines]
     return [Device(system, address, title if titles.count(title) == 1 else address) for address, title in lines]
+
+
+def unmute() -> str:
+    """What to do about a microphone that gives silence: macOS gives it to whom the microphone is not allowed."""
+    if sys.platform != "darwin":
+        return "Unmute it (pavucontrol or alsamixer), or choose another one: --list-devices shows them."
+    program = os.environ.get("TERM_PROGRAM", "")
+    owner = _LAUNCHERS.get(program, stage.printable(program) or "the program that started this one")
+    if stage.setting("EVENTS"):  # the key was pressed
+        owner = "Audio to Image"
+    settings = "System Settings > Privacy & Security > Microphone"
+    return f"Allow it for {owner}: {settings}; then start {owner} again. And check that it is not muted."
 
 
 def find(name: str) -> Device:
@@ -130,7 +149,7 @@ def _unheard(complaints: list[tuple[str, str]]) -> stage.StageError:
             stage.say(f"{system}: {complaint}")
     text = "\n".join(complaint for _, complaint in complaints)
     if re.search("permission denied|not permitted|not authorized|access denied", text, re.IGNORECASE):
-        return stage.StageError(os.EX_NOPERM, "the microphone may not be used", UNMUTE)
+        return stage.StageError(os.EX_NOPERM, "the microphone may not be used", unmute())
     if "timed out" in text:
         what = f"the microphone gives nothing: no sample arrived within {PATIENCE:g} seconds"
         return stage.StageError(os.EX_UNAVAILABLE, what, "Reconnect it, or choose another one (--list-devices).")

@@ -107,11 +107,16 @@ def events() -> list[dict[str, Any]]:
     return sorted((json.loads(line) for line in lines), key=lambda event: float(event["time"]))
 
 
-def timeline() -> dict[str, dict[str, Any]]:
-    """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted."""
+def timeline(number: int = 1) -> dict[str, dict[str, Any]]:
+    """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted.
+
+    number: of the line, from 1; what was noted of other lines is left out.
+    """
     found: dict[str, dict[str, Any]] = {}
     noted = events()
     for event in noted:
+        if event.pop("number", number) != number:
+            continue
         place, what = found.setdefault(event["stage"], {}), event["event"]
         place[what] = round(event["time"] - noted[0]["time"], 3)
         more = event.keys() - {"stage", "event", "time"}
@@ -122,9 +127,7 @@ def timeline() -> dict[str, dict[str, Any]]:
 def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
     """After a run that failed: its recording in a folder of its own, and what happened as a dictionary."""
     result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline()}
-    folder = stage.session()
-    recording = folder / "prompt.wav" if folder else None
-    if recording and recording.is_file():
+    for recording in sorted((stage.session() or Path(os.devnull)).glob("recording-*.wav")):
         with wave.open(str(recording)) as sound:
             seconds = sound.getnframes() / sound.getframerate()
         if seconds >= SHORTEST_KEPT:

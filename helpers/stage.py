@@ -64,7 +64,8 @@ def printable(text: str) -> str:
 def say(text: str) -> None:
     """Tell the person something on stderr; silent with --quiet."""
     if not is_set("QUIET"):
-        sys.stderr.write(f"{text}\n")  # in one piece, unlike print: others write there, too
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line in which record draws its meter
+        sys.stderr.write(f"{clear}{text}\n")  # in one piece, unlike print: others write there, too
         sys.stderr.flush()
 
 

@@ -5,7 +5,7 @@
 # Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's may be full,
 # or of a kind that has no fifos. Stages report on fd 9, a fifo:  NAME exit N.
 
-STAGES='record transcribe remove_parentheses enrich generate' # in the order of the pipe
+STAGES='record transcribe remove_parentheses confirm enrich generate' # in the order of the pipe
 
 stage() { # <name> <command…>: one element of the pipe, in a process group of its own
   local name=$1 code=0
@@ -43,9 +43,9 @@ watch() { # notes the failures in order; what stands before a stage that failed 
   trap '' INT
   while read -r name what code <&9; do
     [ "$what" != quit ] || return 0
+    [ "$name" = record ] || stop_recording # nobody hears it any more; it keeps what was heard
     [ "$code" -ne 0 ] || continue
     printf '%s %s\n' "$name" "$code" >>"$control/failures"
-    stop_recording # it keeps what was heard
     for before in $STAGES; do
       [ "$before" != "$name" ] || break
       [ "$before" = record ] || signal_stages TERM "$before"

@@ -1,82 +1,132 @@
 """The second stage: sound in, one line of text per recording out.
 
-The recogniser loads while the recording is still being made: a thread takes in stdin from the start, and after the
-last sample only the recognition is left. whisper.cpp recognises (helpers.whisper); where none of its models is on
-disk, the built-in recogniser does (helpers.builtin_recogniser).
+The recogniser loads while the recording is still being made, and recognises whenever the speaker pauses: after the last
+word, most often, nothing is left to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
-import threading
 import time
+from pathlib import Path
+from typing import BinaryIO
 
 from helpers import audio, recognisers, stage
+from helpers.hearing import Hearing
+from helpers.meter import PARTIAL
 from helpers.recognisers import Recogniser
 from helpers.stage import StageError
 
 NAME = "transcribe"
-LONGEST = 600  # seconds taken from stdin: 19 MB, many times what anybody says about one picture
+ENOUGH = ("stop listening", "please stop listening")  # said in a loop, it ends it
+QUICK = 0.6  # seconds; less than the silence in which record waits whether the speaker goes on
 
 
-class Recording(threading.Thread):
-    """Takes in all of stdin from now on, so that a full pipe never stalls the microphone while a model loads."""
+def careful(recogniser: Recogniser) -> Recogniser:
+    """`recogniser`, but asked only about sound in which somebody speaks, since Whisper hears "Thank you." in noise; its
+    words are on one line, and its last answer is remembered.
+    """
+    from helpers.utterances import is_spoken
 
-    def __init__(self) -> None:
-        if os.isatty(0):
-            remedy = "Give a file, or pipe raw PCM into it."
-            raise StageError(os.EX_NOINPUT, "no audio on stdin", remedy)
-        super().__init__(daemon=True)
-        self._pcm = bytearray()
-        self._error: OSError | None = None
-        self.start()
-
-    def run(self) -> None:
-        most = LONGEST * audio.BYTES_PER_SECOND
-        try:
-            while data := os.read(0, min(1 << 16, most - len(self._pcm))):
-                self._pcm += data
-        except OSError as error:
-            self._error = error
-        if len(self._pcm) >= most:
-            stage.say(f"{NAME}: only the first {LONGEST // 60} minutes are used")
-            os.close(0)
-        with contextlib.suppress(OSError):  # a full disk is not what this thread has to report
-            stage.event(NAME, "heard", seconds=len(self._pcm) / audio.BYTES_PER_SECOND)
-
-    def pcm(self) -> bytes:
-        """Wait for the end of it. Raises: StageError 65 for nothing, or what is not raw PCM; 66 unreadable."""
-        self.join()
-        if self._error:
-            message = f"cannot read stdin: {self._error.strerror}"
-            raise StageError(os.EX_NOINPUT, message, "Pipe raw PCM into it, or give it files.")
-        if len(self._pcm) < 2:
-            raise StageError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
-        if self._pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
-            remedy = "Give the file as an argument instead."
-            raise StageError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
-        return bytes(self._pcm[: len(self._pcm) // 2 * 2])
+    return functools.lru_cache(maxsize=1)(lambda pcm: stage.printable(recogniser(pcm)) if is_spoken(pcm) else "")
 
 
-def recognise(recogniser: Recogniser, pcm: bytes) -> str:
-    """The words in `pcm` on one line.
+def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
+    """The words in `pcm`, the recording with this number, on one line.
 
     Raises: StageError 65 when there are none.
     """
-    loudest = audio.loudest_dbfs(pcm)
     began = time.monotonic()
-    # Whisper hears "Thank you." in silence: it is not asked.
-    text = stage.printable(recogniser(pcm)) if loudest > audio.SILENCE_DBFS else ""
+    text = recogniser(pcm)
     if not text:
+        loudest = audio.loudest_dbfs(pcm)
         level = "silence" if loudest <= audio.SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
         message = f"no words were heard in {len(pcm) / audio.BYTES_PER_SECOND:.1f} seconds of audio ({level})"
         raise StageError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
-    stage.event(NAME, "line", seconds=round(time.monotonic() - began, 3))
+    stage.event(NAME, "line", number=number, seconds=round(time.monotonic() - began, 3))
     stage.say(f"heard: {text}")
     return text
+
+
+class Partial:
+    """What has been understood while the speaker pauses, for record's line on the terminal.
+
+    If nothing follows, it is the whole, and the recogniser, which remembers its last answer, is not asked again. It is
+    asked only if it is quick enough to have answered before the recording ends.
+    """
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        self._recogniser = recogniser
+        self._file = (stage.session() or Path(os.devnull)) / PARTIAL
+        self._seconds = 0.0  # that it took the last time
+
+    def show(self, pcm: bytes) -> None:
+        if self._seconds > QUICK:
+            return
+        began = time.monotonic()
+        with contextlib.suppress(StageError):  # it is told when the recording is over
+            self._write(self._recogniser(pcm))
+        self._seconds = time.monotonic() - began
+
+    def clear(self) -> None:
+        self._write("")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            beside = self._file.with_suffix(".part")
+            beside.write_text(text, encoding="utf-8")
+            beside.replace(self._file)
+
+
+def write_down(hearing: Hearing, recogniser: Recogniser, loop: bool, pipe: BinaryIO) -> None:
+    """A line for each recording that is heard; in a loop, one that has no words is an empty line, so that line number n
+    is that of recording number n.
+
+    Raises: StageError 65 for one without words, unless it is one of a loop.
+    """
+    partial, number = Partial(recogniser), 0
+    for pcm, over in hearing.recordings():
+        if not over:
+            if not hearing.waiting():
+                partial.show(pcm)
+            continue
+        number += 1
+        text = ""
+        try:
+            text = recognise(recogniser, pcm, number)
+        except StageError as error:
+            if not loop:
+                raise
+            stage.say(f"{NAME}: {error.message}")
+        if loop and re.sub(r"\W+", " ", text.casefold()).strip() in ENOUGH:
+            return
+        pipe.write(text.encode() + b"\n")
+        pipe.flush()
+        partial.clear()
+
+
+def write_down_files(files: list[str], seconds: float, recogniser: Recogniser, pipe: BinaryIO) -> None:
+    """A line for each file, of its first `seconds`, in order.
+
+    Raises: the first StageError; the other files are written down all the same.
+    """
+    failure: StageError | None = None
+    for number, file in enumerate(files, 1):
+        try:
+            text = recognise(recogniser, audio.decode(file, seconds), number)
+        except StageError as error:
+            if len(files) > 1:
+                stage.say(stage.printable(f"{NAME}: {file}: {error.message}"))
+            failure = failure or error
+        else:
+            pipe.write(text.encode() + b"\n")
+            pipe.flush()
+    if failure:
+        raise failure
 
 
 def language_code(text: str) -> str:
@@ -125,25 +175,22 @@ def main(argv: list[str] | None = None) -> int:
         default=setting("TIME") or audio.WINDOW,
         help=f"how much of each file is used (default {audio.WINDOW:g})",
     )
+    parser.add_argument(
+        "--loop",
+        action="store_true",
+        default=stage.is_set("LOOP"),
+        help="half a second of zeros on stdin ends a recording, and the next one begins",
+    )
     parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
     pipe = stage.take_stdout()
-    recording = None if arguments.files else Recording()
-
-    failure: StageError | None = None
-    with recognisers.load(arguments.whisper, arguments.language, arguments.translate, arguments.threads) as engine:
-        for file in arguments.files or [None]:
-            try:
-                text = recognise(engine, recording.pcm() if recording else audio.decode(file, arguments.time))
-            except StageError as error:
-                if len(arguments.files) > 1:
-                    stage.say(stage.printable(f"{NAME}: {file}: {error.message}"))
-                failure = failure or error
-            else:
-                pipe.write(text.encode() + b"\n")
-                pipe.flush()
-    if failure:
-        raise failure
+    hearing = None if arguments.files else Hearing(arguments.loop)
+    how = (arguments.whisper, arguments.language, arguments.translate, arguments.threads)
+    with recognisers.load(*how) as recogniser:
+        if hearing:
+            write_down(hearing, careful(recogniser), arguments.loop, pipe)
+        else:
+            write_down_files(arguments.files, arguments.time, careful(recogniser), pipe)
     return 0
 
 

@@ -169,7 +169,7 @@ A2I_WHISPER=tiny" ]
 
 recorder_that_keeps() { # two seconds of it
   fake record "python3 -c 'import os, wave
-sound = wave.open(os.environ[\"A2I_SESSION\"] + \"/prompt.wav\", \"wb\")
+sound = wave.open(os.environ[\"A2I_SESSION\"] + \"/recording-1.wav\", \"wb\")
 sound.setparams((1, 2, 16000, 0, \"NONE\", \"\"))
 sound.writeframes(bytes(64000))'; printf pcm"
 }

@@ -20,7 +20,7 @@ import microphone
 import numpy as np
 import pytest
 
-from helpers import audio, record
+from helpers import audio, meter
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = [sys.executable, "-m", "helpers.record"]
@@ -97,25 +97,25 @@ def similarity(pcm: bytes, voice: Path) -> float:
 
 
 def test_hears_a_voice_whole(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
-    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "4")
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--fixed-window", "--time", "4")
     until_ready(process)
     microphone.speak(heard, voice)
     pcm, said = process.communicate(timeout=20)
     assert process.returncode == 0, said
     assert len(pcm) == 4 * 32_000
     assert similarity(pcm, voice) > 0.95
-    with wave.open(str(tmp_path / "prompt.wav")) as file:
+    with wave.open(str(tmp_path / "recording-1.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
         assert file.readframes(file.getnframes()) == pcm
     events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert [event["event"] for event in events] == ["started", "ready", "heard", "done"]
     assert events[2]["seconds"] == 4
     assert -20 < events[2]["level_dbfs"] < 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "prompt.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "recording-1.wav"]
 
 
 def test_sends_samples_as_they_arrive(heard: dict[str, str]) -> None:
-    process = start(heard, "--time", "10")
+    process = start(heard, "--fixed-window", "--time", "10")
     assert process.stdout
     until_ready(process)
     arrived = time.monotonic()
@@ -130,7 +130,7 @@ def test_sends_samples_as_they_arrive(heard: dict[str, str]) -> None:
 
 
 def test_interrupt_keeps_what_was_heard(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
-    process = start(heard, "--time", "60", "--wav", tmp_path / "kept.wav")
+    process = start(heard, "--fixed-window", "--time", "60", "--wav", tmp_path / "kept.wav")
     until_ready(process)
     (ffmpeg,) = children(process.pid)
     microphone.speak(heard, voice)
@@ -170,7 +170,7 @@ def test_no_orphan(heard: dict[str, str], tmp_path: Path, number: signal.Signals
 
 
 def test_ends_with_the_next_stage(heard: dict[str, str]) -> None:
-    process = start(heard, "--time", "60")
+    process = start(heard, "--fixed-window", "--time", "60")
     assert process.stdout and process.stderr
     until_ready(process)
     (ffmpeg,) = children(process.pid)
@@ -231,7 +231,7 @@ def on_a_terminal(environment: dict[str, str]) -> str:
 def test_meter_on_a_terminal_only(heard: dict[str, str]) -> None:
     shown = on_a_terminal(heard)
     assert re.search(
-        r"speak now .*\r\n\r  0\.\d s left  \[ {20}\] *\r.*\r  0\.0 s left .*\r +\rrecord: ", shown, re.DOTALL
+        r"speak now .*\r\n\r  0\.\d s left  \[ {20}\] *\x1b\[K\r.*\r  0\.0 s left .*\r\x1b\[Krecord: ", shown, re.DOTALL
     )
     assert "\n" not in shown[shown.index(" s left") : shown.rindex(" s left")]
     assert " s left" not in on_a_terminal({**heard, "A2I_QUIET": "1"})
@@ -239,9 +239,9 @@ def test_meter_on_a_terminal_only(heard: dict[str, str]) -> None:
 
 
 def test_meter() -> None:
-    assert record.meter(9.96, -100) == " 10.0 s left  [                    ]"
-    assert record.meter(3, -35) == "  3.0 s left  [##########          ]"
-    assert record.meter(0, 0) == "  0.0 s left  [####################]"
+    assert meter.meter(9.96, -100) == " 10.0 s left  [                    ]"
+    assert meter.meter(3, -35) == "  3.0 s left  [##########          ]"
+    assert meter.meter(0, 0) == "  0.0 s left  [####################]"
 
 
 # ------------------------------------------------------------------------------------------------------- a file
@@ -251,7 +251,7 @@ def test_file_to_stdout_and_session(voice: Path, tmp_path: Path) -> None:
     done = run({**CLEAN, "A2I_SESSION": str(tmp_path)}, "--input", voice)
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout) == 48_000 and similarity(done.stdout, voice) > 0.999
-    assert (tmp_path / "prompt.wav").stat().st_size == 48_044
+    assert (tmp_path / "recording-1.wav").stat().st_size == 48_044
     events = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert events == ["started", "ready", "heard", "done"]
 
@@ -270,7 +270,7 @@ def test_error_goes_to_the_session(tmp_path: Path) -> None:
     done = run({**CLEAN, "A2I_SESSION": str(tmp_path)}, "--input", "missing.wav")
     assert (done.returncode, done.stdout, done.stderr) == (66, b"", b"")
     assert (tmp_path / "record.error").read_text().startswith("record: cannot read missing.wav")
-    assert not (tmp_path / "prompt.wav").exists()
+    assert not (tmp_path / "recording-1.wav").exists()
 
 
 @pytest.mark.parametrize("name", ["no/such.wav", ".", "x" * 300])

@@ -85,7 +85,7 @@ def test_an_output_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def recorded(folder: Path, seconds: float) -> None:
-    with wave.open(str(folder / "prompt.wav"), "wb") as sound:
+    with wave.open(str(folder / "recording-1.wav"), "wb") as sound:
         sound.setparams((1, 2, 16000, 0, "NONE", ""))
         sound.writeframes(bytes(2 * int(16000 * seconds)))
 

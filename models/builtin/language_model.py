@@ -29,6 +29,9 @@ ORDER = 3
 
 # Two spellings of one sound. The recogniser cannot tell them apart, so one of them is what it writes.
 SAME_SOUND = {"grey": "gray", "under water": "underwater", "doughnut": "donut", "hotdog": "hot dog"}
+COMMAND = "stop listening"  # ends a loop
+COMMANDS = 1 / 300  # of the sentences
+
 NUMBERS = {"2": "two", "3": "three"}
 
 # What the CMU dictionary of pocketsphinx lacks, in its phones.
@@ -61,18 +64,22 @@ def spoken(text: str) -> str:
 
 
 def sentences(count: int = SENTENCES, seed: int = 0) -> Iterator[str]:
-    """`count` random captions, half of them of what the shipped weights can draw; no held-out scene among them."""
+    """`count` random captions, half of them of what the shipped weights can draw; no held-out scene among them. And
+    the command, for each 300 of them.
+    """
     random = Random(seed)
     for _ in range(count):
         known = random.choice((KNOWN, EVERYTHING))
         scene = vocabulary.sample_scene(random, known.subjects, known.features)
         yield spoken(vocabulary.caption(scene, random))
+    yield from [COMMAND] * round(count * COMMANDS)
 
 
 def all_words() -> list[str]:
     """Every word that the recogniser can write, sorted: those of all captions and of `words.txt`."""
     shipped = (FOLDER / "words.txt").read_text(encoding="utf-8")
-    return sorted({*vocabulary.caption_words(EVERYTHING), *vocabulary.split_words(shipped)} - set(NUMBERS))
+    captions = {*vocabulary.caption_words(EVERYTHING), *vocabulary.split_words(shipped)}
+    return sorted((captions - set(NUMBERS)) | set(COMMAND.split()))
 
 
 def count_ngrams(texts: Iterable[str]) -> list[Counter[Ngram]]:
