@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +21,7 @@ from torch_models import lcm_model, taesd_model, xl_model
 
 from helpers import diffusion, engines, generate
 from helpers.engines import cpu, cuda, nvidia
-from helpers.stage import StageError
+from helpers.stage import ROOT, StageError
 
 
 def psnr(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
@@ -201,6 +204,26 @@ def test_the_decoder_of_xl_is_exact_where_f16_would_overflow(model: Callable[[st
     assert (engine._unet.dtype, engine._vae.dtype) == (torch.float16, torch.float32)
     other: Any = engines.load("cuda", model("tiny"))
     assert other._vae.dtype == torch.float16
+
+
+def test_the_whole_stage_draws_and_sends_nothing(model: Callable[[str], Path], tmp_path: Path) -> None:
+    program = """
+import sys
+sys.addaudithook(lambda event, _: event in ("socket.connect", "socket.getaddrinfo") and sys.exit(f"used {event}"))
+from helpers import generate, stage
+stage.run("generate", generate.main)
+"""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    environment |= {"A2I_OUTPUT": str(tmp_path), "A2I_ENGINE": "cuda", "A2I_MODEL": str(model("tiny"))}
+    environment |= {"A2I_COUNT": "2", "A2I_STEPS": "2", "A2I_JSON": "1", "HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="a cat\n", env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["engine"] == {"name": "cuda", "version": f"torch {torch.__version__} cpu", "precision": "f32"}
+    assert [Path(path).is_file() for path in result["paths"]] == [True, True]
+    assert not (tmp_path / "home").exists()
 
 
 # Models that are damaged or of another kind

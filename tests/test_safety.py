@@ -1,0 +1,132 @@
+"""The filter of --safe: what it sees, what is kept, and what is said without a detector."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from small_models import random_model, transformers
+from torch_models import safety_checker
+
+from helpers import generate
+from helpers.diffusion import BlankPicture, FilteredPicture
+from helpers.engines import Defaults, nvidia, safety
+from helpers.stage import ROOT, StageError
+
+
+@pytest.fixture
+def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of downloaded models; the detector has its place in it."""
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+def noise(seed: int, shape: tuple[int, ...] = (64, 96, 3)) -> NDArray[np.uint8]:
+    return np.random.RandomState(seed).randint(0, 256, shape).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (96, 300, 3), (301, 224, 3)])
+def test_the_detector_sees_what_clip_was_trained_with(shape: tuple[int, ...]) -> None:
+    picture = noise(1, shape)
+    processor = transformers.CLIPImageProcessorPil(
+        size={"shortest_edge": 224}, crop_size=224, do_convert_rgb=True, resample=3
+    )
+    theirs = processor(picture, return_tensors="np")["pixel_values"]
+    mine = safety._seen(picture).numpy()
+    assert mine.shape == theirs.shape == (1, 3, 224, 224)
+    assert np.abs(mine - theirs).max() < 0.02  # a level of 255 is 0.015
+
+
+@pytest.mark.parametrize("takes", [True, False])
+def test_the_model_brings_its_detector_or_the_one_for_all_is_used(tmp_path: Path, models: Path, takes: bool) -> None:
+    safety_checker(tmp_path / "model" / "safety_checker", takes)
+    picture = noise(1)
+    before = picture.copy()
+    assert safety.load(tmp_path / "model")(picture) is takes
+    assert np.array_equal(picture, before)
+    safety_checker(models / "safety-checker" / "safety_checker", not takes)
+    assert safety.load(tmp_path / "other")(picture) is not takes
+    assert safety.load(tmp_path / "model")(picture) is takes
+
+
+def test_without_a_detector_the_command_that_gets_it_is_said(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(StageError, match="there is none on this machine") as raised:
+        safety.load(tmp_path)
+    assert raised.value.code == 69 and "hf download" in raised.value.remedy and str(models) in raised.value.remedy
+    safety_checker(tmp_path / "safety_checker", True)
+    weights = tmp_path / "safety_checker" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(StageError, match="do not fit together") as raised:
+        safety.load(tmp_path)
+    assert raised.value.code == 69
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    with pytest.raises(StageError, match="torch") as raised:
+        safety.load(tmp_path)
+    assert raised.value.remedy == nvidia.INSTALL
+
+
+class Engine:
+    """Draws noise, of the seed it is given."""
+
+    size, pictures, channels, factor, precision, scheduler, defaults = (32, 32), 2, 4, 8, "f32", {}, Defaults()  # type: ignore[var-annotated]
+    tokenizer = SimpleNamespace(encode=lambda text: SimpleNamespace(ids=np.zeros(2, np.int64)))
+
+    def encode_text(self, tokens: Any) -> Any:
+        return np.zeros((1, 2, 2), np.float32)
+
+    def predict_noise(self, latents: Any, timestep: float, text: Any) -> Any:
+        return latents * np.float32(0.1)
+
+    def decode(self, latents: Any) -> Any:
+        return latents[:, :3].repeat(8, 2).repeat(8, 3)
+
+
+RUN = {"seed": 3, "count": 3, "steps": 2, "guidance": 1.0, "sampler": "ddim"}
+
+
+def drawn(taken: Any) -> list[int]:
+    return [seed for seed, _ in generate.draw(Engine(), "a cat", None, RUN, taken)]  # type: ignore[arg-type]
+
+
+def test_pictures_that_the_filter_takes_are_left_out(capfd: Any) -> None:
+    verdicts = iter([False, True, False])
+    assert drawn(lambda pixels: next(verdicts)) == [3, 5]
+    assert capfd.readouterr().err == "generate: the safety filter took 1 of 3 pictures\n"
+    assert drawn(None) == drawn(lambda pixels: False) == [3, 4, 5]
+    assert not capfd.readouterr().err
+
+
+def test_a_prompt_without_a_picture_left_is_an_error_and_not_a_black_one() -> None:
+    with pytest.raises(FilteredPicture, match="the safety filter took the picture") as raised:
+        drawn(lambda pixels: True)
+    assert raised.value.code == 65 and not isinstance(raised.value, BlankPicture)
+
+
+def test_nothing_is_kept_of_a_picture_that_the_filter_took(tmp_path: Path) -> None:
+    """The whole stage, with the CPU engine."""
+    model = random_model(tmp_path / "model", "tiny")
+    safety_checker(model / "safety_checker", True)
+    outputs = tmp_path / "outputs"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    environment |= {"A2I_OUTPUT": str(outputs), "A2I_SAFE": "1", "A2I_ENGINE": "cpu", "A2I_STEPS": "1"}
+    command = [sys.executable, "-m", "helpers.generate", "--model", str(model)]
+    how: dict[str, Any] = {"input": "a cat\n", "env": environment, "cwd": ROOT, "capture_output": True, "text": True}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 65, done.stderr
+    assert "generate: the safety filter took the picture\n" in done.stderr and not done.stdout
+    assert not outputs.exists() or not list(outputs.iterdir())
+    shutil.rmtree(model / "safety_checker")
+    done = subprocess.run(command, **how | {"env": environment | {"A2I_MODELS": str(tmp_path / "none")}})
+    assert done.returncode == 69 and "--safe needs a detector" in done.stderr
