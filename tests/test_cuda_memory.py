@@ -208,6 +208,7 @@ def test_a_recorded_call_computes_the_same(folder: Path, graphs: type[torch_mode
     engine._call.records = True  # type: ignore[attr-defined]
     for number, rows in enumerate((2, 2, 2, 4, 2, 4, 4)):
         known = inputs(plain, number, rows)
+        plain._call.forget()  # type: ignore[attr-defined]
         assert np.allclose(engine.predict_noise(*known), plain.predict_noise(*known), atol=1e-5)
     assert graphs.replays == 3 + 2  # the first call of each batch size is a plain one
 
@@ -280,16 +281,16 @@ def test_in_a_loop_the_unet_is_compiled_beside(
 
         def quicker(sample: Any, *more: Any, **known: Any) -> Any:
             calls.append(len(sample))
-            return module(sample, *more, **known)
+            return (module(sample, *more, **known)[0] * 2,)  # so that it can be told
 
         return quicker
 
-    expected = picture(engines.load("cuda", tiny))
+    known = inputs(plain := engines.load("cuda", tiny), 1)
     engine = compiled(tiny, monkeypatch, compiler)
     assert calls == [2, 2, 2]  # compiled, run, recorded
     before = graphs.replays
-    assert np.abs(picture(engine, steps=2).astype(int) - expected).max() <= 1
-    assert graphs.replays == before + 2 and len(calls) == 3
+    assert np.allclose(engine.predict_noise(*known), 2 * plain.predict_noise(*known), atol=1e-5)
+    assert graphs.replays == before + 1 and len(calls) == 3
 
 
 def test_what_cannot_be_compiled_stays_as_it_is(

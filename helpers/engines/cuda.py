@@ -290,7 +290,7 @@ def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str, sour
     more = {} if home == "transformers" else {"low_cpu_mem_usage": False}  # without it, it wants accelerate
     try:
         part, found = getattr(library, kinds[folder.name]).from_pretrained(
-            folder, torch_dtype=dtype, local_files_only=True, output_loading_info=True, **source, **more
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **source, **more
         )
     except Exception as error:  # torch, safetensors, diffusers and transformers have exceptions of their own
         raise weights.misfit(folder, error) from error
