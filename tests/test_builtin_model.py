@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -262,6 +263,40 @@ def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
     assert [line["samples"] for line in log] == [0, before["samples"], after["samples"]]
     right, wrong = log[-1]["gate"]["single"]
     assert right < wrong  # the shipped weights heed the caption
+
+
+@font
+def test_larger_networks_start_from_smaller_ones(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    from models.builtin.train.run import Run
+
+    def decoder(channels: int) -> tuple[Any, Any]:
+        vae = diffusers.AutoencoderKL(
+            block_out_channels=(8,), latent_channels=channels, norm_num_groups=2, mid_block_add_attention=False
+        )
+        return vae, torch.nn.Sequential(vae.post_quant_conv, vae.decoder)
+
+    small, decode = decoder(3)
+    small.save_pretrained(tmp_path / "vae")
+    large, decode_more = decoder(5)
+    assert Run(tmp_path / "run", tmp_path).weights("vae", large)
+    latents = torch.randn(1, 5, 6, 6)
+    torch.testing.assert_close(decode_more(latents), decode(latents[:, :3]))
+    decode_more(latents).square().sum().backward()
+    assert large.decoder.conv_in.weight.grad[:, 3:].abs().min() > 0  # what is new can be learnt
+
+
+@font
+def test_every_batch_has_timesteps_of_all_kinds() -> None:
+    torch = pytest.importorskip("torch")
+    from models.builtin.train import unet
+
+    torch.manual_seed(0)
+    batches = [unet.timesteps(16) for _ in range(200)]
+    assert all(0 <= batch.min() < 150 and 975 < batch.max() <= 999 for batch in batches)
+    noisy = (torch.cat(batches) >= 900).float().mean()
+    assert unet.NOISY < noisy < unet.NOISY + 0.15
 
 
 @font

@@ -57,8 +57,17 @@ class Run:
         return state
 
     def weights(self, part: str, network: Any) -> bool:
-        """Fill `network` (`text_encoder`, `unet` or `vae`) from the folder that the run starts from, if any."""
+        """Fill `network` (`text_encoder`, `unet` or `vae`) from the folder that the run starts from, if any.
+
+        The folder's network may have another shape: the weights and the corners of weights that both have are taken
+        over, and what was there heeds none of what is new (latents of more components begin with those of fewer).
+        """
         if self.start is None:
             return False
-        network.load_state_dict(type(network).from_pretrained(self.start / part).float().state_dict())
+        known = type(network).from_pretrained(self.start / part).float().state_dict()
+        for name, weight in network.state_dict().items():
+            if name in known:
+                shared = [slice(min(sizes)) for sizes in zip(weight.shape, known[name].shape, strict=True)]
+                weight[shared[0]] = 0
+                weight[tuple(shared)] = known[name][tuple(shared)]
         return True

@@ -17,7 +17,7 @@ from models.builtin.train.text import load as load_text
 from models.builtin.vocabulary import HUES, SIZES, Scene, Subject, caption, sample_scene
 
 UNCONDITIONAL = 0.08  # share of the samples without a caption, for classifier-free guidance
-NOISY = 0.4  # share of the samples from the noisiest tenth of the steps, where the caption decides everything
+NOISY = 0.3  # share of the samples from the noisiest tenth of the steps, where the caption decides everything
 
 
 class Samples(torch.utils.data.IterableDataset[tuple[torch.Tensor, str]]):
@@ -86,10 +86,10 @@ def loss(unet: Any, scheduler: Any, x: torch.Tensor, noise: torch.Tensor, t: tor
 
 
 def timesteps(count: int) -> torch.Tensor:
-    """Random timesteps 0…999, more of them at the noisy end."""
-    u = torch.rand(count)
-    noisy = torch.rand(count) < NOISY
-    return torch.where(noisy, 900 + 100 * u, 1000 * (1 - u**1.7)).long().clamp(0, 999)
+    """Random timesteps 0…999, more of them at the noisy end, and spread evenly: no batch is all easy or all hard."""
+    u = (torch.arange(count) + torch.rand(count)) / count
+    noisy, rest = 1000 - 100 * u / NOISY, 1000 * (1 - ((u - NOISY) / (1 - NOISY)).clamp(0) ** 1.3)
+    return torch.where(u < NOISY, noisy, rest).long().clamp(0, 999)
 
 
 def train(
