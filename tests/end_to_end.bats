@@ -266,3 +266,17 @@ EOF
 @test "no microphone ends with 69" {
   PULSE_SERVER=unix:/nowhere fails 69 'microphone' -t 1
 }
+
+@test "--loop: a picture for each thing that is said, until stop listening" {
+  cd "$root"
+  run python -m tests.loop_session --utterances 3 --seconds 4
+  echo "$output"
+  [ "$status" -eq 0 ]
+}
+
+@test "Ctrl-C once, twice, and --stop, at a random moment of each phase" {
+  cd "$root"
+  run python -m tests.interruptions --moments 1
+  echo "$output"
+  [ "$status" -eq 0 ]
+}

@@ -367,3 +367,33 @@ listening_recorder() {
   A2I_TIME=4 run pipeline --help
   [[ $output = *"microphone 4"* ]]
 }
+
+@test "a stage that has had enough ends the recording, and the rest goes on" {
+  fake record "printf pcm; trap 'exit 0' INT; while :; do sleep 0.1; done"
+  fake transcribe 'printf "a cat\na dog\n"'
+  run pipeline --loop
+  [ "$status" -eq 0 ]
+  [ "$output" = "/pictures/a cat.png
+/pictures/a dog.png" ]
+  nothing_left
+}
+
+@test "--loop and its like are settings of every stage, and exclude what makes no sense" {
+  fake record 'printf pcm; printf "%s %s %s\n" "$A2I_LOOP" "$A2I_SILENCE" "${A2I_FIXED_WINDOW-}" >"'"$stages"'/settings"'
+  run pipeline --loop --silence=1.5
+  [ "$status" -eq 0 ]
+  [ "$(cat "$stages/settings")" = "1 1.5 " ]
+  for options in "--loop -p text" "--loop -i a.wav" "--loop --fixed-window" "--silence much" "--loop=1"; do
+    # shellcheck disable=SC2086 # several options
+    run --separate-stderr pipeline $options
+    [ "$status" -eq 64 ]
+    [ -z "$output" ]
+  done
+}
+
+@test "--confirm without a terminal is refused before anything is recorded" {
+  run --separate-stderr setsid "${A2I_TEST_BASH:-bash}" "$root/pipeline.sh" --confirm
+  [ "$status" -eq 69 ]
+  [ "$stderr" = "pipeline: --confirm asks on a terminal, and there is none" ]
+  [ ! -e "$stages/record.arguments" ]
+}

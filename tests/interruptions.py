@@ -1,0 +1,176 @@
+"""Ctrl-C and --stop at random moments of the whole pipe:  python -m tests.interruptions [--moments N]
+
+Each trial speaks into a headless microphone and interrupts the pipe in one of its phases: once, twice, or by --stop.
+The exit code has to be right, no process may be left, and no file but those of whole runs. Prints a table; exits with 1
+when a trial failed. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from examples.make_examples import speak
+from helpers.stage import ROOT
+from tests import microphone
+
+# phase: (the event that it begins with, how long it takes at most, in seconds)
+PHASES = {
+    "start": (None, 1.0),
+    "record": (("record", "ready"), 3.0),
+    "transcribe": (("record", "heard"), 0.15),
+    "generate": (("generate", "prompt"), 0.6),
+}
+WAYS = {"Ctrl-C": 1, "Ctrl-C twice": 2, "--stop": 0}
+DRAWN, NOTHING = {0}, {130}
+
+
+class Trial(NamedTuple):
+    """phase: of PHASES; way: of WAYS; moment: seconds after the phase began."""
+
+    phase: str
+    way: str
+    moment: float
+
+    def allowed(self) -> set[int]:
+        """The exit codes that are right. What a moment meets is not known exactly: a phase may be over before it."""
+        if self.way == "--stop":  # it ends a recording, and else does nothing
+            return DRAWN | {130, 65, 77} if self.phase in ("start", "record") else DRAWN
+        if self.phase in ("start", "record") and self.way == "Ctrl-C":
+            return DRAWN | NOTHING | {65, 77}  # with what was heard until then, which may be nothing
+        return DRAWN | NOTHING
+
+
+def _noted(events: Path, wanted: tuple[str, str] | None) -> bool:
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    return not wanted or any((line["stage"], line["event"]) == wanted for line in lines)
+
+
+def _processes(session: int) -> list[str]:
+    """The command lines of the processes of a session that are still there after a second."""
+    command = ["ps", "-o", "stat=,args=", "-s", str(session)]
+    for _ in range(10):
+        lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+        if not (left := [line for line in lines if not line.startswith("Z")]):
+            break
+        time.sleep(0.1)
+    return left
+
+
+def run(trial: Trial, environment: dict[str, str], wav: Path, folder: Path) -> str:
+    """Run one trial in an empty folder; returns what was wrong with it, or an empty string."""
+    events, temporary, outputs = folder / "events", folder / "tmp", folder / "outputs"
+    events.touch()
+    temporary.mkdir()
+    settings = {"A2I_EVENTS": str(events), "TMPDIR": str(temporary), "A2I_OUTPUT": str(outputs)}
+    settings |= {"A2I_WHISPER": "builtin", "A2I_OPEN": "0"}
+    with (folder / "log").open("wb") as log:
+        pipe = subprocess.Popen(
+            [str(ROOT / "pipeline.sh")],
+            env={**environment, **settings},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        speaker = None
+        end = time.monotonic() + 60
+        began = PHASES[trial.phase][0]
+        while pipe.poll() is None and not _noted(events, began) and time.monotonic() < end:
+            if not speaker and _noted(events, ("record", "ready")):
+                speaker = subprocess.Popen(["paplay", str(wav)], env=environment)
+            time.sleep(0.01)
+        if trial.phase == "record":
+            speaker = subprocess.Popen(["paplay", str(wav)], env=environment)
+        time.sleep(trial.moment)
+        if trial.way == "--stop":
+            command = [str(ROOT / "pipeline.sh"), "--stop"]
+            subprocess.run(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False)
+        for number in range(WAYS[trial.way]):
+            if pipe.poll() is None:
+                time.sleep(0.2 * number)
+                os.killpg(pipe.pid, signal.SIGINT)
+        if not speaker and _wait_ready(pipe, events):
+            speaker = subprocess.Popen(["paplay", str(wav)], env=environment)
+        try:
+            code = pipe.wait(40)
+        except subprocess.TimeoutExpired:
+            os.killpg(pipe.pid, signal.SIGKILL)
+            return "it hangs"
+        if speaker:
+            speaker.kill()
+            speaker.wait()
+    wrong = _wrong(trial, code, outputs, temporary, pipe.pid)
+    return f"exit code {code}: {wrong}" if wrong else ""
+
+
+def _wait_ready(pipe: subprocess.Popen[bytes], events: Path) -> bool:
+    """Whether the microphone opens in spite of what happened."""
+    while pipe.poll() is None:
+        if _noted(events, ("record", "ready")):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _wrong(trial: Trial, code: int, outputs: Path, temporary: Path, session: int) -> str:
+    if code not in trial.allowed():
+        return "the exit code"
+    if left := _processes(session):
+        return f"left running: {left}"
+    if left := [path.name for path in temporary.iterdir()]:
+        return f"left in the temporary folder: {left}"
+    runs = list(outputs.iterdir()) if outputs.exists() else []
+    if any(path.name.startswith(".") or not (path / "run.json").is_file() for path in runs):
+        return f"half of a run is left: {[path.name for path in runs]}"
+    pictures = list(outputs.glob("*/image.png"))
+    if len(pictures) != (code == 0) or any(not path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in pictures):
+        return f"{len(pictures)} pictures"
+    if code == 130 and runs:
+        return "a run is left of what was taken back"
+    return ""
+
+
+def trials(moments: int, seed: int = 0) -> list[Trial]:
+    source = random.Random(seed)
+    return [
+        Trial(phase, way, source.uniform(0, longest))
+        for phase, (_, longest) in PHASES.items()
+        for way in WAYS
+        for _ in range(moments)
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--moments", type=int, default=20, help="of each phase and way (default %(default)s)")
+    options = parser.parse_args()
+    held, failed = Counter[tuple[str, str]](), 0
+    with tempfile.TemporaryDirectory() as name, microphone.running() as environment:
+        wav = Path(name) / "said.wav"
+        speak("slt", "a cat at night", wav)
+        for number, trial in enumerate(trials(options.moments)):
+            folder = Path(name) / str(number)
+            folder.mkdir()
+            if wrong := run(trial, environment, wav, folder):
+                failed += 1
+                print(f"{trial}: {wrong}\n{(folder / 'log').read_text(errors='replace')}", flush=True)
+            else:
+                held[trial[:2]] += 1
+    for (phase, way), count in held.items():
+        print(f"{phase:12}{way:14}{count} of {options.moments}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

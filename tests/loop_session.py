@@ -1,0 +1,169 @@
+"""A session of --loop at a headless microphone, measured:  python -m tests.loop_session [--utterances N] [--seconds S]
+
+Says prompts of the built-in vocabulary one after another, every S seconds, and "stop listening" at the end. Prints
+what was drawn of them, the time from the end of the speech to the picture and its parts, memory, and CPU while nobody
+speaks. Exits with 1 when a picture is missing or another was drawn, or something of the pipe is left. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from examples.make_examples import speak
+from helpers.stage import ROOT
+from models.builtin.language_model import spoken
+from tests import microphone
+from tests.spoken_prompts import PROMPTS, VOICES
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
+    """(text, WAV) of `count` prompts that the built-in recogniser understands: measure_speech says how many."""
+    folder.mkdir()
+    found: list[tuple[str, Path]] = []
+    for number in range(len(PROMPTS) * len(VOICES)):
+        if len(found) == count:
+            break
+        text, voice = PROMPTS[number % len(PROMPTS)].text, VOICES[number % len(VOICES)]
+        path = folder / f"{number}.wav"
+        speak(voice, text, path)
+        command = [sys.executable, "-m", "helpers.transcribe", "--whisper", "builtin", str(path)]
+        heard = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        if heard == spoken(text):
+            found.append((heard, path))
+    speak("slt", "stop listening", folder / "stop.wav")
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """The process and everything that it started, directly or not."""
+    parents: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents.setdefault(int(fields[1]), []).append(int(stat.parent.name))
+    found = [pid]
+    for one in found:
+        found += parents.get(one, [])
+    return found
+
+
+def memory(pids: list[int]) -> float:
+    """MB, each page that several share counted once."""
+    total = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:
+            continue
+        total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def cpu(pids: list[int]) -> float:
+    """Seconds of CPU that the processes have used."""
+    total = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        total += int(fields[11]) + int(fields[12])
+    return total / TICK
+
+
+def events(path: Path, stage: str, what: str) -> Iterator[dict[str, Any]]:
+    for line in path.read_text().splitlines():
+        event = json.loads(line)
+        if (event["stage"], event["event"]) == (stage, what):
+            yield event
+
+
+def wait_for(path: Path, stage: str, what: str, count: int = 1, patience: float = 120) -> None:
+    end = time.monotonic() + patience
+    while len(list(events(path, stage, what))) < count:
+        if time.monotonic() > end:
+            raise TimeoutError(f"{stage} is not {what}")
+        time.sleep(0.1)
+
+
+def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Path) -> bool:
+    """Run it and print the figures; whether all is as it should be."""
+    noted, output = folder / "events", folder / "outputs"
+    noted.touch()
+    with microphone.running() as environment, (folder / "log").open("w") as log:
+        settings = {"A2I_EVENTS": str(noted), "A2I_WHISPER": "builtin", "A2I_OUTPUT": str(output)}
+        command = [str(ROOT / "pipeline.sh"), "--loop", "--no-open", "--seed", "1"]
+        pipe = subprocess.Popen(
+            command, env={**environment, **settings}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
+        )
+        for name in ("record", "transcribe", "generate"):
+            wait_for(noted, name, "ready")
+        sizes, silent_cpu, silent_seconds, began = [], 0.0, 0.0, time.monotonic()
+        for number, (_, wav) in enumerate(said, 1):
+            microphone.speak(environment, wav)
+            wait_for(noted, "generate", "drawn", number)
+            pids = tree(pipe.pid)
+            sizes.append(memory(pids))
+            time.sleep(0.5)
+            pids, before, at = tree(pipe.pid), cpu(tree(pipe.pid)), time.monotonic()
+            time.sleep(max(1.0, began + number * seconds - time.monotonic()))
+            silent_cpu += cpu(pids) - before
+            silent_seconds += time.monotonic() - at
+        microphone.speak(environment, stop)
+        assert pipe.stdout
+        printed = pipe.stdout.read().decode().splitlines()
+        code = pipe.wait(60)
+    left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    drawn = [(Path(path).parent / "prompt.txt").read_text().strip() for path in printed]
+    right = drawn == [text for text, _ in said]
+    quarter = max(1, len(sizes) // 4)
+    print(f"exit code {code}; {len(drawn)} pictures of {len(said)} utterances, each of its own prompt: {right}")
+    print(
+        f"memory {median(sizes[:quarter]):.0f} MB in the first quarter, {median(sizes[-quarter:]):.0f} MB in the last"
+    )
+    print(f"CPU while nobody speaks: {100 * silent_cpu / silent_seconds:.1f} % of a core; processes left: {len(left)}")
+    print_parts(noted)
+    left_over = [path.name for path in output.iterdir() if path.name.startswith(".")]
+    return right and code == 0 and not left and not left_over
+
+
+def print_parts(noted: Path) -> None:
+    """The median seconds between the last word and the picture, and what they went into."""
+    times: dict[str, dict[int, float]] = {}
+    for name, what in (("record", "heard"), ("transcribe", "line"), ("generate", "prompt"), ("generate", "drawn")):
+        times[what] = {event["number"]: event["time"] for event in events(noted, name, what)}
+    ended = {event["number"]: event["time"] - event["silent"] for event in events(noted, "record", "heard")}
+    steps = [("silence", ended, times["heard"]), ("recognition", times["heard"], times["line"])]
+    steps += [("text", times["line"], times["prompt"]), ("drawing and PNG", times["prompt"], times["drawn"])]
+    steps += [("from the last word to the picture", ended, times["drawn"])]
+    for name, before, after in steps:
+        print(f"{name}: {median(after[number] - before[number] for number in times['drawn']):.2f} s")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--utterances", type=int, default=60)
+    parser.add_argument("--seconds", type=float, default=15, help="from one to the next (default %(default)s)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        said = prompts(folder / "said", options.utterances)
+        return 0 if session(said, folder / "said" / "stop.wav", options.seconds, folder) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
