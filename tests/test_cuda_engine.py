@@ -385,7 +385,9 @@ def test_a_gpu_that_pytorch_cannot_use_says_why(
 
 def test_the_best_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     def machine(cuda_: bool, mps: bool) -> Any:
-        here: dict[str, Any] = {"cuda": SimpleNamespace(is_available=lambda: cuda_, is_bf16_supported=lambda: False)}
+        here: dict[str, Any] = {
+            "cuda": SimpleNamespace(is_available=lambda: cuda_, is_bf16_supported=lambda **_: False)
+        }
         here["backends"] = SimpleNamespace(mps=SimpleNamespace(is_available=lambda: mps))
         return SimpleNamespace(device=torch.device, **here)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ class Faulty:
 
 FULL = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     RuntimeError("MPS backend out of memory (MPS allocated: 9.00 GB)"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:116] . DefaultCPUAllocator: can't allocate memory: you tried …"),
     MemoryError(),
@@ -184,6 +186,17 @@ def test_big_pictures_are_decoded_in_tiles(tiny: Path, monkeypatch: pytest.Monke
     assert len(sizes) > 4 and max(max(size) for size in sizes) == 16
 
 
+def test_layers_leave_nothing_on_the_device(tiny: Path) -> None:
+    engine: Any = engines.load("cuda", tiny)
+    engine._place(cuda.LAYERS)
+    layer = engine._unet.conv_in
+    kept, seen = layer.weight.data_ptr(), []
+    layer.register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.data_ptr()))
+    for number in range(2):
+        engine.predict_noise(*inputs(engine, number))
+    assert kept not in seen and len(seen) == 2 and layer.weight.data_ptr() == kept
+
+
 # Recorded calls
 
 
@@ -257,8 +270,8 @@ def test_less_memory_forgets_what_was_recorded(tiny: Path, graphs: type[torch_mo
 # The UNet that is compiled
 
 
-def compiled(tiny: Path, monkeypatch: pytest.MonkeyPatch, compiler: Any) -> Any:
-    """An engine that has been warmed for --loop, and whose compiler has done what it can."""
+def warmed(tiny: Path, monkeypatch: pytest.MonkeyPatch, compiler: Any) -> Any:
+    """An engine that has been warmed for --loop, with its compiler at work in a thread."""
     monkeypatch.setenv("A2I_LOOP", "1")
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
@@ -267,7 +280,6 @@ def compiled(tiny: Path, monkeypatch: pytest.MonkeyPatch, compiler: Any) -> Any:
     engine: Any = engines.load("cuda", tiny)
     engine._warms = engine._call.records = True
     engine.warm()
-    engine._call.compiling.join()
     return engine
 
 
@@ -286,7 +298,8 @@ def test_in_a_loop_the_unet_is_compiled_beside(
         return quicker
 
     known = inputs(plain := engines.load("cuda", tiny), 1)
-    engine = compiled(tiny, monkeypatch, compiler)
+    engine = warmed(tiny, monkeypatch, compiler)
+    engine._call.compiling.join()
     assert calls == [2, 2, 2]  # compiled, run, recorded
     before = graphs.replays
     assert np.allclose(engine.predict_noise(*known), 2 * plain.predict_noise(*known), atol=1e-5)
@@ -301,5 +314,25 @@ def test_what_cannot_be_compiled_stays_as_it_is(
 
     monkeypatch.setenv("A2I_VERBOSE", "1")
     expected = picture(engines.load("cuda", tiny))
-    assert np.abs(picture(compiled(tiny, monkeypatch, compiler)).astype(int) - expected).max() <= 1
+    engine = warmed(tiny, monkeypatch, compiler)
+    engine._call.compiling.join()
+    assert np.abs(picture(engine).astype(int) - expected).max() <= 1
     assert "the UNet is not compiled: RuntimeError: no compiler was found\n" in capfd.readouterr().err
+
+
+def test_what_was_compiled_for_more_memory_is_not_used(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, graphs: type[torch_models.Graph]
+) -> None:
+    lowered = threading.Event()
+
+    def compiler(module: Any, dynamic: bool) -> Any:
+        lowered.wait()
+        return lambda *arguments, **more: (module(*arguments, **more)[0] * 2,)
+
+    known = inputs(plain := engines.load("cuda", tiny), 1)
+    engine = warmed(tiny, monkeypatch, compiler)
+    engine._place(cuda.LAYERS)
+    lowered.set()
+    engine._call.compiling.join()
+    for _ in range(2):
+        assert np.allclose(engine.predict_noise(*known), plain.predict_noise(*known), atol=1e-5)

@@ -38,6 +38,8 @@ _MOST = 8  # pictures at once: the GPU is busy with fewer
 # Memory that the UNet and the decoder need beside their weights, in layers of the full size and the first width
 _STEP, _DECODING = 64, 16
 
+_FULL = "out of memory|can't allocate|ALLOC_FAILED"  # what CUDA and MPS, the processor, and CUDA's libraries say
+
 # What is in the memory of the card: everything; the UNet, and the others while they compute, the decoder in tiles;
 # each layer of the UNet while it computes.
 RESIDENT, UNET_ONLY, LAYERS = range(3)
@@ -49,9 +51,8 @@ class Cuda:
     name = "cuda"
 
     def __init__(self, torch: Any, folder: Path, parts: dict[str, Any], device: Any, **known: Any) -> None:
-        self.version = f"torch {torch.__version__} " + (
-            torch.cuda.get_device_name() if device.type == "cuda" else device.type
-        )
+        self._where = torch.cuda.get_device_name() if device.type == "cuda" else device.type
+        self.version = f"torch {torch.__version__} {self._where}"
         self.precision: str = known["precision"]
         self.size: tuple[int, int] = known["size"]
         self.factor: int = known["factor"]
@@ -138,10 +139,9 @@ class Cuda:
         unet, others = _bytes(self._unet), sum(map(_bytes, (self._vae, *self._encoders)))
         channels, size = self._unet.config.block_out_channels[0], next(self._unet.parameters()).element_size()
         step = _STEP * channels * size * self._rows * width * height // self.factor**2
-        decoder = (
-            self._vae.config.decoder_block_out_channels if _is_tiny(self._vae) else self._vae.config.block_out_channels
-        )
-        decoding = _DECODING * decoder[0] * next(self._vae.parameters()).element_size() * width * height
+        config = self._vae.config
+        first = (config.decoder_block_out_channels if _is_tiny(self._vae) else config.block_out_channels)[0]
+        decoding = _DECODING * first * next(self._vae.parameters()).element_size() * width * height
         asked = setting("LOW_MEMORY")
         if asked != "1" and (asked == "0" or free > unet + others + max(step, decoding)):
             return RESIDENT, max(1, min(_MOST, (free - unet - others) // max(step, 1)))
@@ -195,18 +195,18 @@ class Cuda:
                 return compute()
             except (RuntimeError, MemoryError) as error:  # what torch raises for everything, MPS also for its memory
                 what = str(error).partition("\n")[0]
-                if not isinstance(error, MemoryError) and not re.search("out of memory|can't allocate", what):
+                if not (isinstance(error, MemoryError) or re.search(_FULL, what)):
                     message = f"{self.version} cannot compute this model: {what}"
                     raise StageError(os.EX_UNAVAILABLE, message, "A2I_ENGINE=cpu draws on the processor.") from error
             level = self._lower()  # not in the handler: the error holds on to the memory of the call
 
     def _lower(self) -> int:
         if self.level == LAYERS:
-            message = f"the memory of {self.version} is too small for {'x'.join(map(str, self.size))}"
+            message = f"the memory of {self._where} is too small for {'x'.join(map(str, self.size))}"
             remedy = "Close what else uses it, or draw a smaller --size. A2I_ENGINE=cpu draws on the processor."
             raise StageError(os.EX_UNAVAILABLE, message, remedy)
         what = ("only the UNet stays in it", "each layer is brought when it is needed")[self.level]
-        say(f"generate: the memory of {self.version} is full; from now on {what}, which is slower")
+        say(f"generate: the memory of {self._where} is full; from now on {what}, which is slower")
         self._call.forget()
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
@@ -233,7 +233,6 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     except (KeyError, TypeError, AttributeError) as error:
         raise weights.misfit(folder, error) from error
     check_size(size, factor)
-    sources = {part: _source(folder / part, precision) for part in names}  # before torch's seconds
     torch: Any = importlib.import_module("torch")
     device = _device(torch)
     precision = _precision(torch, device, precision)
@@ -242,7 +241,7 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     parts = {}
     for part in names:  # XL's decoder overflows; others say force_upcast only because diffusers does by default
         exact = part == "vae" and precision == "f16" and "text_encoder_2" in names and configs[part].get("force_upcast")
-        parts[part] = _load(torch, folder / part, configs[part], "f32" if exact else precision, sources[part])
+        parts[part] = _load(torch, folder / part, configs[part], "f32" if exact else precision)
     return Cuda(
         torch,
         folder,
@@ -258,23 +257,19 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
 
 def _source(folder: Path, precision: str) -> dict[str, Any]:
     """What from_pretrained has to be told of the files in `folder`. Raises StageError 69 as weights.weight_files."""
-    halves, whole = (".fp16", ".bf16"), ("",)
     try:
-        first = weights.weight_files(folder, whole + halves if precision == "f32" else halves[:1] + whole + halves[1:])[
-            0
-        ]
+        variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
+        first = weights.weight_files(folder, variants)[0]
     except StageError:
         pickles = sorted(folder.glob("*.bin"))
         if not is_set("ALLOW_PICKLE") or not pickles:
             raise
         first = pickles[-1]  # torch opens it with weights_only: even so a pickle is for those who trust its author
-    variant = next(
-        (half[1:] for half in halves if f"{half}." in first.name or first.name.endswith(f"{half}.json")), None
-    )
-    return {"use_safetensors": first.suffix == ".safetensors", "variant": variant}
+    variant = re.search(r"\.(fp16|bf16)[.-]", first.name)
+    return {"use_safetensors": first.suffix == ".safetensors", "variant": variant[1] if variant else None}
 
 
-def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str, source: dict[str, Any]) -> Any:
+def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> Any:
     """One network, still in the computer's memory. Raises StageError 69 for one that is damaged or not known here."""
     home = "transformers" if folder.name.startswith("text") else "diffusers"
     kinds = {
@@ -283,6 +278,7 @@ def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str, sour
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderTiny" if config.get("_class_name") == "AutoencoderTiny" else "AutoencoderKL",
     }
+    source = _source(folder, precision)
     library: Any = importlib.import_module(home)
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
@@ -343,7 +339,7 @@ def _precision(torch: Any, device: Any, asked: str) -> str:
     possible = [
         name
         for name in _PRECISIONS[device.type]
-        if (device.type, name) != ("cuda", "bf16") or torch.cuda.is_bf16_supported()
+        if (device.type, name) != ("cuda", "bf16") or torch.cuda.is_bf16_supported(including_emulation=False)
     ]
     if asked and asked not in possible:
         message = f"there is no precision {asked!r} on this device ({device.type})"
@@ -354,7 +350,7 @@ def _precision(torch: Any, device: Any, asked: str) -> str:
 def _free(torch: Any, device: Any) -> int:
     """Bytes of memory that the device has left."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return int(torch.cuda.mem_get_info()[0])
     if device.type == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -80,7 +80,7 @@ class Unet:
     def forget(self) -> None:
         """Give back the memory that calls left behind; the next ones begin anew."""
         with self._lock:
-            self._known.clear()
+            self._known = {}
 
     def compile(self, latents: Array, text: Array) -> None:
         """Compile the UNet for calls like this one, in a thread; until that is done, calls go on as before.
@@ -88,14 +88,13 @@ class Unet:
         It takes a minute or two for the first time, seconds from then on (`.cache/torch`), and pays after some dozen
         pictures only. What cannot be compiled stays as it is.
         """
-        for name in ("INDUCTOR", "TRITON"):
-            folder = ROOT / ".cache" / "torch" / name.lower()
-            os.environ.setdefault("TRITON_CACHE_DIR" if name == "TRITON" else "TORCHINDUCTOR_CACHE_DIR", str(folder))
+        for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
+            os.environ.setdefault(variable, str(ROOT / ".cache" / "torch" / name))
         self.compiling = threading.Thread(target=self._compile, args=(latents, text), daemon=True)
         self.compiling.start()
 
     def _compile(self, latents: Array, text: Array) -> None:
-        torch = self._torch
+        torch, known = self._torch, self._known
         try:
             stream = torch.cuda.stream(torch.cuda.Stream()) if self.records else contextlib.nullcontext()
             with torch.inference_mode(), stream:
@@ -105,9 +104,10 @@ class Unet:
                 for _ in range(2):
                     inputs.run()
             with self._lock, torch.inference_mode():
-                if self.records:
-                    self._record(inputs)
-                self._known[len(latents)] = inputs
+                if self._known is known:  # and memory was not short meanwhile
+                    if self.records:
+                        self._record(inputs)
+                    known[len(latents)] = inputs
         except Exception as error:  # compilers fail in many ways, and none of them is worth a picture
             if is_set("VERBOSE"):
                 say(f"generate: the UNet is not compiled: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
