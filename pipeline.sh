@@ -26,6 +26,7 @@ Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the pi
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})
       --negative TEXT   what should not be in the picture     --size WxH   pixels (${A2I_SIZE:-by model})
+      --safe            leave out what a safety filter takes (an extra download, see the README)
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (default: when run from a terminal)
       --json            print run.json's content instead of the path
@@ -88,7 +89,7 @@ parse_options() {
       --*=*) # --time=5 is --time 5
         value=${option#*=} option=${option%%=*}
         case $option in
-          --list-devices | --stop | --doctor | --loop | --confirm | --fixed-window | --translate | --open | --no-open | \
+          --list-devices | --stop | --doctor | --loop | --confirm | --fixed-window | --safe | --translate | --open | --no-open | \
             --json | --quiet | --verbose | --help | --version)
             wrong "$option takes no value" ;;
         esac
@@ -126,6 +127,7 @@ parse_options() {
       -c | --count) A2I_COUNT=$value ;;
       --negative) A2I_NEGATIVE=$value ;;
       --size) A2I_SIZE=$value ;;
+      --safe) A2I_SAFE=1 ;;
       -o | --output) output=$(absolute "$value") ;;
       --open) A2I_OPEN=1 ;;
       --no-open) A2I_OPEN=0 ;;
@@ -171,7 +173,7 @@ check_options() {
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
-  for name in TIME SILENCE FIXED_WINDOW LOOP DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE JSON QUIET VERBOSE; do
+  for name in TIME SILENCE FIXED_WINDOW LOOP DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE SAFE JSON QUIET VERBOSE; do
     export "A2I_$name"
   done
 }
