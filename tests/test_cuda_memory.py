@@ -120,13 +120,18 @@ def test_a_call_that_memory_is_too_small_for_is_repeated_with_less_in_it(
 
 
 def test_text_and_decoder_are_repeated_too(folder: Path, capfd: Any) -> None:
+    """The decoder in tiles before the UNet is given up; these pictures are no larger than a tile."""
     expected = picture(engines.load("cuda", folder))
     engine: Any = engines.load("cuda", folder)
     engine._encoders[0].forward = Faulty(engine._encoders[0].forward, FULL[0], 1)
     engine._vae.decode = Faulty(engine._vae.decode, FULL[0], 1)
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == cuda.LAYERS
-    assert len(capfd.readouterr().err.splitlines()) == 2
+    assert engine.level == cuda.UNET_ONLY and engine._vae.use_tiling
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 2 and "only the UNet stays in it" in said[0] and "decoded in tiles" in said[1]
+    engine._vae.decode.calls = 0
+    assert np.abs(picture(engine).astype(int) - expected).max() <= 2
+    assert engine.level == cuda.LAYERS and "each layer is brought" in capfd.readouterr().err
 
 
 def test_memory_that_is_too_small_for_a_layer_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,18 +176,22 @@ def test_a_batch_goes_in_parts_once_memory_was_too_small(tiny: Path) -> None:
     assert engine._call.calls == 1 + 3
 
 
-def test_big_pictures_are_decoded_in_tiles(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_is_decoded_in_tiles_only_where_it_does_not_fit(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles change it; what fits is the same picture with whatever memory."""
+    latents = np.random.RandomState(0).randn(1, 4, 32, 128).astype(np.float32)
+    plenty: Any = engines.load("cuda", tiny, size=(256, 64))
+    expected, (unet, _) = plenty.decode(latents), needs(plenty)
+    monkeypatch.setattr(cuda, "_STEP", 0)
     monkeypatch.setenv("A2I_LOW_MEMORY", "1")
-    engine: Any = engines.load("cuda", tiny, size=(256, 64))
+    enough = unet + cuda._bytes(plenty._vae) + 16 * 8 * 4 * 256 * 64
+    for free, level, tiled in ((enough, 1, False), (enough - 1, 1, True), (0, 2, True)):
+        monkeypatch.setattr(cuda, "_free", lambda *_, free=free: free)
+        engine: Any = engines.load("cuda", tiny, size=(256, 64))
+        assert (engine.level, engine._vae.use_tiling) == (level, tiled)
+        assert np.allclose(engine.decode(latents), expected, atol=1e-5) is not tiled
     sizes: list[tuple[int, ...]] = []
-    forward = engine._vae.decoder.forward
-
-    def noted(latents: Any) -> Any:
-        sizes.append(tuple(latents.shape[2:]))
-        return forward(latents)
-
-    engine._vae.decoder.forward = noted
-    assert engine.decode(np.random.RandomState(0).randn(1, 4, 32, 128).astype(np.float32)).shape == (1, 3, 64, 256)
+    engine._vae.decoder.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape[2:])))
+    assert engine.decode(latents).shape == (1, 3, 64, 256)
     assert len(sizes) > 4 and max(max(size) for size in sizes) == 16
 
 

@@ -40,8 +40,8 @@ _STEP, _DECODING = 64, 16
 
 _FULL = "out of memory|can't allocate|ALLOC_FAILED"  # what CUDA and MPS, the processor, and CUDA's libraries say
 
-# What is in the memory of the card: everything; the UNet, and the others while they compute, the decoder in tiles;
-# each layer of the UNet while it computes.
+# What is in the memory of the card: everything; the UNet, and the others while they compute; each layer of the UNet
+# while it computes.
 RESIDENT, UNET_ONLY, LAYERS = range(3)
 
 
@@ -73,7 +73,9 @@ class Cuda:
         self._torch, self._device, self._rows = torch, device, 2 if known["guidance"] else 1
         self._warms = device.type != "cpu"
         self._call = Unet(torch, self._unet, device, self.size, self._pooled)
-        self.level, self.pictures = self._plan()
+        self.level, self.pictures, tiles = self._plan()
+        if tiles:
+            self._tile()
         self._retried(lambda: None, self.level)
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
@@ -110,7 +112,7 @@ class Cuda:
                 known = known.to(self._device, self._vae.dtype)
                 return _array(self._vae.decode(known, return_dict=False)[0])
 
-        return self._retried(compute)
+        return self._retried(compute, decodes=True)
 
     def warm(self, pictures: int = 1) -> None:
         """Compute each network with the shapes that will come, on a GPU twice, so that the calls are recorded; with
@@ -129,8 +131,9 @@ class Cuda:
         if is_set("LOOP") and self._call.records:
             self._call.compile(latents, text)
 
-    def _plan(self) -> tuple[int, int]:
-        """What is kept in memory, and how many pictures are drawn at once, by the memory that is free now.
+    def _plan(self) -> tuple[int, int, bool]:
+        """What is kept in memory, how many pictures are drawn at once, and whether they are decoded in tiles, by the
+        memory that is free now.
 
         What the networks need beside their weights is an estimate that was not measured on a GPU.
         """
@@ -144,31 +147,33 @@ class Cuda:
         decoding = _DECODING * first * next(self._vae.parameters()).element_size() * width * height
         asked = setting("LOW_MEMORY")
         if asked != "1" and (asked == "0" or free > unet + others + max(step, decoding)):
-            return RESIDENT, max(1, min(_MOST, (free - unet - others) // max(step, 1)))
-        return UNET_ONLY if free > unet + step else LAYERS, 1
+            return RESIDENT, max(1, min(_MOST, (free - unet - others) // max(step, 1))), False
+        level = UNET_ONLY if free > unet + step else LAYERS
+        return level, 1, free < (unet if level == UNET_ONLY else 0) + _bytes(self._vae) + decoding
+
+    def _tile(self) -> None:
+        """Decode in tiles from now on, of half the size the decoder was trained at: a quarter of the memory, and a
+        picture that differs slightly, as each tile is normalised by itself."""
+        self._vae.enable_tiling()
+        if not _is_tiny(self._vae):
+            self._vae.tile_latent_min_size //= 2
+            self._vae.tile_sample_min_size //= 2
 
     def _place(self, level: int) -> None:
-        torch, cpu = self._torch, self._torch.device("cpu")
+        torch, home = self._torch, self._device if level == RESIDENT else "cpu"
         self._call.forget()
         self.level = level
+        for encoder in self._encoders:
+            encoder.to(home)
+        self._vae.to(home, memory_format=torch.channels_last)
         if level > RESIDENT:
             self.pictures = 1
-            for part in (self._vae, *self._encoders):
-                part.to(cpu)
-            if not _is_tiny(self._vae) and not self._vae.use_tiling:
-                self._vae.enable_tiling()
-                self._vae.tile_latent_min_size //= 2  # of the size it was trained at: a quarter of the memory
-                self._vae.tile_sample_min_size //= 2
         if level == LAYERS:
             self._call.records = False
-            self._unet.to(cpu)
+            self._unet.to("cpu")
             _bring_layers(self._unet, self._device)
         else:
             self._unet.to(self._device, memory_format=torch.channels_last)
-        if level == RESIDENT:
-            for encoder in self._encoders:
-                encoder.to(self._device)
-            self._vae.to(self._device, memory_format=torch.channels_last)
 
     @contextlib.contextmanager
     def _present(self, part: Any) -> Iterator[None]:
@@ -182,9 +187,9 @@ class Cuda:
             if self.level > RESIDENT:
                 part.to("cpu")
 
-    def _retried(self, compute: Callable[[], T], level: int | None = None) -> T:
+    def _retried(self, compute: Callable[[], T], level: int | None = None, decodes: bool = False) -> T:
         """What `compute` gives; with less in the memory of the card each time that it is too little. level: to be
-        taken first.
+        taken first; decodes: whether tiles would help.
 
         Raises: StageError 69 when nothing is left to be taken out, or for any other fault of the device.
         """
@@ -198,19 +203,23 @@ class Cuda:
                 if not (isinstance(error, MemoryError) or re.search(_FULL, what)):
                     message = f"{self.version} cannot compute this model: {what}"
                     raise StageError(os.EX_UNAVAILABLE, message, "A2I_ENGINE=cpu draws on the processor.") from error
-            level = self._lower()  # not in the handler: the error holds on to the memory of the call
+            level = self._lower(decodes)  # not in the handler: the error holds on to the memory of the call
 
-    def _lower(self) -> int:
-        if self.level == LAYERS:
+    def _lower(self, decodes: bool) -> int:
+        tiles = decodes and self.level > RESIDENT and not self._vae.use_tiling
+        if self.level == LAYERS and not tiles:
             message = f"the memory of {self._where} is too small for {'x'.join(map(str, self.size))}"
             remedy = "Close what else uses it, or draw a smaller --size. A2I_ENGINE=cpu draws on the processor."
             raise StageError(os.EX_UNAVAILABLE, message, remedy)
-        what = ("only the UNet stays in it", "each layer is brought when it is needed")[self.level]
-        say(f"generate: the memory of {self._where} is full; from now on {what}, which is slower")
+        levels = ("only the UNet stays in it, which is slower", "each layer is brought when needed, which is slower")
+        what = "pictures are decoded in tiles, which changes them slightly" if tiles else levels[self.level]
+        say(f"generate: the memory of {self._where} is full; from now on {what}")
         self._call.forget()
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
-        return self.level + 1
+        if tiles:
+            self._tile()
+        return self.level if tiles else self.level + 1
 
 
 def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
