@@ -230,9 +230,9 @@ def remove_parentheses(text: str) -> str:
 def filter_lines(lines: Iterable[bytes]) -> int:
     """Filter `lines` to stdout, each as soon as it arrives.
 
-    Raises: StageError 65 when nothing was said in any line, or there is none.
+    Raises: StageError 65 when nothing was said in any line, or there is none; but in a loop nobody has to say anything.
     """
-    unsaid, words = "", False  # what to tell about the last line; told when it is clear whether that is an error
+    unsaid, words = "", stage.is_set("LOOP")  # what to tell about the last line, when it is clear if it is an error
     for line in lines:
         if unsaid:
             stage.say(unsaid)
@@ -242,6 +242,8 @@ def filter_lines(lines: Iterable[bytes]) -> int:
         sys.stdout.buffer.flush()
         words = words or bool(said)
         unsaid = "" if said else f"nothing was said: {stage.printable(heard)[:80]}".removesuffix(": ")
+        if stage.is_set("LOOP") and not heard.strip():
+            unsaid = ""  # transcribe has told
     if unsaid and not words:
         raise stage.StageError(os.EX_DATAERR, unsaid, "Speak up, or check the microphone: --list-devices shows them.")
     if unsaid:

@@ -357,6 +357,12 @@ def test_no_line(tmp_path: Path) -> None:
     assert (tmp_path / "remove_parentheses.error").read_text().startswith("remove_parentheses: no text arrived")
 
 
+def test_in_a_loop_nobody_has_to_say_anything() -> None:
+    for text, told in ((b"", b""), (b"\n", b""), (b"[Music]\n", b"nothing was said: [Music]\n")):
+        done = run(text, A2I_LOOP="1")
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"\n" * len(text[:1]), told)
+
+
 def test_a_line_is_out_before_the_next_is_in() -> None:
     process = subprocess.Popen(FILTER, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=CLEAN)
     assert process.stdin and process.stdout
