@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers import audio, catalog, engines, machine, meter, microphone, recognisers, run_folder, stage
-from helpers.catalog import human
+from helpers.catalog import Entry, human
 from helpers.engines import compute_units, nvidia
 from helpers.install import wanted_models
 from helpers.sound_check import SoundCheck
@@ -180,10 +180,10 @@ def models() -> Finding:
         here.append(f"{entry.name} {human(entry.bytes)}")
     _progress("", 0)
     text = ", ".join(here) + ("; every sha256 is right" if fetched else "")
-    better = wanted_models.usual()[1]
-    if not catalog.find(better).problem():
+    better = [entry.name for entry in _suitable() if entry.kind == "image" and entry.problem()]
+    if not better:
         return Finding("ok", text)
-    return Finding("!", f"{text}; this machine can use a better one", f"./download_model.py {better}")
+    return Finding("!", f"{text}; this machine can use a better one", f"./download_model.py {better[0]}")
 
 
 def engine() -> Finding:
@@ -206,8 +206,8 @@ def engine() -> Finding:
 def memory() -> Finding:
     """Whether what the models take is there."""
     total, free = machine.memory()
-    names = [name for name in wanted_models.usual() if not catalog.find(name).problem()]
-    need = max(catalog.find("builtin").memory_mb, sum(catalog.find(name).memory_mb for name in names)) * 10**6
+    here = sum(entry.memory_mb for entry in _suitable() if not entry.problem())
+    need = max(catalog.find("builtin").memory_mb, here) * 10**6
     text = f"{human(total)}, {human(free)} free; the models here take {human(need)}"
     if free and free < need:
         return Finding("!", text, "Close other programs, or draw with less: --model builtin --whisper builtin.")
@@ -245,13 +245,8 @@ def picture() -> Finding:
     """The proof: a picture drawn by the built-in model, in a process of its own, and thrown away."""
     settings = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     with tempfile.TemporaryDirectory() as folder:
-        settings |= {
-            "A2I_MODEL": "builtin",
-            "A2I_ENGINE": "cpu",
-            "A2I_OUTPUT": folder,
-            "A2I_SEED": "1",
-            "A2I_QUIET": "1",
-        }
+        settings |= {"A2I_MODEL": "builtin", "A2I_ENGINE": "cpu", "A2I_SEED": "1"}
+        settings |= {"A2I_OUTPUT": folder, "A2I_QUIET": "1"}
         began = time.monotonic()
         try:
             run = subprocess.run(
@@ -290,13 +285,8 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "shortcut": shortcut,
     "picture": picture,
 }
-NEEDED = (
-    "Python",
-    "models",
-    "engine",
-    "disk",
-    "picture",
-)  # without which there is no picture, whatever it is made from
+# Without which there is no picture, whatever it is made from.
+NEEDED = ("Python", "models", "engine", "disk", "picture")
 
 
 # ---- what the checks ask the system
@@ -317,6 +307,14 @@ def _device() -> str:
         inputs = [device.name for device in known if device.address == default]
     names = inputs or [device.name for device in known][:1]
     return stage.printable(names[0]) if names else "the default one"
+
+
+def _suitable() -> list[Entry]:
+    """The models for this machine, for hearing and for drawing; none where the engine is unknown, which `engine` tells."""
+    try:
+        return [catalog.find(name) for name in wanted_models.usual()]
+    except StageError:
+        return []
 
 
 def _blocks(path: Path) -> Iterator[bytes]:

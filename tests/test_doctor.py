@@ -227,8 +227,10 @@ def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "memory", lambda: (16 << 30, 8 << 30))
     monkeypatch.setenv("A2I_ENGINE", "steam")
     assert doctor.engine()[::3] == ("no", 64)
+    assert doctor.models().state == doctor.memory().state == "ok"  # it is told once
 
 
 def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
