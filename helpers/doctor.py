@@ -310,7 +310,7 @@ def _device() -> str:
 
 
 def _suitable() -> list[Entry]:
-    """The models for this machine, for hearing and for drawing; none where the engine is unknown, which `engine` tells."""
+    """The models for this machine, for hearing and drawing; none where the engine is unknown, which `engine` tells."""
     try:
         return [catalog.find(name) for name in wanted_models.usual()]
     except StageError:
