@@ -145,7 +145,8 @@ def png(pixels: NDArray[np.uint8], text: str) -> bytes:
 
     chunks, file = PngInfo(), io.BytesIO()
     chunks.add_itxt("parameters", text)
-    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks, compress_level=4)
+    # Level 2 is there 10 ms before level 4 (512×512, 14 and 25 ms), and a tenth larger
+    Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks, compress_level=2)
     return file.getvalue()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
     if not places:
         repository = "stable-diffusion-v1-5/stable-diffusion-v1-5"
         files = "safety_checker/config.json safety_checker/model.fp16.safetensors"
-        remedy = f".venv/bin/hf download {repository} {files} --local-dir {fetched}   (0.6 GB)"
+        remedy = f".venv/bin/hf download {repository} {files} --local-dir {shlex.quote(str(fetched))}   (0.6 GB)"
         raise StageError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
     nvidia.check_packages()
     half = ".fp16." in weights.weight_files(places[0])[0].name
