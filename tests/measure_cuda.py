@@ -176,6 +176,10 @@ def profile(engine: Any, steps: int, folder: Path) -> dict[str, float]:
 def main(argv: list[str]) -> None:
     shapes = SMALL if argv == ["small"] else SD21
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and shapes is SD21:
+        sys.exit(
+            "no NVIDIA GPU can be used here, and a processor would take hours; try: python -m tests.measure_cuda small"
+        )
     dtype = torch.float16 if device == "cuda" else torch.float32
     name = torch.cuda.get_device_name() if device == "cuda" else "the processor, so the times say nothing of a GPU"
     print(f"torch {torch.__version__}, diffusers {diffusers.__version__}, {dtype}, {name}")

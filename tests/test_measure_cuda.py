@@ -14,11 +14,17 @@ def test_the_arithmetic_of_stable_diffusion_2_1_base() -> None:
     assert step == pytest.approx(1608.5, abs=0.1) and decoding == pytest.approx(2515, abs=1)
 
 
+@pytest.mark.skipif(measure_cuda.torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_does_not_begin() -> None:
+    with pytest.raises(SystemExit, match="no NVIDIA GPU"):
+        measure_cuda.main([])
+
+
 def test_it_runs_in_small(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("A2I_LOOP", "0")
     measure_cuda.main(["small"])
     said = capsys.readouterr().out
-    assert "the processor, so the times say nothing of a GPU" in said.splitlines()[0]
+    assert measure_cuda.torch.cuda.is_available() or "the times say nothing of a GPU" in said.splitlines()[0]
     rows = re.findall(r"^ +(\d+) +(\d+) +[\d.]+ .*loop ([\d.]+)x; ([\d.]+)x the floor$", said, re.MULTILINE)
     assert [row[:2] for row in rows] == [("2", "1"), ("3", "1"), ("2", "2"), ("3", "2")]
     parts = [float(value) for value in re.findall(r"([\d.]+) ms", said.split("line to PNG")[1].splitlines()[0])]
