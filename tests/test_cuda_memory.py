@@ -16,7 +16,7 @@ from small_models import picture, random_model, torch
 from torch_models import xl_model
 
 from helpers import engines
-from helpers.engines import cuda
+from helpers.engines import cuda, nvidia
 from helpers.stage import StageError
 
 
@@ -32,7 +32,11 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests are of the processor, also on a machine with a GPU, and of no settings but their own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(nvidia, "_SIGNS", ())
     for name in ("LOW_MEMORY", "LOOP", "QUIET", "VERBOSE"):
         monkeypatch.delenv(f"A2I_{name}", raising=False)
 
