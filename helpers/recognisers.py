@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers import catalog, stage
+from helpers import catalog, noise, stage
 from helpers.stage import StageError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
     stage.say(f"transcribe: the built-in recogniser knows few words; a better one: ./download_model.py {better}")
     builtin = BuiltinRecogniser()
     stage.event("transcribe", "ready", recogniser="pocketsphinx")
-    yield builtin.transcribe
+    yield lambda pcm: builtin.transcribe(noise.cleaned(pcm))
 
 
 def choose_model(name: str, language: str, translate: bool) -> whisper.Model | None:
