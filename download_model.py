@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Fetch, check and remove the models of models/catalog.toml.
 
-A file arrives in a hidden folder beside its place, is checked (size, sha256) and only then renamed, so a model is
-either whole or not there. What a cut left behind is kept and the next run asks the hub only for the rest. An archive is
-unpacked there, takes its place as a whole, and is then deleted.
+A file arrives in a hidden folder beside its place, is checked (size, and the catalogue's sha256 or else the hub's hash)
+and only then renamed, so a model is either whole or not there. What a cut left behind is kept and the next run asks the
+hub only for the rest. An archive is unpacked there, takes its place as a whole, and is then deleted.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def listing() -> str:
-    """One line per model: whether it is here, name, size, licence, what it is; then the disk used."""
+    """One line per model: whether it is here, name, size, licence, what it is; then what is not pinned, and the disk
+    used."""
     rows = []
     for entry in catalog.entries().values():
         problem = entry.problem()
@@ -79,6 +80,9 @@ def listing() -> str:
         rows.append((state, entry.name, human(entry.bytes), entry.license, entry.about))
     width = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{r[0]:{width[0]}}  {r[1]:{width[1]}}  {r[2]:>{width[2]}}  {r[3]:{width[3]}}  {r[4]}" for r in rows]
+    if unpinned := [entry for entry in catalog.entries().values() if entry.unpinned()]:
+        lines += ["", "No sha256 is pinned for these; what arrives is checked against the hub's own hash:"]
+        lines += [f"  {entry.name}: {entry.unpinned()}" for entry in unpinned]
     folder = catalog.models_folder()
     used = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return "\n".join([*lines, "", f"{human(used) if used else 'Nothing'} in {folder}"])
@@ -94,7 +98,8 @@ def verify(entries: list[Entry]) -> None:
                 remedy = f"Get it anew: ./download_model.py --remove {entry.name}; ./download_model.py {entry.name}"
                 raise StageError(os.EX_DATAERR, f"{entry.name} is damaged: {file.path} has another sha256", remedy)
         unpinned = [file.path for file in files if not file.sha256]
-        say(f"{entry.name}: right" + (f" in size; no sha256 is pinned for {', '.join(unpinned)}" if unpinned else ""))
+        lacks = f"; no sha256 is pinned for {', '.join(unpinned)}: looked at for size only" if unpinned else ""
+        say(f"{entry.name}: right{lacks}")
 
 
 def remove(entry: Entry) -> None:
@@ -169,18 +174,19 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     """One file from one repository into its place, checked on the way. Raises as fetch does."""
     where = f"{source.repo}/{file.path}"
     found = hub.ask(source.repo, source.revision, file.path, patience)
-    pin, size = file.sha256 or found.sha256, file.bytes if file.exact else found.size
+    pin, size = file.sha256 or found.hash, file.bytes if file.exact else found.size
     if not pin or not size:
         raise StageError(os.EX_DATAERR, f"{where}: the hub gives no hash and size to check it against")
-    if found.size not in (None, size) or found.sha256 not in ("", pin):
+    if found.size not in (None, size) or (len(found.hash) == len(pin) and found.hash != pin):
         raise StageError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
     partial = incoming(entry) / pin  # the hash is its name, so that another mirror, or another day, can go on with it
     unpinned = "" if file.sha256 else "; no sha256 is pinned, it is checked against the hub's own"
     say(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
     hub.receive(file.path, found.url, partial, size, patience)
-    if sha256(partial) != pin:
+    kind, arrived = ("sha256", sha256(partial)) if len(pin) == 64 else ("hash", git_hash(partial))
+    if arrived != pin:
         partial.unlink()
-        raise StageError(os.EX_DATAERR, f"{where}: what arrived has another sha256, and was deleted")
+        raise StageError(os.EX_DATAERR, f"{where}: what arrived has another {kind}, and was deleted")
     if entry.is_archive:
         unpack(entry, partial, file.path)
         return
@@ -267,7 +273,16 @@ def alone(entry: Entry) -> Iterator[None]:
 
 def sha256(path: Path) -> str:
     """The sha256 of a file, in hex."""
-    digest = hashlib.sha256()
+    return hexdigest(path, hashlib.sha256())
+
+
+def git_hash(path: Path) -> str:
+    """The id that git gives the content of a file, in hex; the hub's name for a small file."""
+    return hexdigest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
+
+
+def hexdigest(path: Path, digest: hashlib._Hash) -> str:
+    """`digest` after all bytes of a file, in hex."""
     with path.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)

@@ -1,7 +1,7 @@
 """models/catalog.toml: every model, where it comes from, what it needs, and whether it is here.
 
     entry = catalog.find("base.en-q5_1")       # StageError 64 with near matches for a name that is not in it
-    entry = catalog.default("english")         # or multilingual, coreml, coreml-gpu, cuda, cpu
+    entry = catalog.default("english")         # or multilingual, coreml, coreml-gpu, cuda, cpu, filter
     entry.is_present()                         # its files are there and their sizes match
     entry.path                                 # the file of a one-file model, otherwise the folder
     catalog.require("base.en-q5_1")            # the entry if it is present, otherwise StageError 69 with the command
@@ -24,9 +24,9 @@ from helpers import archive
 from helpers.stage import ROOT, StageError, printable, setting
 
 CATALOG = ROOT / "models" / "catalog.toml"
-KINDS = ("whisper", "image")
+KINDS = ("whisper", "image", "filter")
 ENGINES = ("coreml", "cuda", "cpu")
-ROLES = ("english", "multilingual", *ENGINES, "coreml-gpu")
+ROLES = ("english", "multilingual", *ENGINES, "coreml-gpu", "filter")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -38,8 +38,8 @@ class Source(NamedTuple):
 
 
 class File(NamedTuple):
-    """One file of a model. `sha256` is empty where only the hub's own hash can check it, `exact` is whether `bytes`
-    is the published size and not a rounded one."""
+    """One file of a model. `sha256` is empty where only the hub's own hash can check it: the revision, a commit, pins
+    the file, but nothing here does. `exact` is whether `bytes` is the published size and not a rounded one."""
 
     path: str
     bytes: int
@@ -102,6 +102,11 @@ class Entry(NamedTuple):
             raise ValueError("it is of another archive than the catalogue's")
         return tuple(File(part.path, part.bytes, True, part.sha256) for part in parts)
 
+    def unpinned(self) -> str:
+        """The published files that have no sha256 here: `config.json, model.bin`, or `all 15 files`, or empty."""
+        paths = [file.path for file in self.files if not file.sha256]
+        return f"all {len(paths)} files" if len(paths) == len(self.files) > 1 else ", ".join(paths)
+
     def problem(self) -> str:
         """What keeps it from being used, in a few words; empty when it is there and every size matches."""
         if self.shipped:
@@ -150,7 +155,8 @@ def find(name: str) -> Entry:
 
 def default(role: str) -> Entry:
     """The model for a role: `english`, `multilingual`, or an engine's pictures: `coreml` (on the Neural Engine, which
-    every Mac has), `coreml-gpu` (on the GPU of a Max or Ultra chip), `cuda`, `cpu`."""
+    every Mac has), `coreml-gpu` (on the GPU of a Max or Ultra chip), `cuda`, `cpu`; or `filter`, the detector of
+    --safe."""
     return find(_read()[1][role])
 
 

@@ -38,11 +38,12 @@ class Patience(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the hub says of a file: where it is, its bytes (None if unsaid), its sha256 (empty if unsaid)."""
+    """What the hub says of a file: where it is, its bytes (None if unsaid), its hash (empty if unsaid): the sha256 of a
+    large file, and of a small one the id that git gives its content."""
 
     url: str
     size: int | None
-    sha256: str
+    hash: str
 
 
 class Unreachable(StageError):
@@ -81,8 +82,8 @@ def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
             if attempt + 1 < patience.attempts:
                 time.sleep(0.5 * 2**attempt)
         else:
-            sha256 = found.etag if re.fullmatch("[0-9a-f]{64}", found.etag or "") else ""  # so it is for large files
-            return Answer(found.location, found.size, sha256)
+            known = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found.etag or "")
+            return Answer(found.location, found.size, known[0] if known else "")
     raise StageError(os.EX_UNAVAILABLE, f"{where}: the hub has a fault ({status})", "Try again in a few minutes.")
 
 

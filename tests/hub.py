@@ -34,9 +34,9 @@ class Silent(NamedTuple):
 
 
 class Lie(NamedTuple):
-    """Announce another sha256 or size than the content has, or deliver other content."""
+    """Announce another hash or size than the content has, or deliver other content."""
 
-    sha256: str = ""
+    hash: str = ""
     size: int = 0
     content: bytes = b""
 
@@ -156,10 +156,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         content = self.hub.files[name]
         if name in self.hub.small:
-            blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            lie = fault if isinstance(fault, Lie) else Lie()
+            blob = lie.hash or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
             self.head(200, ETag=f'"{blob}"', X_Repo_Commit=revision, Content_Length=len(content))
             if self.command == "GET":
-                self.wfile.write(content)
+                self.wfile.write(lie.content or content)
             return
         self.head(302, Location=fault.url if isinstance(fault, Elsewhere) else f"/store/{name}", **self.linked(name))
 
@@ -167,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         fault, content = self.hub.fail.get(name), self.hub.files[name]
         sha256, size = hashlib.sha256(content).hexdigest(), len(content)
         if isinstance(fault, Lie):
-            sha256, size = fault.sha256 or sha256, fault.size or size
+            sha256, size = fault.hash or sha256, fault.size or size
         return {"X_Linked_Etag": f'"{sha256}"', "X_Linked_Size": size, "X_Repo_Commit": "0" * 40, "ETag": f'"{sha256}"'}
 
     def store(self, name: str) -> None:

@@ -35,6 +35,9 @@ MINIMAL: dict[str, Any] = {
 }
 
 
+STEMS = ("model", "diffusion_pytorch_model")
+
+
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("A2I_MODELS", str(tmp_path))
@@ -50,9 +53,9 @@ def test_entry_is_complete(entry: catalog.Entry) -> None:
     assert entry.sources and entry.files
     for source in entry.sources:
         assert re.fullmatch("[0-9a-f]{40}", source.revision)
-    for file in entry.files:
-        assert re.fullmatch("([0-9a-f]{64})?", file.sha256)
-        assert file.sha256 or file.exact, "neither the hash nor the size is known"
+    assert all(re.fullmatch("([0-9a-f]{64})?", file.sha256) for file in entry.files)
+    if len(entry.files) == 1:
+        assert entry.files[0].sha256 or entry.files[0].exact, "neither the hash nor the size is known"
     if entry.kind == "whisper":
         assert entry.path.name == f"ggml-{entry.name}.bin"
         assert entry.languages == ("en" if ".en" in entry.name else "any")
@@ -75,6 +78,37 @@ def test_defaults_fit_their_roles() -> None:
     assert catalog.default("coreml-gpu").engines == ("coreml",)
     assert "split_einsum" in catalog.default("coreml").files[0].path, "the Neural Engine computes no other attention"
     assert "original" in catalog.default("coreml-gpu").files[0].path
+
+
+def test_the_detector_of_safe_is_no_model_that_draws() -> None:
+    detector = catalog.default("filter")
+    assert detector.kind == "filter" and {file.path.split("/")[0] for file in detector.files} == {"safety_checker"}
+
+
+def test_a_diffusers_folder_has_each_part_that_is_drawn_with() -> None:
+    for entry in catalog.entries().values():
+        if "cuda" not in entry.engines:
+            continue
+        paths = {file.path for file in entry.files}
+        parts = ["text_encoder", *(["text_encoder_2"] if "xl" in entry.name else []), "unet", "vae"]
+        for part in parts:
+            assert f"{part}/config.json" in paths and any(f"{part}/{stem}.fp16.safetensors" in paths for stem in STEMS)
+        for part in parts:
+            if part.startswith("text"):
+                folder = part.replace("text_encoder", "tokenizer")
+                assert {f"{folder}/vocab.json", f"{folder}/merges.txt"} <= paths
+        assert {"model_index.json", "scheduler/scheduler_config.json"} <= paths
+
+
+def test_what_is_not_pinned_is_named() -> None:
+    file = catalog.File("a", 1, True, "")
+    entry = catalog.find("tiny.en-q5_1")
+    assert entry.unpinned() == "" and catalog.find("builtin").unpinned() == ""
+    assert entry._replace(files=(*entry.files, file, file._replace(path="b"))).unpinned() == "a, b"
+    assert (
+        entry._replace(files=(file, file)).unpinned() == "all 2 files"
+        and entry._replace(files=(file,)).unpinned() == "a"
+    )
 
 
 def test_unknown_name_lists_near_ones() -> None:

@@ -177,7 +177,7 @@ def test_a_stall_is_gone_on_with(tree: Tree) -> None:
         (Status(403), 77, "refuses it (403)"),
         (Status(404), 69, "does not have it (404)"),
         (Status(500), 69, "has a fault (500)"),
-        (Lie(sha256="0" * 64), 65, "another file"),
+        (Lie(hash="0" * 64), 65, "another file"),
         (Lie(size=7), 65, "another file"),
         (Lie(content=CONTENT[:-1] + b"x"), 65, "another sha256"),
         (Lie(content=CONTENT[:100]), 69, "broke off"),
@@ -190,9 +190,7 @@ def test_what_is_wrong_is_said_and_nothing_is_kept(tree: Tree, fault: object, co
     assert not [path for path, size in tree.left().items() if size > 100]
 
 
-@pytest.mark.parametrize(
-    "fault", [Status(401), Status(404), Lie(sha256="0" * 64), Lie(content=CONTENT[::-1]), Endless()]
-)
+@pytest.mark.parametrize("fault", [Status(401), Status(404), Lie(hash="0" * 64), Lie(content=CONTENT[::-1]), Endless()])
 def test_the_mirror_serves_when_the_first_fails(tree: Tree, fault: object) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = fault
     tree.run("one", says="trying the next mirror")
@@ -247,9 +245,30 @@ def test_unpinned_is_checked_against_the_hub(tree: Tree) -> None:
     tree.run("unpinned", code=65, says="another sha256")
 
 
-def test_unpinned_without_a_hash_of_the_hub_is_refused(tree: Tree) -> None:
-    tree.run("unpinned-small", code=65, says="no hash")
-    assert not tree.downloads()
+def test_an_unpinned_small_file_is_checked_against_what_git_calls_it(tree: Tree) -> None:
+    content, place = PARTS["config.json"], tree.models / "unpinned-small" / "config.json"
+    for fault, says in (
+        (Lie(content=content[::-1]), "another hash"),
+        (Lie(hash="0" * 40), "another hash"),
+        (Lie(hash=sha256(content[::-1])), "another sha256"),
+        (Lie(hash="unknown"), "gives no hash"),
+    ):
+        tree.hub.fail[f"{FIRST}/config.json"] = fault
+        tree.run("unpinned-small", code=65, says=says)
+        assert not tree.left()
+    tree.hub.fail.clear()
+    tree.run("unpinned-small", says="no sha256 is pinned")
+    assert place.read_bytes() == content
+    place.write_bytes(b"hello\n")
+    assert download_model.git_hash(place) == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+
+
+def test_a_pin_outweighs_what_the_hub_says_of_a_small_file(tree: Tree) -> None:
+    changed = PARTS["config.json"].replace(b"1", b"2")
+    for repo in (FIRST, MIRROR):
+        tree.hub.add(repo, "config.json", changed, small=True)
+    tree.run("parts", code=65, says="another sha256")
+    assert "parts/config.json" not in tree.left()
 
 
 def test_no_room(tree: Tree) -> None:
@@ -296,7 +315,9 @@ def test_remove_and_list(tree: Tree) -> None:
     assert set(tree.left()) == {f"parts/{path}" for path in PARTS}
     tree.run("--remove", "one", says="is not here")
     (tree.models / "parts" / "vocab.txt").write_text("cut")
-    assert "damaged  parts" in tree.run()
+    out = tree.run()
+    assert "damaged  parts" in out
+    assert "\n  unpinned: model.bin\n  unpinned-small: config.json\n" in out and "\n  parts:" not in out
 
 
 def test_remove_takes_what_the_engine_compiled_from_it(tree: Tree) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.catalog import models_folder
+from helpers import catalog
 from helpers.engines import nvidia, weights
 from helpers.stage import StageError
 
@@ -34,12 +33,10 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
 
     Raises: StageError 69 with the command that gets what is missing: the detector, or PyTorch, which computes it.
     """
-    fetched = models_folder() / "safety-checker"
-    places = [place for place in (folder / "safety_checker", fetched / "safety_checker") if place.is_dir()]
+    fetched = catalog.default("filter")
+    places = [place for place in (folder / "safety_checker", fetched.folder / "safety_checker") if place.is_dir()]
     if not places:
-        repository = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-        files = "safety_checker/config.json safety_checker/model.fp16.safetensors"
-        remedy = f".venv/bin/hf download {repository} {files} --local-dir {shlex.quote(str(fetched))}   (0.6 GB)"
+        remedy = f"Get one with: ./download_model.py {fetched.name}   ({catalog.human(fetched.bytes)})"
         raise StageError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
     nvidia.check_packages()
     half = ".fp16." in weights.weight_files(places[0])[0].name
