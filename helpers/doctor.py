@@ -42,6 +42,7 @@ LEAST_ROOM = 20 << 20
 PATIENCE = 300  # seconds for the picture, which takes one
 INSTALLER = ROOT / "shortcut_install.sh"
 JOURNAL = ROOT / ".cache" / "install" / "journal"
+REPAIR = "Run ./pipeline.sh: it repairs its environment .venv first."
 PROMPT = "a cat on the beach"
 
 
@@ -63,11 +64,10 @@ def worse(error: StageError) -> Finding:
 
 def environment() -> Finding:
     """The packages of pyproject.toml, each in the version that is pinned there."""
-    repair = "Run ./pipeline.sh: it repairs its environment .venv first."
     try:
         wanted = metadata.requires("audio-to-image") or []
     except metadata.PackageNotFoundError:
-        return Finding("no", "the packages of pyproject.toml are not installed", repair, os.EX_UNAVAILABLE)
+        return Finding("no", "the packages of pyproject.toml are not installed", REPAIR, os.EX_UNAVAILABLE)
     pinned: defaultdict[str, set[str]] = defaultdict(set)  # two versions where Python's own decides
     for name, version in re.findall(r"^([\w-]+)==([\w.]+)(?!.*extra ==)", "\n".join(wanted), re.MULTILINE):
         pinned[name].add(version)
@@ -79,10 +79,10 @@ def environment() -> Finding:
         try:
             __import__(module)
         except Exception as error:
-            return Finding("no", f"{module} cannot be loaded: {error}", repair, os.EX_UNAVAILABLE)
+            return Finding("no", f"{module} cannot be loaded: {error}", REPAIR, os.EX_UNAVAILABLE)
     other = [f"{name} {there[name]}" for name in there if there[name] not in pinned[name]]
     if other:
-        return Finding("!", f"other versions than those that were tested: {', '.join(other)}", repair)
+        return Finding("!", f"other versions than those that were tested: {', '.join(other)}", REPAIR)
     some = ", ".join(f"{name} {there[name]}" for name in ("openvino", "pywhispercpp", "numpy") if name in there)
     return Finding("ok", f"{platform.python_version()}, {len(there)} packages as pinned: {some}")
 
@@ -376,6 +376,8 @@ def examine(check: Callable[[], Finding]) -> Finding:
         found = check()
     except StageError as error:
         found = worse(error)
+    except ModuleNotFoundError as error:
+        found = Finding("no", f"the Python package {error.name} is missing", REPAIR, os.EX_UNAVAILABLE)
     except Exception as error:
         found = Finding("no", f"the check failed: {type(error).__name__}: {error}", "This is a bug.", os.EX_SOFTWARE)
     return found._replace(text=machine.private(found.text), remedy=machine.private(found.remedy))

@@ -347,6 +347,13 @@ def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
         assert ("you cannot speak" in printed) == (finding.state == "no" and code == 0)
 
 
+def test_a_check_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ffmpeg", None)
+    monkeypatch.setattr(microphone, "devices", list)
+    found = doctor.examine(doctor.listening)
+    assert (found.text, found.code) == ("the Python package ffmpeg is missing", 69) and "./pipeline.sh" in found.remedy
+
+
 def test_a_check_that_fails_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken() -> Finding:
         raise ZeroDivisionError("no chip")
