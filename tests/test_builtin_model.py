@@ -256,7 +256,7 @@ def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
     finally:
         signal.signal(signal.SIGTERM, handler)
     after = torch.load(run / "unet.pt", weights_only=True)
-    assert after["samples"] == before["samples"] + 4
+    assert after["samples"] == before["samples"] + 4 and after["steps"] == before["steps"] + 2
     assert any(not torch.equal(after["averaged"][key], before["averaged"][key]) for key in after["averaged"])
     assert not list(run.glob("*.part"))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]

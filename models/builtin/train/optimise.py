@@ -33,7 +33,7 @@ class Training:
         if state:
             network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
-            self.samples = state["samples"]
+            self.samples, self.steps, self.loss = state["samples"], state["steps"], state["loss"]
         self.averaged = copy.deepcopy(network).eval()
         if state:
             self.averaged.load_state_dict(state["averaged"])
@@ -58,7 +58,7 @@ class Training:
         self.samples += samples
         self.loss += (float(loss.detach()) - self.loss) * max(0.01, 1 / self.steps)
         with torch.no_grad():
-            keep = min(self.keep, self.steps / (self.steps + 20)) if not self._samples_before else self.keep
+            keep = min(self.keep, self.steps / (self.steps + 20))
             torch._foreach_lerp_(self._averages, self.weights, 1 - keep)
 
     def _on_stop(self, *_: object) -> None:
@@ -88,6 +88,8 @@ class Training:
                 "averaged": self.averaged.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "samples": self.samples,
+                "steps": self.steps,
+                "loss": self.loss,
             },
         )
 
