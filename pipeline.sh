@@ -322,7 +322,7 @@ main() {
     return
   fi
   if [ "$want" = doctor ]; then
-    (ours helpers.doctor)
+    (A2I_OUTPUT=$output ours helpers.doctor)
     return
   fi
   [ -n "${A2I_PROMPT+set}" ] || offer_speech_model

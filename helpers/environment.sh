@@ -7,14 +7,21 @@ ensure_environment() {
   environment_is_whole || make_environment
 }
 
-# What the environment was made from, and what it holds: a moved repository, changed pins, a new Python or a package
-# that is gone all change this line. The shell does it alone, in a millisecond.
+# What the environment was made from, and what it has to hold, a line each: a moved repository, changed pins, a new Python
+# or a package that is gone make it anew; a package that somebody added (the extra cuda, say) does not. The shell reads it
+# alone, in a millisecond.
 environment_stamp() {
-  printf '%s\n' "$root" "$(<"$root/pyproject.toml")" "$root"/.venv/lib/python3.*/site-packages/* | cksum
+  printf '%s\n' "$root" "$(cksum <"$root/pyproject.toml")" "$root"/.venv/lib/python3.*/site-packages/*
 }
 
 environment_is_whole() {
-  [ -x "$python" ] && [ -r "$root/.venv/whole" ] && [ "$(<"$root/.venv/whole")" = "$(environment_stamp)" ]
+  local made_in pins path
+  [ -x "$python" ] && [ -r "$root/.venv/whole" ] || return 1
+  {
+    IFS= read -r made_in && IFS= read -r pins || return 1
+    [ "$made_in" = "$root" ] && [ "$pins" = "$(cksum <"$root/pyproject.toml")" ] || return 1
+    while IFS= read -r path; do [ -e "$path" ] || return 1; done
+  } <"$root/.venv/whole"
 }
 
 base_python() { # prints a Python that serves: 3.10 to 3.13, with venv and pip
@@ -28,14 +35,22 @@ base_python() { # prints a Python that serves: 3.10 to 3.13, with venv and pip
   return 1
 }
 
+installed_extra() { # prints the extra that the environment has, so that a new one has it, too
+  local package
+  for package in "$root"/.venv/lib/python3.*/site-packages/diffusers; do
+    [ ! -d "$package" ] || printf '[cuda]'
+  done
+}
+
 make_environment() {
-  local base log=$root/.venv/install.log
+  local base extra log=$root/.venv/install.log
   base=$(base_python) || die 69 "no Python from 3.10 to 3.13 with its venv module was found" "$(python_remedy)"
   lock_environment
   if environment_is_whole; then # somebody else has just made it
     unlock_environment
     return
   fi
+  extra=$(installed_extra)
   say "first run: installing the Python packages into .venv (about 450 MB on disk, a minute or two)"
   if ! { rm -rf -- "$root/.venv" && "$base" -m venv -- "$root/.venv"; } 2>/dev/null; then
     unlock_environment
@@ -43,7 +58,7 @@ make_environment() {
   fi
   # As variables, for the pips that it starts, too; without them they write into the home directory.
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
-  if ! with_clock "$python" -m pip install -e "$root"; then
+  if ! with_clock "$python" -m pip install -e "$root$extra"; then
     unlock_environment
     grep -i '^error' "$log" | tail -n 3 >&2
     die 69 "the Python packages could not be installed" "read $log, then run the same command again"

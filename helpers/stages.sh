@@ -68,21 +68,19 @@ on_interrupt() {
 }
 
 abort() { # <exit code>
+  local tenths=30
   aborted=$1
   # shellcheck disable=SC2086
   signal_stages TERM $STAGES
-  ( # what does not end within three seconds is killed
-    trap 'kill "$!"; exit' TERM
-    sleep 3 &
-    wait "$!"
+  ( # what does not end within three seconds is killed; the control folder goes when all have ended
+    while [ -d "$control" ] && [ "$((tenths -= 1))" -gt 0 ]; do sleep 0.1; done
     # shellcheck disable=SC2086
     signal_stages KILL $STAGES
   ) 9>&- &
-  killer=$!
 }
 
 run_stages() { # <function that is the pipe>: returns the exit code of the first stage that failed; sets aborted
-  local killer='' job watcher name code
+  local job watcher name code
   aborted=0
   mkfifo "$control/reports" && exec 9<>"$control/reports" || return 73 # read and write: neither end ever blocks
   trap on_interrupt INT
@@ -100,7 +98,6 @@ run_stages() { # <function that is the pipe>: returns the exit code of the first
   printf 'run quit 0\n' >&9
   wait "$watcher"
   exec 9>&-
-  [ -z "$killer" ] || kill "$killer" 2>/dev/null
   [ "$aborted" -eq 0 ] || return "$aborted"
   [ -s "$control/failures" ] || return 0
   name=$(first_failure)

@@ -245,8 +245,10 @@ microphone() { # a sound server whose microphone hears what is played into it; o
 @test "the microphone: speak, and the picture is there" {
   clean
   microphone
-  (sleep 1.5; paplay --device=mouth "$root/examples/burger.wav") 3>&- &
-  run --separate-stderr pipeline -t 6 -s 1
+  export A2I_EVENTS="$BATS_TEST_TMPDIR/events"
+  : >"$A2I_EVENTS"
+  (until grep -q '"record", "event": "ready"' "$A2I_EVENTS"; do sleep 0.1; done; paplay "$root/examples/burger.wav") 3>&- &
+  run --separate-stderr pipeline -s 1
   echo "$stderr"
   [ "$status" -eq 0 ]
   shows burger blue

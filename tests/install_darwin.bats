@@ -29,7 +29,7 @@ program() { # <path> <script>
 }
 
 make_environment() { # one that counts as whole
-  mkdir -p "$root/.venv/bin" && ln -sf "$(command -v python3)" "$root/.venv/bin/python"
+  mkdir -p "$root/.venv/bin" "$root/.venv/lib/python3.11/site-packages/some" && ln -sf "$(command -v python3)" "$root/.venv/bin/python"
   (. "$root/helpers/environment.sh" && environment_stamp) >"$root/.venv/whole"
 }
 

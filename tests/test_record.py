@@ -15,11 +15,13 @@ import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import microphone
 import numpy as np
 import pytest
 
+from examples.make_examples import speak
 from helpers import audio, meter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,6 +46,14 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def sentence(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Something that a person might say, 1.7 s."""
+    path = tmp_path_factory.mktemp("sentence") / "sentence.wav"
+    speak("slt", "a cat on the beach", path)
+    return path
+
+
 def start(environment: dict[str, str], *arguments: str | Path, **more: object) -> subprocess.Popen[bytes]:
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **more}
     return subprocess.Popen([*RECORD, *arguments], cwd=ROOT, env=environment, **options)  # type: ignore[call-overload, no-any-return]
@@ -60,6 +70,10 @@ def until_ready(process: subprocess.Popen[bytes]) -> None:
     assert process.stderr
     line = process.stderr.readline()
     assert b"speak now" in line, line
+
+
+def events(session: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (session / "events.jsonl").read_text().splitlines()]
 
 
 def children(pid: int) -> list[int]:
@@ -107,11 +121,83 @@ def test_hears_a_voice_whole(heard: dict[str, str], voice: Path, tmp_path: Path)
     with wave.open(str(tmp_path / "recording-1.wav")) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (16_000, 1, 2)
         assert file.readframes(file.getnframes()) == pcm
-    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["started", "ready", "heard", "done"]
-    assert events[2]["seconds"] == 4
-    assert -20 < events[2]["level_dbfs"] < 0
+    noted = events(tmp_path)
+    assert [event["event"] for event in noted] == ["started", "ready", "heard", "done"]
+    assert noted[2]["seconds"] == 4
+    assert -20 < noted[2]["level_dbfs"] < 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "recording-1.wav"]
+
+
+def test_ends_when_the_speaker_does(heard: dict[str, str], sentence: Path, tmp_path: Path) -> None:
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "30")
+    until_ready(process)
+    time.sleep(1)  # nobody is that quick; the silence is left out
+    microphone.speak(heard, sentence)
+    spoken = time.monotonic()
+    pcm, said = process.communicate(timeout=20)
+    assert time.monotonic() - spoken < 3
+    assert (process.returncode, said) == (0, b"")
+    assert similarity(pcm, sentence) > 0.9
+    with wave.open(str(sentence)) as file:
+        assert len(pcm) / 2 < file.getnframes() + 16_000
+    event = next(event for event in events(tmp_path) if event["event"] == "heard")
+    assert 0.7 < event["silent"] < 0.9
+
+
+def test_a_longer_silence_can_be_asked_for(heard: dict[str, str], sentence: Path, tmp_path: Path) -> None:
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--time", "30", "--silence", "2.5")
+    until_ready(process)
+    for _ in range(2):
+        microphone.speak(heard, sentence)
+        time.sleep(0.8)  # with the silence in the files 1.5 s
+    pcm, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    with wave.open(str(sentence)) as file:
+        assert len(pcm) / 2 > 2 * file.getnframes()
+
+
+def test_where_nobody_speaks_nothing_is_sent(heard: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    process = start(heard, "--time", "3", "--wav", tmp_path / "none.wav")
+    until_ready(process)
+    microphone.speak(heard, voice)  # loud, but a sweep
+    pcm, said = process.communicate(timeout=20)
+    assert (process.returncode, pcm) == (65, b"")
+    assert re.search(rb"I heard nothing in 3.0 s: nobody spoke \(-\d+ dBFS at the loudest\)\n  Speak closer", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loop_marks_and_keeps_each_utterance(heard: dict[str, str], sentence: Path, tmp_path: Path) -> None:
+    output = (tmp_path / "pcm").open("w+b")  # not a pipe: it holds two seconds
+    process = start({**heard, "A2I_SESSION": str(tmp_path)}, "--loop", stdout=output)
+    assert process.stderr
+    process.stderr.readline()
+    for number in (1, 2):
+        microphone.speak(heard, sentence)
+        while not (tmp_path / f"recording-{number}.wav").exists():
+            time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == 0
+    with output:
+        output.seek(0)
+        parts = output.read().split(audio.MARK)
+    assert len(parts) == 3 and not parts[2].strip(b"\0")
+    for number, part in enumerate(parts[:2], 1):
+        assert similarity(part, sentence) > 0.9
+        with wave.open(str(tmp_path / f"recording-{number}.wav")) as file:
+            assert abs(file.getnframes() * 2 - len(part)) < 100  # a zero at its end is part of the mark
+
+
+def test_a_microphone_that_goes_away_is_told(heard: dict[str, str], sentence: Path) -> None:
+    process = start(heard, "--time", "30")
+    until_ready(process)
+    (ffmpeg,) = children(process.pid)
+    speaker = subprocess.Popen(["paplay", sentence], env=heard)
+    time.sleep(1.2)
+    os.kill(ffmpeg, signal.SIGKILL)
+    pcm, said = process.communicate(timeout=5)
+    speaker.wait()
+    assert process.returncode == 0 and len(pcm) > 16_000
+    assert re.fullmatch(rb"record: the microphone went away after \d\.\d s\n", said)
 
 
 def test_sends_samples_as_they_arrive(heard: dict[str, str]) -> None:
@@ -238,6 +324,20 @@ def test_meter_on_a_terminal_only(heard: dict[str, str]) -> None:
     assert " s left" not in run(heard, "--time", "0.5").stderr.decode()
 
 
+def test_the_line_shows_what_is_understood_so_far(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    line = meter.Meter(10)
+    (tmp_path / meter.PARTIAL).write_text("a cat \x1b[2J on")
+    line.show(1, -35)
+    assert capsys.readouterr().err == "\r  9.0 s left  [##########          ]  a cat [2J on\x1b[K"
+    (tmp_path / meter.ASKING).touch()  # confirm has the terminal
+    line.show(2, -35)
+    assert capsys.readouterr().err == ""
+
+
 def test_meter() -> None:
     assert meter.meter(9.96, -100) == " 10.0 s left  [                    ]"
     assert meter.meter(3, -35) == "  3.0 s left  [##########          ]"
@@ -252,8 +352,7 @@ def test_file_to_stdout_and_session(voice: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout) == 48_000 and similarity(done.stdout, voice) > 0.999
     assert (tmp_path / "recording-1.wav").stat().st_size == 48_044
-    events = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert events == ["started", "ready", "heard", "done"]
+    assert [event["event"] for event in events(tmp_path)] == ["started", "ready", "heard", "done"]
 
 
 def test_file_on_stdin(voice: Path) -> None:
