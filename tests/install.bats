@@ -29,6 +29,8 @@ teardown() {
 copy_repository() {
   (cd "$here" && git ls-files -z --cached --others --exclude-standard -- '*.sh' '*.py' pyproject.toml examples models \
     README.md LICENSE .gitignore helpers | tar --null --ignore-failed-read -T - -cf - | tar -xf - -C "$root")
+  sed 's|^_SIGNS = .*|_SIGNS = (Path(__file__).with_name("driver"),)|' "$here/helpers/engines/nvidia.py" \
+    >"$root/helpers/engines/nvidia.py" # a GPU of the machine that runs the tests is not seen
 }
 
 fake_platform() {
@@ -56,20 +58,37 @@ fake_python() { # the environment gets what the tests have; pip is checked and t
 #!/bin/bash
 [ "\$1 \$2" = '-m venv' ] || exec "$python" "\$@"
 [ "\$3" = -- ] && "$python" -m venv --without-pip -- "\$4" || exit
-cd "\$4"/lib/python3.*/site-packages && mkdir pip && cat >pip/__main__.py <<'END'
+cd "\$4"/lib/python3.*/site-packages && mkdir pip && touch pip/__init__.py && cat >pip/__main__.py <<'END'
 import os, pathlib, sys, sysconfig, time
 root = pathlib.Path(sys.prefix).parent
-assert sys.argv[1:] == ["install", "-e", str(root)], sys.argv
+extra = "[cuda]" if (root / "helpers/engines/driver").exists() and (root / ".venv/whole").exists() else ""
+assert sys.argv[1:] == ["install", "-e", f"{root}{extra}"], sys.argv
 for name in ("PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "PIP_NO_INPUT"):
     assert os.environ[name] == "1", f"pip would write into the home directory without {name}"
 time.sleep(0.4)
-theirs = "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
+if extra:
+    if pathlib.Path("$BATS_TEST_TMPDIR/no-pytorch").exists():
+        sys.exit("ERROR: No matching distribution found for torch")
+    for name in ("torch", "diffusers", "transformers"):
+        pathlib.Path(sysconfig.get_paths()["purelib"], name).mkdir(exist_ok=True)
+    sys.exit()
+theirs = "${1:-$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')}"
 pathlib.Path(sysconfig.get_paths()["purelib"], "dependencies.pth").write_text(theirs + "\n")
 (root / "audio_to_image.egg-info").mkdir(exist_ok=True)
 END
 EOF
   chmod +x "$bin/python3"
   PATH=$bin:$PATH
+}
+
+fake_gpu() { # a driver of NVIDIA; what draws on it is not among the packages
+  local path
+  touch "$root/helpers/engines/driver"
+  mkdir "$BATS_TEST_TMPDIR/theirs"
+  for path in "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"/*; do
+    case ${path##*/} in torch | diffusers | transformers) ;; *) ln -s "$path" "$BATS_TEST_TMPDIR/theirs" ;; esac
+  done
+  fake_python "$BATS_TEST_TMPDIR/theirs"
 }
 
 fake_pipeline() { # where the picture is not the point
@@ -261,7 +280,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$status" -eq 0 ]
   for name in system ffmpeg environment models app shortcut selftest; do [[ $output = *"==> $name"* ]]; done
   [[ $output = *'==> ffmpeg: done already'*' -m venv '*' -m pip install '*download_model.py*base.en-q5_1*'write '*settings* ]]
-  [[ $output != *'[Y/n]'* ]]
+  [[ $output != *'[Y/n]'* && $output != *PyTorch* ]]
   is_clean
   run installer
   [ "$status" -eq 0 ]
@@ -272,6 +291,51 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [[ $output = *'rm -rf -- '*.venv* ]]
   [[ $output = *'rm -f -- '*audio.desktop* ]]
   [[ $output = *'put '*settings* ]]
+  is_clean
+}
+
+@test "where an NVIDIA GPU is, PyTorch and the model for it come, too" {
+  fake_pipeline
+  fake_gpu
+  remember
+  run --separate-stderr installer --dry-run
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *'  environment  the Python packages (about 450 MB), PyTorch for the NVIDIA GPU (about 6 GB; '* ]]
+  [[ $stderr = *'  models       fetch base.en-q5_1 (60 MB), stable-diffusion-2-1-base (2.6 GB)'* ]]
+  [[ $stderr = *' -m pip install -e '*' -m pip install -e '*'\[cuda\]'*'download_model.py stable-diffusion-2-1-base'* ]]
+  is_clean
+  A2I_ENGINE=cpu run --separate-stderr installer --dry-run
+  [[ $stderr != *PyTorch* && $stderr != *stable-diffusion* ]]
+
+  touch "$BATS_TEST_TMPDIR/no-pytorch"
+  run --separate-stderr installer
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *'ERROR: No matching distribution found for torch'*'warning: PyTorch could not be installed'* ]]
+  [[ $stderr = *'a picture was drawn'*'audio-to-image is installed'* ]]
+  [[ ${stderr#*==> models} != *stable-diffusion* ]]
+  run --separate-stderr installer --status
+  [[ $output = *'in .venv; without PyTorch'*'a picture was drawn'* ]]
+
+  rm "$BATS_TEST_TMPDIR/no-pytorch"
+  run --separate-stderr installer
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *'  environment  PyTorch for the NVIDIA GPU ('*'(60 MB), stable-diffusion-2-1-base (2.6 GB)'*'==> '* ]]
+  [[ ${stderr#*==> models} = *'stable-diffusion-2-1-base is not here'* ]]
+  run --separate-stderr installer --no-models
+  [ "$status" -eq 0 ]
+  [ "${stderr%%$'\n'*}" = "everything is in place" ]
+  run --separate-stderr installer --status
+  [[ $output = *'(missing), stable-diffusion-2-1-base (missing)'* && $output != *'without PyTorch'* ]]
+  rm -r "$root"/.venv/lib/python3.*/site-packages/diffusers
+  run --separate-stderr installer --no-models
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *'  environment  '*'PyTorch for the NVIDIA GPU ('* ]]
+  run installer --uninstall
+  [ "$status" -eq 0 ]
   is_clean
 }
 

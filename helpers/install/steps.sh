@@ -130,17 +130,55 @@ ffmpeg_caveat() {
 
 # ---- environment: the pinned Python packages in .venv; the system's Python stays as it is
 
-environment_plan() { printf 'the Python packages, in .venv (about 450 MB)\n'; }
+without_pytorch=0 # 1: it could not be installed
 
-environment_is_done() { environment_is_whole; }
+wants_pytorch() { # a GPU of NVIDIA, and something of what draws on it is not in .venv
+  local program=$python
+  [ "$platform" = linux ] && [ "${A2I_ENGINE:-cuda}" = cuda ] || return 1
+  [ -x "$program" ] || program=$(base_python) || return 1
+  (cd -- "$root" && "$program" -c 'import sys; from helpers.engines import nvidia
+sys.exit(not (nvidia.has_driver() and (sys.argv[1] != sys.executable or nvidia.missing())))' "$python") 2>/dev/null
+}
+
+environment_plan() {
+  local list=''
+  environment_is_whole || list=', the Python packages (about 450 MB)'
+  ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; A2I_ENGINE=cpu leaves it out)"
+  printf '%s, in .venv\n' "${list#, }"
+}
+
+environment_is_done() { environment_is_whole && ! wants_pytorch; }
 
 environment_do() {
-  if [ "$dry" != 0 ]; then
+  if environment_is_whole; then
+    :
+  elif [ "$dry" != 0 ]; then
     act "$(base_python || printf python3)" -m venv "$root/.venv"
     act "$python" -m pip install -e "$root"
   else
-    (ensure_environment) # it ends with exit where it cannot
+    (ensure_environment) || return # it ends with exit where it cannot
   fi
+  ! wants_pytorch || (install_pytorch) || without_pytorch=1
+}
+
+install_pytorch() { # into an environment that is whole, and stays so
+  local log=$root/.venv/pytorch.log
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
+  if [ "$dry" != 0 ]; then
+    act "$python" -m pip install -e "${root}[cuda]"
+    return
+  fi
+  say "installing PyTorch into .venv (about 6 GB, several minutes)"
+  lock_environment
+  if with_clock "$python" -m pip install -e "${root}[cuda]"; then
+    environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
+    unlock_environment
+    return
+  fi
+  unlock_environment
+  grep -i '^error' "$log" | tail -n 3 >&2
+  warn "PyTorch could not be installed, the processor draws; $log says why. Later: ./shortcut_install.sh"
+  return 69
 }
 
 environment_undo() {
@@ -154,14 +192,16 @@ environment_undo() {
 
 environment_status() {
   if environment_is_whole; then printf '%s in .venv' "$("$python" -V)"; else printf 'not there, or not whole'; fi
+  ! wants_pytorch || printf '; without PyTorch, so that the NVIDIA GPU does not draw'
 }
 
 # ---- models: those that suit this machine, or those that were named
 
 wanted_models() { # prints name, size, here or missing, and folder of each, tab-separated
-  local program=$python
+  local program=$python engine=${A2I_ENGINE:-}
   [ -x "$program" ] || program=$(base_python) || return
-  (cd -- "$root" && "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
+  [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=cuda # it is still to come
+  (cd -- "$root" && A2I_ENGINE=$engine "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
 }
 
 check_models() { # a name that nobody knows ends it before anything is done
@@ -244,7 +284,9 @@ selftest_stamp() { # what was proved: these programs with this environment
     cksum
 }
 
-selftest_is_done() { environment_is_whole && [ "$(selftest_stamp)" = "$(cat -- "$state/selftest" 2>/dev/null)" ]; }
+selftest_is_done() { environment_is_done && selftest_is_right; } # again with an environment that is going to change
+
+selftest_is_right() { environment_is_whole && [ "$(selftest_stamp)" = "$(cat -- "$state/selftest" 2>/dev/null)" ]; }
 
 selftest_do() {
   local folder=$state/selftest.pictures picture name code=0
@@ -278,5 +320,5 @@ selftest_do() {
 selftest_undo() { :; }
 
 selftest_status() {
-  if selftest_is_done; then printf 'a picture was drawn with what is here'; else printf 'not run with what is here'; fi
+  if selftest_is_right; then printf 'a picture was drawn with what is here'; else printf 'not run with what is here'; fi
 }
