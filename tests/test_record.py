@@ -185,7 +185,7 @@ def test_a_loop_marks_and_keeps_each_utterance(heard: dict[str, str], sentence: 
         with wave.open(str(tmp_path / f"recording-{number}.wav")) as file:
             pcm = file.readframes(file.getnframes())
         assert similarity(pcm + bytes(32_000), sentence) > 0.9  # whose file ends with silence
-        assert abs(len(pcm) - len(part)) < 100  # a zero at its end is part of the mark
+        assert abs(len(pcm) - len(part)) < audio.CHUNK  # zeros at its end are part of the mark
 
 
 def test_a_microphone_that_goes_away_is_told(heard: dict[str, str], sentence: Path) -> None:
