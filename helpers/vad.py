@@ -5,9 +5,9 @@
         for probability in detector.hear(chunk):  # one for each 32 ms
             ...
 
-The network (github.com/snakers4/silero-vad, MIT; weights in models/silero_vad) is small: a short-time Fourier transform,
-four convolutions, an LSTM. Written out here it loads in milliseconds and takes 5 MB, where a runtime for its ONNX file
-takes 0.3 s and 70 MB in each stage that listens. The tests hold it against that file.
+The network (github.com/snakers4/silero-vad, MIT; weights in models/silero_vad) is small: a short-time Fourier
+transform, four convolutions, an LSTM. Written out here it loads in milliseconds and takes 5 MB, where a runtime for its
+ONNX file takes 0.3 s and 70 MB in each stage that listens. The tests hold it against that file.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ from typing import NamedTuple
 
 from examples.make_examples import speak
 from helpers.stage import ROOT
-from tests import microphone
+
+sys.path.append(str(Path(__file__).parent))  # as pytest does
+import microphone
 
 # phase: (the event that it begins with, how long it takes at most, in seconds)
 PHASES = {

@@ -25,8 +25,10 @@ from jiwer import wer
 from examples.make_examples import speak
 from helpers.stage import ROOT
 from models.builtin.language_model import spoken
-from tests import microphone
-from tests.spoken_prompts import PROMPTS, VOICES
+
+sys.path.append(str(Path(__file__).parent))  # as pytest does
+import microphone
+from spoken_prompts import PROMPTS, VOICES
 
 TICK = os.sysconf("SC_CLK_TCK")
 
