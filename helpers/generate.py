@@ -180,7 +180,7 @@ def draw(
 
     text = engine.encode_text(engine.tokenizer.encode(prompt).ids)
     seeds = [(run["seed"] + number) % (LARGEST_SEED + 1) for number in range(run["count"])]
-    hidden, lost = stage.is_set("QUIET") or not sys.stderr.isatty(), 0
+    lost, hidden = 0, stage.is_set("QUIET") or stage.is_set("LOOP") or not sys.stderr.isatty()  # record has the line
     with tqdm(total=run["steps"] * len(seeds), desc="drawing", unit="step", leave=False, disable=hidden) as bar:
         how = {key: run[key] for key in ("steps", "guidance", "sampler")}
         while seeds:
