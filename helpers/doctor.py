@@ -179,7 +179,7 @@ def models() -> Finding:
                 return damaged
         here.append(f"{entry.name} {human(entry.bytes)}")
     _progress("", 0)
-    text = ", ".join(here) + ("; every sha256 is right" if fetched else "")
+    text = ", ".join(here) + ("; every pinned sha256 is right" if fetched else "")
     better = [entry.name for entry in _suitable() if entry.kind == "image" and entry.problem()]
     if not better:
         return Finding("ok", text)

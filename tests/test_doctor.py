@@ -188,7 +188,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_models_are_checked(base: Path) -> None:
-    assert doctor.models() == Finding("ok", "builtin, base.en-q5_1 7 MB; every sha256 is right")
+    assert doctor.models() == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
     assert doctor.speech() == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
     data = base.read_bytes()
     anew = "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1"
