@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
+import unicodedata
 from pathlib import Path
 
 from helpers import stage
@@ -46,5 +47,14 @@ def meter(left: float, level: float) -> str:
 
 def draw(line: str) -> None:
     """Replace the line that the cursor is in, on stderr; nothing wraps, an empty one clears it."""
-    sys.stderr.write(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K")
+    sys.stderr.write(f"\r{fitting(line, shutil.get_terminal_size().columns - 1)}\x1b[K")
     sys.stderr.flush()
+
+
+def fitting(line: str, cells: int) -> str:
+    """As much of `line` as fits into so many cells of a terminal; Chinese, Japanese and Korean letters take two."""
+    for end, letter in enumerate(line):
+        cells -= 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+        if cells < 0:
+            return line[:end]
+    return line

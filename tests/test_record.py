@@ -339,6 +339,11 @@ def test_the_line_shows_what_is_understood_so_far(
     assert capsys.readouterr().err == ""
 
 
+def test_a_line_fits_the_terminal() -> None:
+    assert [meter.fitting("a cat", cells) for cells in (5, 4)] == ["a cat", "a ca"]
+    assert [meter.fitting("雪の犬", cells) for cells in (6, 5)] == ["雪の犬", "雪の"]
+
+
 def test_meter() -> None:
     assert meter.meter(9.96, -100) == " 10.0 s left  [                    ]"
     assert meter.meter(3, -35) == "  3.0 s left  [##########          ]"
