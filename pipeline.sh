@@ -330,7 +330,7 @@ main() {
   choose_stages
   [ -n "${A2I_PROMPT+set}" ] || [ "${#inputs[@]}" -gt 0 ] || announce_recording
   run_stages pipe || code=$?
-  # 130: record was stopped before it heard anything
+  # 130: stopped before anything was heard, or taken back
   if [ "$code" -ne 0 ] && [ "$code" -ne 130 ] && [ "$aborted" -eq 0 ]; then report "$code"; fi
   return "$code"
 }
