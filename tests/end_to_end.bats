@@ -282,3 +282,18 @@ EOF
   echo "$output"
   [ "$status" -eq 0 ]
 }
+
+@test "the doctor: a line for each thing, and 0 as a picture can be drawn" {
+  clean
+  microphone
+  run pipeline --doctor
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $output = *"ok  picture"* ]]
+  [[ $output = *"microphone"*"gives only silence"* ]]
+  [[ $output != *"$HOME"* ]]
+  run --separate-stderr pipeline --doctor --json
+  [ "$status" -eq 0 ]
+  python -m json.tool <<<"$output" >/dev/null
+  nothing_made
+}
