@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import signal
@@ -34,7 +35,7 @@ PHASES = {
     "generate": (("generate", "prompt"), 0.6),
 }
 WAYS = {"Ctrl-C": 1, "Ctrl-C twice": 2, "--stop": 0}
-DRAWN, NOTHING = {0}, {130}
+LATE = 0.3  # seconds before the picture is there in which it may not be stopped any more
 
 
 class Trial(NamedTuple):
@@ -44,13 +45,22 @@ class Trial(NamedTuple):
     way: str
     moment: float
 
-    def allowed(self) -> set[int]:
-        """The exit codes that are right. What a moment meets is not known exactly: a phase may be over before it."""
-        if self.way == "--stop":  # it ends a recording, and else does nothing
-            return DRAWN | {130, 65, 77} if self.phase in ("start", "record") else DRAWN
-        if self.phase in ("start", "record") and self.way == "Ctrl-C":
-            return DRAWN | NOTHING | {65, 77}  # with what was heard until then, which may be nothing
-        return DRAWN | NOTHING
+    def allowed(self, interrupted: list[float], heard: float, drawn: float) -> set[int]:
+        """The exit codes that are right. interrupted: when Ctrl-C was pressed while the pipe ran; heard, drawn: when
+        the recording ended and the picture was there; infinite if never.
+        """
+        if not interrupted and self.way != "--stop":
+            return {0}  # it was over
+        if len(interrupted) == 2 or (interrupted and interrupted[0] > heard):
+            return {0, 130} if interrupted[-1] > drawn - LATE else {130}
+        if self.phase in ("start", "record"):
+            return {0, 130, 65, 77}  # the recording ended, with what was heard until then, which may be nothing
+        return {0}
+
+
+def _time(events: Path, wanted: tuple[str, str]) -> float:
+    lines = [json.loads(line) for line in events.read_text().splitlines()]
+    return min((line["time"] for line in lines if (line["stage"], line["event"]) == wanted), default=math.inf)
 
 
 def _noted(events: Path, wanted: tuple[str, str] | None) -> bool:
@@ -69,8 +79,8 @@ def _processes(session: int) -> list[str]:
     return left
 
 
-def run(trial: Trial, environment: dict[str, str], wav: Path, folder: Path) -> str:
-    """Run one trial in an empty folder; returns what was wrong with it, or an empty string."""
+def run(trial: Trial, environment: dict[str, str], wav: Path, folder: Path) -> tuple[int, str]:
+    """Run one trial in an empty folder; returns its exit code and what was wrong with it, or an empty string."""
     events, temporary, outputs = folder / "events", folder / "tmp", folder / "outputs"
     events.touch()
     temporary.mkdir()
@@ -84,8 +94,9 @@ def run(trial: Trial, environment: dict[str, str], wav: Path, folder: Path) -> s
             stdout=log,
             stderr=log,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job may not hear of it
         )
-        speaker = None
+        speaker, interrupted = None, []
         end = time.monotonic() + 60
         began = PHASES[trial.phase][0]
         while pipe.poll() is None and not _noted(events, began) and time.monotonic() < end:
@@ -101,19 +112,22 @@ def run(trial: Trial, environment: dict[str, str], wav: Path, folder: Path) -> s
         for number in range(WAYS[trial.way]):
             if pipe.poll() is None:
                 time.sleep(0.2 * number)
+                interrupted.append(time.time())
                 os.killpg(pipe.pid, signal.SIGINT)
         if not speaker and _wait_ready(pipe, events):
             speaker = subprocess.Popen(["paplay", str(wav)], env=environment)
         try:
             code = pipe.wait(40)
+            code = 128 - code if code < 0 else code  # as a shell says it
         except subprocess.TimeoutExpired:
             os.killpg(pipe.pid, signal.SIGKILL)
-            return "it hangs"
+            return -1, "it hangs"
         if speaker:
             speaker.kill()
             speaker.wait()
-    wrong = _wrong(trial, code, outputs, temporary, pipe.pid)
-    return f"exit code {code}: {wrong}" if wrong else ""
+    allowed = trial.allowed(interrupted, _time(events, ("record", "heard")), _time(events, ("generate", "drawn")))
+    wrong = _wrong(code, allowed, outputs, temporary, pipe.pid)
+    return code, f"exit code {code}: {wrong}" if wrong else ""
 
 
 def _wait_ready(pipe: subprocess.Popen[bytes], events: Path) -> bool:
@@ -125,9 +139,9 @@ def _wait_ready(pipe: subprocess.Popen[bytes], events: Path) -> bool:
     return False
 
 
-def _wrong(trial: Trial, code: int, outputs: Path, temporary: Path, session: int) -> str:
-    if code not in trial.allowed():
-        return "the exit code"
+def _wrong(code: int, allowed: set[int], outputs: Path, temporary: Path, session: int) -> str:
+    if code not in allowed:
+        return f"it should be {allowed}"
     if left := _processes(session):
         return f"left running: {left}"
     if left := [path.name for path in temporary.iterdir()]:
@@ -157,20 +171,23 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--moments", type=int, default=20, help="of each phase and way (default %(default)s)")
     options = parser.parse_args()
-    held, failed = Counter[tuple[str, str]](), 0
+    held: dict[tuple[str, str], Counter[int]] = {}
+    failed = 0
     with tempfile.TemporaryDirectory() as name, microphone.running() as environment:
         wav = Path(name) / "said.wav"
         speak("slt", "a cat at night", wav)
         for number, trial in enumerate(trials(options.moments)):
             folder = Path(name) / str(number)
             folder.mkdir()
-            if wrong := run(trial, environment, wav, folder):
+            code, wrong = run(trial, environment, wav, folder)
+            if wrong:
                 failed += 1
                 print(f"{trial}: {wrong}\n{(folder / 'log').read_text(errors='replace')}", flush=True)
             else:
-                held[trial[:2]] += 1
-    for (phase, way), count in held.items():
-        print(f"{phase:12}{way:14}{count} of {options.moments}")
+                held.setdefault(trial[:2], Counter())[code] += 1
+    for (phase, way), codes in held.items():
+        said = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()))
+        print(f"{phase:12}{way:14}{codes.total()} of {options.moments}: {said}")
     return 1 if failed else 0
 
 
