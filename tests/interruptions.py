@@ -36,6 +36,7 @@ PHASES = {
 }
 WAYS = {"Ctrl-C": 1, "Ctrl-C twice": 2, "--stop": 0}
 LATE = 0.3  # seconds before the picture is there in which it may not be stopped any more
+ENDING = 0.1  # seconds after the end of a recording in which Ctrl-C may still be taken for what ends it
 
 
 class Trial(NamedTuple):
@@ -52,7 +53,8 @@ class Trial(NamedTuple):
         if not interrupted and self.way != "--stop":
             return {0}  # it was over
         if len(interrupted) == 2 or (interrupted and interrupted[0] > heard):
-            return {0, 130} if interrupted[-1] > drawn - LATE else {130}
+            unsure = interrupted[-1] > drawn - LATE or (len(interrupted) == 1 and interrupted[0] < heard + ENDING)
+            return {0, 130} if unsure else {130}
         if self.phase in ("start", "record"):
             return {0, 130, 65, 77}  # the recording ended, with what was heard until then, which may be nothing
         return {0}
@@ -170,13 +172,15 @@ def trials(moments: int, seed: int = 0) -> list[Trial]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--moments", type=int, default=20, help="of each phase and way (default %(default)s)")
+    parser.add_argument("--phase", choices=PHASES, help="this one alone")
     options = parser.parse_args()
     held: dict[tuple[str, str], Counter[int]] = {}
     failed = 0
     with tempfile.TemporaryDirectory() as name, microphone.running() as environment:
         wav = Path(name) / "said.wav"
         speak("slt", "a cat at night", wav)
-        for number, trial in enumerate(trials(options.moments)):
+        chosen = [trial for trial in trials(options.moments) if options.phase in (None, trial.phase)]
+        for number, trial in enumerate(chosen):
             folder = Path(name) / str(number)
             folder.mkdir()
             code, wrong = run(trial, environment, wav, folder)
