@@ -69,7 +69,7 @@ def private(text: str) -> str:
 
         names |= set(pwd.getpwuid(os.getuid()).pw_gecos.split(",")[0].split())
     text = re.sub(r"\S+['’]s (?=\S)", "", short(text))
-    for name in names - {"root", "localhost", ""}:
+    for name in sorted(names - {"root", "localhost", ""}, key=len, reverse=True):  # the whole before a part of it
         if len(name) > 2:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text, flags=re.IGNORECASE)
     return stage.printable(text)
