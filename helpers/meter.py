@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import unicodedata
@@ -20,7 +21,7 @@ class Meter:
     def __init__(self, left: float) -> None:
         self._left = left  # seconds; infinite in a loop
         self._shown = sys.stderr.isatty() and not stage.is_set("QUIET")
-        self._partial = (stage.session() or Path()) / PARTIAL
+        self._partial = (stage.session() or Path(os.devnull)) / PARTIAL  # without a session none
 
     def show(self, heard: float, level: float) -> None:
         """heard: seconds of sound so far; level: of the last 50 ms, in dBFS."""
