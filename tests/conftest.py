@@ -16,7 +16,7 @@ FAULTS = "tests/faults/"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the fault tests at their full size (hours)")
     parser.addoption(
-        "--figures", type=Path, metavar="FILE", help="write what the fault tests tried and what held (JSON)"
+        "--figures", type=Path, metavar="FILE", help="write what was tried and held (JSON)"
     )
 
 
@@ -33,8 +33,9 @@ def _name_of_figure(request: pytest.FixtureRequest, record_property: Callable[[s
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """A table of the fault tests: a row for each test function, by the first line of its docstring. A test counts as one
-    trial, or as many as it gives with `record_property("tried", n)`; of a test that failed none is counted as held.
+    """A table of the fault tests: a row for each test function, by the first line of its docstring.
+
+    A test counts as one trial, or as many as it gives with `record_property("tried", n)`; of one that failed none held.
     """
     rows: dict[tuple[str, str], list[float]] = {}
     for outcome in ("passed", "failed"):
