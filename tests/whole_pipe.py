@@ -63,6 +63,6 @@ class Pipe:
 
     def left(self) -> list[Path]:
         """What runs left besides: working folders, announcements, files in HOME."""
-        hidden = [path for path in self.output.glob(".*")] if self.output.is_dir() else []
+        hidden = list(self.output.glob(".*")) if self.output.is_dir() else []
         announced = list((self.root / ".cache" / "recording").glob("*"))
         return [*hidden, *announced, *self.temporary.iterdir(), *self.home.iterdir()]
