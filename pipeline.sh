@@ -197,7 +197,7 @@ choose_stages() {
   [ -z "${A2I_REMOVE_PARENTHESES:-}" ] || read -r -a REMOVE_PARENTHESES <<<"$A2I_REMOVE_PARENTHESES"
   [ -z "${A2I_ENRICH:-}" ] || read -r -a ENRICH <<<"$A2I_ENRICH"
   [ -z "${A2I_GENERATE:-}" ] || read -r -a GENERATE <<<"$A2I_GENERATE"
-  export A2I_OUTPUT=$output A2I_SESSION=$session PYTHONUTF8=1
+  export A2I_OUTPUT=$output A2I_SESSION=$session A2I_CONTROL=$control PYTHONUTF8=1
 }
 
 pipe() {
@@ -213,7 +213,7 @@ pipe() {
 }
 
 words() {
-  tee "$session/transcript.txt" | stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
+  tee "$session/transcript.txt" 2>/dev/null | stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
     if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.confirm | enrich; else enrich; fi
 }
 
@@ -274,14 +274,14 @@ open_session() {
     die 73 "cannot write to $output" "--output DIR keeps the runs somewhere else"
   fi
   trap 'rm -rf -- "$session" "${control:-$session}" "$root/.cache/recording/$$"' EXIT
-  control=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || die 73 "cannot write to ${TMPDIR:-/tmp}" "make room there"
+  control=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX" 2>/dev/null) || die 73 "cannot write to ${TMPDIR:-/tmp}" "make room there"
 }
 
 report() { # <exit code>: the error of the stage that failed, and what is kept of the run
   local name recordings
   name=$(first_failure)
-  if [ -s "$session/$name.error" ]; then
-    cat -- "$session/$name.error" >&2
+  if [ -s "$control/$name.error" ]; then
+    cat -- "$control/$name.error" >&2
   elif [ "$1" -gt 128 ]; then
     printf 'pipeline: %s was ended by signal %d\n' "$name" "$(($1 - 128))" >&2
   else

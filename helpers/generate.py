@@ -226,7 +226,7 @@ def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray
         folder.write("prompt.txt", run["prompt"] + "\n")
         recording = (stage.session() or folder.path / "none") / f"recording-{number}.wav"
         if recording.is_file():
-            recording.rename(folder.path / "prompt.wav")
+            folder.take(recording, "prompt.wav")
         run["seconds"] = timeline(number)
         run["exit_code"] = 0
         folder.write("run.json", json.dumps(run, indent=2, ensure_ascii=False) + "\n")

@@ -13,6 +13,7 @@ recording, if there was one, and with --json prints what happened.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -58,12 +59,16 @@ class RunFolder:
             self.path = Path(tempfile.mkdtemp(prefix=".run.", dir=stage.session() or output_folder()))
         except OSError as error:
             raise cannot_write(error) from error
+        self._taken: dict[Path, Path] = {}  # where files of the session are now, and where they were
 
     def __enter__(self) -> RunFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.is_dir():
+            for now, before in self._taken.items():
+                now.replace(before)
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write one file. Raises: StageError 73 when the disk is full or the folder is gone."""
@@ -72,6 +77,14 @@ class RunFolder:
             (self.path / name).write_bytes(data)
         except OSError as error:
             raise cannot_write(error) from error
+
+    def take(self, file: Path, name: str) -> None:
+        """Move a file of the session here; it goes back if the folder is dropped. Raises: StageError 73."""
+        try:
+            file.rename(self.path / name)
+        except OSError as error:
+            raise cannot_write(error) from error
+        self._taken[self.path / name] = file
 
     def finish(self, prompt: str) -> Path:
         """Give the folder its final name and return it; a name that is taken gets -2, -3 …"""
@@ -100,7 +113,7 @@ def cannot_write(error: OSError) -> stage.StageError:
 
 def events() -> list[dict[str, Any]]:
     """What the stages of the running pipe have noted so far, in order."""
-    folder = stage.session()
+    folder = stage.control()
     if not folder or not (folder / "events.jsonl").is_file():
         return []
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
@@ -132,8 +145,9 @@ def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
             seconds = sound.getnframes() / sound.getframerate()
         if seconds >= SHORTEST_KEPT:
             with RunFolder(recording.stat().st_mtime) as run:
-                recording.rename(run.path / "prompt.wav")
-                run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+                run.take(recording, "prompt.wav")
+                with contextlib.suppress(stage.StageError):  # a full disk still has room for a name
+                    run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
                 kept = run.finish("")
             stage.say(f"  The recording is kept: {kept / 'prompt.wav'}")
             result["folder"] = str(kept)
@@ -145,7 +159,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", required=True, help="the stage that failed")
     parser.add_argument("--code", type=int, required=True, help="its exit code")
     arguments = parser.parse_args(argv)
-    folder = stage.session()
+    folder = stage.control()
     report = folder / f"{arguments.stage}.error" if folder else None
     error = report.read_text(encoding="utf-8").strip() if report and report.is_file() else ""
     result = keep_recording(arguments.stage, arguments.code, error)

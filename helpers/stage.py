@@ -56,6 +56,11 @@ def session() -> Path | None:
     return Path(path) if (path := setting("SESSION")) else None
 
 
+def control() -> Path | None:
+    """The folder of the running pipe for errors and events (A2I_CONTROL): not on the user's disk, which may be full."""
+    return Path(path) if (path := setting("CONTROL")) else session()
+
+
 def printable(text: str) -> str:
     """`text` on one line and safe on any terminal: control and direction characters become spaces."""
     return " ".join(_UNPRINTABLE.sub(" ", text).split())
@@ -70,13 +75,13 @@ def say(text: str) -> None:
 
 
 def event(stage: str, what: str, **more: object) -> None:
-    """Note in the session that `stage` is `started`, `ready` (its model is loaded), `heard`, `done` …
+    """Note in the control folder that `stage` is `started`, `ready` (its model is loaded), `heard`, `done` …
 
     One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix. They go to
     A2I_EVENTS as well, a file or a fifo that somebody reads.
     """
     line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}, ensure_ascii=False) + "\n"
-    if folder := session():
+    if folder := control():
         _append(folder / "events.jsonl", line)
     if watched := setting("EVENTS"):
         with contextlib.suppress(OSError):  # nobody reads any more
@@ -104,7 +109,7 @@ def take_stdout() -> BinaryIO:
 
 def _report(name: str, error: StageError) -> None:
     lines = f"{name}: {printable(error.message)}\n" + (f"  {error.remedy}\n" if error.remedy else "")
-    if folder := session():
+    if folder := control():
         with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")
             return
@@ -118,6 +123,8 @@ def _understood(error: Exception) -> StageError:
             (ROOT / ".venv" / "whole").unlink()  # so that pipeline.sh makes the environment anew
         what = f"the Python environment is not whole: {error.name} is missing"
         return StageError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
+    if isinstance(error, OSError) and (folder := session()) and not folder.is_dir():
+        return StageError(os.EX_CANTCREAT, f"the folder {folder.parent} went away during the run", "Run again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         return StageError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")

@@ -18,7 +18,7 @@ stage() { # <name> <command…>: one element of the pipe, in a process group of 
   rm -f -- "$control/$name.pid"
   # A recorder that was told to stop has done its work, unless it says otherwise: ffmpeg ends with 255 then, arecord
   # by the signal, although the output is complete.
-  if [ "$name" = record ] && [ -e "$control/stopping" ] && [ ! -e "$session/record.error" ]; then code=0; fi
+  if [ "$name" = record ] && [ -e "$control/stopping" ] && [ ! -e "$control/record.error" ]; then code=0; fi
   # The reader went away: its own exit code says whether that was right.
   [ "$code" -ne 141 ] || code=0
   printf '%s exit %s\n' "$name" "$code" >&9

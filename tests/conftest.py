@@ -15,9 +15,7 @@ FAULTS = "tests/faults/"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the fault tests at their full size (hours)")
-    parser.addoption(
-        "--figures", type=Path, metavar="FILE", help="write what was tried and held (JSON)"
-    )
+    parser.addoption("--figures", type=Path, metavar="FILE", help="write what was tried and held (JSON)")
 
 
 @pytest.fixture

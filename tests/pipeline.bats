@@ -79,7 +79,7 @@ $BATS_TEST_TMPDIR/-a file; \$(id).wav" ]
 }
 
 @test "options become settings of every stage, and the option beats the environment" {
-  fake generate 'cat >/dev/null; env | grep ^A2I_ | grep -vE "SESSION|OUTPUT|RECORD|TRANSCRIBE|PAREN|GENERATE|TEST" | sort'
+  fake generate 'cat >/dev/null; env | grep ^A2I_ | grep -vE "SESSION|CONTROL|OUTPUT|RECORD|TRANSCRIBE|PAREN|GENERATE|TEST" | sort'
   A2I_TIME=3 A2I_STEPS=7 run pipeline -t 2.5 -d mic -l de --translate -m sd -w tiny -s 1 -g 3 --negative 'no red' \
     --size 64x96 -c 2 -q
   [ "$status" -eq 0 ]
@@ -137,7 +137,7 @@ A2I_WHISPER=tiny" ]
 }
 
 @test "the first stage that fails gives the exit code and the only message" {
-  fake transcribe 'echo "transcribe: no words were heard" >"$A2I_SESSION/transcribe.error"; exit 65'
+  fake transcribe 'echo "transcribe: no words were heard" >"$A2I_CONTROL/transcribe.error"; exit 65'
   fake generate 'if ! read -r line; then exit 65; fi'
   run --separate-stderr pipeline
   [ "$status" -eq 65 ]
@@ -153,7 +153,7 @@ A2I_WHISPER=tiny" ]
 }
 
 @test "the cause is the stage that says it, not the one that was first to starve" {
-  fake record 'trap "" INT; exec >&-; sleep 0.5; echo "record: broken" >"$A2I_SESSION/record.error"; exit 66'
+  fake record 'trap "" INT; exec >&-; sleep 0.5; echo "record: broken" >"$A2I_CONTROL/record.error"; exit 66'
   fake transcribe 'cat >/dev/null; exit 65'
   run --separate-stderr pipeline
   [ "$status" -eq 66 ]

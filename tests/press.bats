@@ -142,7 +142,7 @@ notice Your picture' ]
 
 @test "an error is one notification: what is wrong and what to do" {
   touch "$stages/go"
-  fake transcribe 'cat >/dev/null; printf "transcribe: no words were heard\n  Speak louder.\n" >"$A2I_SESSION/transcribe.error"; exit 65'
+  fake transcribe 'cat >/dev/null; printf "transcribe: no words were heard\n  Speak louder.\n" >"$A2I_CONTROL/transcribe.error"; exit 65'
   press
   eventually ended
   eventually noted 'notice No picture|no words were heard. Speak louder.'

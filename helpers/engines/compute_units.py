@@ -100,8 +100,8 @@ def try_unit(folder: Path, unit: str) -> float:
     Raises: StageError 69 if it crashes, hangs, refuses, or what comes out is no picture.
     """
     command = [sys.executable, "-m", "helpers.engines.compute_units", str(folder), unit]
-    # Without A2I_SESSION its error is not taken for the stage's own.
-    environment = {key: value for key, value in os.environ.items() if key != "A2I_SESSION"}
+    # Without these its error is not taken for the stage's own.
+    environment = {key: value for key, value in os.environ.items() if key not in ("A2I_SESSION", "A2I_CONTROL")}
     pipe = subprocess.PIPE
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe
