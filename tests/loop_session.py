@@ -23,18 +23,18 @@ from typing import Any
 from jiwer import wer
 
 from examples.make_examples import speak
+from helpers.benchmark.spoken_prompts import PROMPTS, VOICES
 from helpers.stage import ROOT
 from models.builtin.language_model import spoken
 
 sys.path.append(str(Path(__file__).parent))  # as pytest does
 import microphone
-from spoken_prompts import PROMPTS, VOICES
 
 TICK = os.sysconf("SC_CLK_TCK")
 
 
 def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
-    """(text, WAV) of `count` prompts that the built-in recogniser understands: measure_speech says how many."""
+    """(text, WAV) of `count` prompts that the built-in recogniser understands."""
     folder.mkdir()
     found: list[tuple[str, Path]] = []
     for number in range(len(PROMPTS) * len(VOICES)):

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import spoken_prompts
-from measure_speech import listen, word_error_rate
-from spoken_prompts import Recording
+from measure_noise import listen
 
 from examples.make_examples import speak
 from helpers import audio, builtin_recogniser
+from helpers.benchmark import spoken_prompts
+from helpers.benchmark.speech import word_error_rate
+from helpers.benchmark.spoken_prompts import Recording
 from helpers.builtin_recogniser import BuiltinRecogniser
 from helpers.stage import StageError
 
@@ -48,12 +49,12 @@ def pcm(samples: Samples) -> bytes:
 
 
 def test_word_error_rate(recordings: list[Recording]) -> None:
-    """A sixth of what `python -m tests.measure_speech` measures."""
+    """A sixth of what `python -m helpers.benchmark speech` measures."""
     heard = listen(recordings)
-    assert len({item.voice for item in heard}) == 5 and len(heard) == 25
+    assert len({item.sample.voice for item in heard}) == 5 and len(heard) == 25
     assert word_error_rate(heard) <= 0.10
-    for voice in {item.voice for item in heard}:
-        assert word_error_rate(item for item in heard if item.voice == voice) <= 0.20, voice
+    for voice in {item.sample.voice for item in heard}:
+        assert word_error_rate(item for item in heard if item.sample.voice == voice) <= 0.20, voice
 
 
 @pytest.mark.parametrize("voice", ["slt", "espeak-us"])

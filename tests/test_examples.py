@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import spoken_prompts
 from numpy.typing import NDArray
 
 from examples import make_examples
 from helpers import audio
+from helpers.benchmark import spoken_prompts
 from models.builtin.vocabulary import KNOWN, PLAIN, SETTINGS, Scene, Subject, held_out, unknown_words
 
 FOLDER = Path(make_examples.__file__).parent

@@ -6,10 +6,10 @@ import sys
 import time
 from pathlib import Path
 
-import measure_speech
+import measure_noise
 import numpy as np
 import pytest
-from measure_speech import OURS, Array, _samples, spoilt
+from measure_noise import OURS, Array, _samples, spoilt
 
 from examples.make_examples import speak
 from helpers import audio, noise, recognisers
@@ -94,4 +94,4 @@ def test_noise_alone_does_not_become_words(pink: Array) -> None:
 
 def test_the_measure_compares_them(voice: bytes, pink: Array) -> None:
     assert spoilt(voice, pink, 10, OURS) == noise.cleaned(spoilt(voice, pink, 10, ""))
-    assert OURS in measure_speech.FILTERS and "" in measure_speech.FILTERS
+    assert OURS in measure_noise.FILTERS and "" in measure_noise.FILTERS

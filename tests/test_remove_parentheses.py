@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import spoken_prompts
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers import stage
+from helpers.benchmark import spoken_prompts
 from remove_parentheses import LISTS, is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,49 +1,31 @@
-"""How well the built-in recogniser hears: thirty prompts in five synthetic voices.
+"""The word error rate of the built-in recogniser in noise, without filters and with some of FFmpeg's:
 
-python -m tests.measure_speech [FOLDER]     prints the errors, the word error rate of each voice and of all, and the
-                                            time a recording takes; keeps the recordings in FOLDER if one is given
-python -m tests.measure_speech [FOLDER] --noise     the word error rate of every third one left out, in noise, without
-                                            and with filters of FFmpeg that are said to clean it
+python -m tests.measure_noise [FOLDER]     every third of the spoken prompts left out; keeps the recordings in FOLDER
 """
 
 from __future__ import annotations
 
 import argparse
 import subprocess
-import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
-import jiwer
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers import audio
+from helpers.benchmark import spoken_prompts
+from helpers.benchmark.speech import Heard, Sample, word_error_rate
 from helpers.builtin_recogniser import BuiltinRecogniser
 from helpers.noise import cleaned
 from helpers.stage import StageError
-from models.builtin.language_model import spoken
-
-sys.path.append(str(Path(__file__).parent))  # as pytest does
-import spoken_prompts
 
 Array = NDArray[np.float32]  # samples, (n,), -32768…32767
 OURS = "helpers.noise"
 FILTERS = ("", OURS, "highpass=f=100", "afftdn", "afftdn=nr=20:tn=1", "anlmdn=s=0.0005")
 LEVELS = (30, 15, 5)  # dB, speech over noise
-
-
-class Heard(NamedTuple):
-    """One recording: who said what, what was written, and the seconds that took."""
-
-    voice: str
-    said: str
-    written: str
-    seconds: float
 
 
 def listen(
@@ -54,22 +36,12 @@ def listen(
     heard = []
     for path, voice, prompt in recordings:
         pcm = spoil(audio.decode(path))
-        began = time.monotonic()
         try:
             written = recogniser.transcribe(pcm)
         except StageError:
             written = ""
-        heard.append(Heard(voice, spoken(prompt.text), written, time.monotonic() - began))
+        heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / audio.BYTES_PER_SECOND))
     return heard
-
-
-def word_error_rate(heard: Iterable[Heard]) -> float:
-    """Wrong words by words said. Case, punctuation and two spellings of one sound do not count."""
-    pairs = [(item.said, item.written) for item in heard]
-    return float(jiwer.wer([said for said, _ in pairs], [written for _, written in pairs]))
-
-
-# ---- noise
 
 
 def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
@@ -131,31 +103,11 @@ def measure_noise(recordings: list[spoken_prompts.Recording]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How well the built-in recogniser hears.")
+    parser = argparse.ArgumentParser(description="How well the built-in recogniser hears in noise.")
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="keep the recordings there")
-    parser.add_argument("--noise", action="store_true", help="measure in noise, with and without filters")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        recordings = spoken_prompts.make(arguments.folder or Path(temporary))
-        if arguments.noise:
-            measure_noise(recordings)
-        else:
-            report(listen(recordings))
-
-
-def report(heard: list[Heard]) -> None:
-    """Print the errors, the word error rates and the times."""
-    voices: defaultdict[str, list[Heard]] = defaultdict(list)
-    for item in heard:
-        voices[item.voice].append(item)
-        if item.said != item.written:
-            print(f"{item.voice:9}  {item.said}\n{'':9}  {item.written or '(nothing)'}")
-    for voice, items in voices.items():
-        print(f"{voice:9}  {word_error_rate(items):6.1%}")
-    seconds = sorted(item.seconds for item in heard)
-    right = sum(item.said == item.written for item in heard)
-    print(f"all        {word_error_rate(heard):6.1%} word error rate; {right} of {len(heard)} without an error")
-    print(f"           {seconds[len(seconds) // 2]:.2f} s a recording (median), {seconds[-1]:.2f} s at most")
+        measure_noise(spoken_prompts.make(arguments.folder or Path(temporary)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Thirty prompts of the built-in vocabulary, said by five synthetic voices:  python -m tests.spoken_prompts FOLDER
+"""Thirty prompts of the built-in vocabulary, said by five synthetic voices:
+
+    python -m helpers.benchmark.spoken_prompts FOLDER
 
 Writes FOLDER/VOICE/NN.wav (16 kHz, mono) and FOLDER/prompts.tsv (file, voice, subject, background, prompt). The prompts
 were drawn at random; half of the pairs of subject and background are ones that training never sees.
@@ -7,7 +9,7 @@ were drawn at random; half of the pairs of subject and background are ones that 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -67,10 +69,10 @@ class Recording(NamedTuple):
     prompt: Prompt
 
 
-def make(folder: Path) -> list[Recording]:
+def make(folder: Path, voices: Sequence[str] = VOICES) -> list[Recording]:
     """Make the recordings that are not yet in `folder`, a few seconds for all 150."""
-    recordings = list(_recordings(folder))
-    for voice in VOICES:
+    recordings = list(_recordings(folder, voices))
+    for voice in voices:
         (folder / voice).mkdir(parents=True, exist_ok=True)
     missing = [recording for recording in recordings if not recording.path.exists()]
     with ThreadPoolExecutor() as threads:
@@ -82,8 +84,8 @@ def make(folder: Path) -> list[Recording]:
     return recordings
 
 
-def _recordings(folder: Path) -> Iterator[Recording]:
-    for voice in VOICES:
+def _recordings(folder: Path, voices: Sequence[str]) -> Iterator[Recording]:
+    for voice in voices:
         for number, prompt in enumerate(PROMPTS, start=1):
             yield Recording(folder / voice / f"{number:02}.wav", voice, prompt)
 
