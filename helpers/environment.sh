@@ -43,7 +43,7 @@ installed_extra() { # prints the extra that the environment has, so that a new o
 }
 
 make_environment() {
-  local base extra log=$root/.venv/install.log
+  local base extra code=0 log=$root/.venv/install.log
   base=$(base_python) || die 69 "no Python from 3.10 to 3.13 with its venv module was found" "$(python_remedy)"
   lock_environment
   if environment_is_whole; then # somebody else has just made it
@@ -52,27 +52,37 @@ make_environment() {
   fi
   extra=$(installed_extra)
   say "first run: installing the Python packages into .venv (about 450 MB on disk, a minute or two)"
-  if ! { rm -rf -- "$root/.venv" && "$base" -m venv -- "$root/.venv"; } 2>/dev/null; then
-    unlock_environment
-    die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(python_remedy)"
-  fi
-  # As variables, for the pips that it starts, too; without them they write into the home directory.
-  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
-  if ! with_clock "$python" -m pip install -e "$root$extra"; then
-    unlock_environment
-    grep -i '^error' "$log" | tail -n 3 >&2
-    die 69 "the Python packages could not be installed" "read $log, then run the same command again"
-  fi
-  environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
+  { rm -rf -- "$root/.venv" && mkdir -p -- "$root/.venv/tmp"; } 2>/dev/null || code=73
+  [ "$code" -ne 0 ] || with_clock install_environment "$base" "$extra" || code=$?
   unlock_environment
-  say "the Python packages are in place"
+  case $code in
+    0) say "the Python packages are in place" ;;
+    73) die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(python_remedy)" ;;
+    *)
+      grep -i '^error' "$log" | tail -n 3 >&2
+      die 69 "the Python packages could not be installed" "read $log, then run the same command again"
+      ;;
+  esac
 }
 
-with_clock() { # <command>: run it, its output into $log; a terminal sees that time passes
+install_environment() { # <Python> <extra>: all of it in one job, which ends well even if pipeline.sh is killed
+  # As variables, for the pips that it starts, too; without them they write into the home directory, and leave their
+  # working folders behind when they are interrupted.
+  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 TMPDIR=$root/.venv/tmp
+  "$1" -m venv -- "$root/.venv" || return 73
+  "$python" -m pip install -e "$root$2" || return 69
+  rm -rf -- "$TMPDIR"
+  environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
+}
+
+with_clock() { # <command>: run it, its output into $log; a terminal sees that time passes. The lock is the command's
   local start=$SECONDS job code=0
-  "$@" >"$log" 2>&1 &
+  set -m # a group of its own, to end whatever it has started
+  "$@" </dev/null >"$log" 2>&1 &
   job=$!
-  trap 'kill "$job" 2>/dev/null; unlock_environment; exit 130' INT TERM HUP # a background job ignores Ctrl-C by itself
+  set +m
+  trap 'kill -TERM -- "-$job" 2>/dev/null; wait "$job"; unlock_environment; exit 130' INT TERM HUP
+  printf '%s\n' "$job" >"$root/.venv.lock/pid"
   if [ -t 2 ] && [ "${A2I_QUIET:-0}" = 0 ]; then
     while kill -0 "$job" 2>/dev/null; do
       printf '\rpipeline: installing, %d s ' "$((SECONDS - start))" >&2
@@ -85,12 +95,21 @@ with_clock() { # <command>: run it, its output into $log; a terminal sees that t
   return "$code"
 }
 
-lock_environment() { # a second first run waits for the first one; a lock whose owner is gone is taken over
-  local owner
+# A second first run waits for the first one, also when that was killed but still installs; a lock whose owner is gone
+# is taken over.
+lock_environment() {
+  local owner waited=0
   until mkdir -- "$root/.venv.lock" 2>/dev/null; do
     [ -d "$root/.venv.lock" ] || die 73 "cannot write to $root" "copy the repository to a folder of your own"
     owner=$(cat -- "$root/.venv.lock/pid" 2>/dev/null)
-    if [ -n "$owner" ] && ! kill -0 "$owner" 2>/dev/null; then unlock_environment; else sleep 1; fi
+    if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then
+      [ "$waited" -ne 0 ] || say "another run is installing the Python packages; waiting for it"
+    elif [ -n "$owner" ] || [ "$waited" -gt 1 ]; then # without a name: killed before it wrote it
+      unlock_environment
+      continue
+    fi
+    sleep 1
+    waited=$((waited + 1))
   done
   printf '%s\n' "$$" >"$root/.venv.lock/pid"
 }
