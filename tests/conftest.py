@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -30,28 +31,39 @@ def _name_of_figure(request: pytest.FixtureRequest, record_property: Callable[[s
         record_property("what", str(request.function.__doc__ or request.function.__name__).splitlines()[0].rstrip("."))
 
 
+class Row(NamedTuple):
+    """A claim, how often it was tried and held, and what was measured on the way."""
+
+    test: str
+    what: str
+    tried: int
+    held: int
+    seconds: float
+    figure: str
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """A table of the fault tests: a row for each test function, by the first line of its docstring.
 
     A test counts as one trial, or as many as it gives with `record_property("tried", n)`; of one that failed none held.
+    What it gives with `record_property("figure", text)` stands behind.
     """
-    rows: dict[tuple[str, str], list[float]] = {}
+    rows: dict[tuple[str, str], Row] = {}
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, []):
             if report.when == "call" and report.nodeid.startswith(FAULTS):
                 noted = dict(report.user_properties)
-                row = rows.setdefault((report.nodeid.split("::")[0], noted["what"]), [0, 0, 0.0])
-                row[0] += noted.get("tried", 1)
-                row[1] += noted.get("tried", 1) if report.passed else 0
-                row[2] += report.duration
+                key, tried = (report.nodeid.split("[")[0], noted["what"]), noted.get("tried", 1)
+                row = rows.get(key, Row(*key, 0, 0, 0.0, ""))
+                figure = "; ".join(filter(None, (row.figure, noted.get("figure", ""))))
+                held = row.held + (tried if report.passed else 0)
+                rows[key] = Row(*key, row.tried + tried, held, round(row.seconds + report.duration, 1), figure)
     if not rows:
         return
     terminalreporter.section("faults tried and held")
-    for (path, what), (tried, held, seconds) in sorted(rows.items()):
-        terminalreporter.write_line(f"{held:7.0f} of {tried:7.0f}  {seconds:6.0f} s  {Path(path).stem}: {what}")
+    for _, row in sorted(rows.items()):
+        figure = f" ({row.figure})" if row.figure else ""
+        terminalreporter.write_line(f"{row.held:7} of {row.tried:7}  {row.seconds:6.0f} s  {row.what}{figure}")
     if file := config.getoption("figures"):
-        found = [
-            {"test": path, "what": what, "tried": tried, "held": held, "seconds": round(seconds, 1)}
-            for (path, what), (tried, held, seconds) in sorted(rows.items())
-        ]
+        found = [row._asdict() for _, row in sorted(rows.items())]
         file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
