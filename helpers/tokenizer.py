@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from helpers.engines.weights import plain
 from helpers.stage import StageError
 
 if TYPE_CHECKING:
@@ -44,16 +45,18 @@ class Tokenizer:
 
         self.length = length
         try:
-            vocabulary, merges = models.BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            files = [str(plain(folder / name)) for name in ("vocab.json", "merges.txt")]
+            vocabulary, merges = models.BPE.read_file(*files)
             tokens = {"bos_token": START, "eos_token": END, "pad_token": padding} | _settings(folder)
             ids = [vocabulary[_text(tokens[key])] for key in ("bos_token", "eos_token", "pad_token")]
+            bytes_and_merges = models.BPE(
+                vocabulary, merges, unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix=""
+            )
         except Exception as error:  # tokenizers raises plain Exception
-            what = f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {error}"
+            what = f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}"
             raise StageError(os.EX_UNAVAILABLE, what, "Fetch the model again.") from error
         self._start, self._end, self._padding = ids
-        self._tokenizer = Tokenizer(
-            models.BPE(vocabulary, merges, unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix="")
-        )
+        self._tokenizer = Tokenizer(bytes_and_merges)
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
         )
@@ -83,8 +86,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     """What tokenizer_config.json says, overruled by special_tokens_map.json where transformers does that too."""
     settings: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        if (folder / name).is_file() and "added_tokens_decoder" not in settings:
-            settings |= json.loads((folder / name).read_text(encoding="utf-8"))
+        if (folder / name).exists() and "added_tokens_decoder" not in settings:
+            settings |= json.loads(plain(folder / name).read_text(encoding="utf-8"))
     return settings
 
 

@@ -316,8 +316,8 @@ def test_even_an_allowed_pickle_runs_nothing(own: Path, monkeypatch: pytest.Monk
 def test_the_half_precision_variant_is_taken_where_it_serves(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = diffusers.UNet2DConditionModel.from_pretrained(own / "unet")
     unet.half().save_pretrained(own / "unet", variant="fp16")
-    assert cuda._source(own / "unet", "f16") == {"use_safetensors": True, "variant": "fp16"}
-    assert cuda._source(own / "unet", "f32") == {"use_safetensors": True, "variant": None}
+    assert cuda._source(own / "unet", "f16")[1] == {"use_safetensors": True, "variant": "fp16"}
+    assert cuda._source(own / "unet", "f32")[1] == {"use_safetensors": True, "variant": None}
     (own / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     engine: Any = engines.load("cuda", own)
     assert engine._unet.dtype == torch.float32

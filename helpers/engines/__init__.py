@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import json
 import os
 import platform
 import re
@@ -114,7 +114,22 @@ def load(
     if name not in ENGINES:
         raise _unknown(name)
     engine: Engine = importlib.import_module(f"helpers.engines.{name}").load(folder, size, guidance, precision)
+    _check_scheduler(engine, folder)
     return engine
+
+
+def _check_scheduler(engine: Engine, folder: Path) -> None:
+    """Raises StageError 69 for settings that sampling would stumble over, before anything is said or drawn."""
+    import numpy as np
+
+    from helpers import samplers
+    from helpers.engines.weights import damaged
+
+    try:
+        with contextlib.suppress(StageError):  # of a sampler or a number of steps: another may be asked for
+            samplers.start(engine.defaults.sampler, engine.scheduler, engine.defaults.steps, lambda: np.zeros(1))
+    except Exception as error:
+        raise damaged(folder / "scheduler" / "scheduler_config.json", error) from error
 
 
 def _unknown(name: str) -> StageError:
@@ -128,11 +143,18 @@ def defaults(folder: Path) -> Defaults:
     Raises:
         StageError: 69 for a file that is damaged or has an unknown key.
     """
+    from helpers.engines.weights import damaged, read_config
+
     path = folder / "audio_to_image.json"
+    if not path.exists():
+        return _usual(folder)
     try:
-        return Defaults(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else _usual(folder)
+        known = Defaults(**read_config(path))
+        if not (isinstance(known.sampler, str) and type(known.steps) is int and known.steps > 0 <= known.guidance):
+            raise ValueError(f"{known}")
     except (TypeError, ValueError) as error:
-        raise StageError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {error}", "Fetch it again.") from error
+        raise damaged(path, error) from error
+    return known
 
 
 _FEW = re.compile(r"turbo|lightning|hyper|lcm|consistency", re.IGNORECASE)
@@ -142,8 +164,10 @@ _ANCESTRAL = "EulerAncestralDiscreteScheduler"
 def _usual(folder: Path) -> Defaults:
     """LCM has a scheduler of its own; Turbo, Lightning and Hyper come with Euler's and trailing timesteps, which no
     other model published with diffusers has. A name with a number of steps (`sdxl-lightning-8step`) says that, too."""
+    from helpers.engines.weights import read_config
+
     path = folder / "scheduler" / "scheduler_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    config = read_config(path) if path.exists() else {}
     kind, trailing = str(config.get("_class_name", "")), config.get("timestep_spacing") == "trailing"
     few = trailing and kind.startswith("Euler") and config.get("prediction_type", "epsilon") == "epsilon"
     if kind != "LCMScheduler" and not few and not (_FEW.search(folder.name) and trailing):

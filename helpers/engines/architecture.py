@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.engines.weights import unknown
 from helpers.stage import StageError
 
 Config = Mapping[str, Any]
@@ -180,7 +181,8 @@ class Layers(ABC, Generic[Node]):
         """Raises StageError 69 if a weight whose name begins with one of the prefixes was not used."""
         for key in self.weights:
             if key.startswith(prefixes) and key not in self.taken and not key.endswith("position_ids"):
-                raise StageError(os.EX_UNAVAILABLE, f"the model's {part} has a part that is not known here: {key}")
+                message = f"the model's {part} has a part that is not known here: {key[:200]}"
+                raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
 def todays_name(name: str) -> str:
@@ -286,7 +288,7 @@ def check_decoder(config: Config) -> None:
     _check("vae", config, _DECODER, _DECODER_FREE)
     for kind in config["up_block_types"]:
         if kind != "UpDecoderBlock2D":
-            raise _unknown("vae", "up_block_types", kind)
+            raise unknown("vae", "up_block_types", kind)
 
 
 def decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
@@ -320,7 +322,7 @@ def _each(value: Any, count: int) -> list[int]:
 
 def _attends(kind: str, direction: str) -> bool:
     if kind not in (f"{direction}Block2D", f"CrossAttn{direction}Block2D"):
-        raise _unknown("unet", f"{direction.lower()}_block_types", kind)
+        raise unknown("unet", f"{direction.lower()}_block_types", kind)
     return kind.startswith("Cross")
 
 
@@ -329,11 +331,6 @@ def _check(part: str, config: Config, known: Mapping[str, tuple[Any, ...]], free
     for key, value in config.items():
         if key in known:
             if value not in known[key]:
-                raise _unknown(part, key, value)
+                raise unknown(part, key, value)
         elif free is not None and key not in free and not key.startswith("_") and value not in (None, False):
-            raise _unknown(part, key, value)
-
-
-def _unknown(part: str, key: str, value: object) -> StageError:
-    message = f"the model's {part}/config.json has {key}={value!r}, which is not computed here"
-    return StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+            raise unknown(part, key, value)

@@ -107,7 +107,7 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     configs = {part: read_config(folder / part / "config.json") for part in _PARTS}
     try:
         scale = factor(configs["vae"])
-        check_parts(configs["unet"], configs["vae"], configs["text_encoder"]["hidden_size"])
+        check_parts(configs["unet"], configs["vae"], configs["text_encoder"])
         width, height = size or native_size(configs["unet"], scale)
         length = configs["text_encoder"]["max_position_embeddings"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -126,7 +126,12 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         files = [folder / part / "config.json", *weight_files(folder / part)]
         key = _key(core, ov.__version__, files, options, shapes[part])
         name = _name(folder, part)
-        return _cached(core, name, key, options, lambda: _graph(folder, part, shapes[part]))
+        try:
+            return _cached(core, name, key, options, lambda: _graph(folder, part, shapes[part]))
+        except (StageError, OSError):
+            raise
+        except Exception as error:  # the runtime's own, and whatever a strange setting leads to
+            raise misfit(folder / part, error) from error
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
         compiled = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
@@ -172,11 +177,8 @@ def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
         "text_encoder": openvino_graph.text_encoder,
     }
     config, weights = read_config(folder / part / "config.json"), read_weights(folder / part)
-    try:
-        model: Model = builders[part](config, weights, *shape)
-        return model
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
-        raise misfit(folder / part, error) from error
+    model: Model = builders[part](config, weights, *shape)
+    return model
 
 
 def _key(core: Core, version: str, files: list[Path], options: dict[str, Any], shape: tuple[int, ...]) -> str:

@@ -9,7 +9,6 @@ runs out, the call is repeated with less in it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -236,13 +235,13 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     configs = {part: weights.read_config(folder / part / "config.json") for part in names}
     try:
         factor = weights.factor(configs["vae"])
-        width = sum(configs[name]["hidden_size"] for name in names if name.startswith("text"))
-        weights.check_parts(configs["unet"], configs["vae"], width)
+        encoders = (configs[name] for name in names if name.startswith("text"))
+        weights.check_parts(configs["unet"], configs["vae"], *encoders)
         size = size or weights.native_size(configs["unet"], factor)
     except (KeyError, TypeError, AttributeError) as error:
         raise weights.misfit(folder, error) from error
     check_size(size, factor)
-    torch: Any = importlib.import_module("torch")
+    torch = weights.library("torch")
     device = _device(torch)
     precision = _precision(torch, device, precision)
     if device.type == "cuda" and precision != "f32":  # 10 bits of mantissa, as many as f16, and the range of f32
@@ -264,18 +263,18 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     )
 
 
-def _source(folder: Path, precision: str) -> dict[str, Any]:
-    """What from_pretrained has to be told of the files in `folder`. Raises StageError 69 as weights.weight_files."""
+def _source(folder: Path, precision: str) -> tuple[list[Path], dict[str, Any]]:
+    """The weights in `folder`, and what from_pretrained has to be told of them. Raises as weights.weight_files."""
     try:
         variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
-        first = weights.weight_files(folder, variants)[0]
+        files = weights.weight_files(folder, variants)
     except StageError:
         pickles = sorted(folder.glob("*.bin"))
         if not is_set("ALLOW_PICKLE") or not pickles:
             raise
-        first = pickles[-1]  # torch opens it with weights_only: even so a pickle is for those who trust its author
-    variant = re.search(r"\.(fp16|bf16)[.-]", first.name)
-    return {"use_safetensors": first.suffix == ".safetensors", "variant": variant[1] if variant else None}
+        files = pickles[-1:]  # torch opens it with weights_only: even so a pickle is for those who trust its author
+    variant = re.search(r"\.(fp16|bf16)[.-]", files[0].name)
+    return files, {"use_safetensors": files[0].suffix == ".safetensors", "variant": variant[1] if variant else None}
 
 
 def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> Any:
@@ -287,14 +286,20 @@ def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> A
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderTiny" if config.get("_class_name") == "AutoencoderTiny" else "AutoencoderKL",
     }
-    source = _source(folder, precision)
-    library: Any = importlib.import_module(home)
+    files, source = _source(folder, precision)
+    library = weights.library(home)
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[precision]
     more = {} if home == "transformers" else {"low_cpu_mem_usage": False}  # without it, it wants accelerate
+    kind = getattr(library, kinds[folder.name])
     try:
-        part, found = getattr(library, kinds[folder.name]).from_pretrained(
+        if source["use_safetensors"]:
+            with torch.device("meta"):
+                known = kind(kind.config_class(**config)) if home == "transformers" else kind.from_config(config)
+                described = sum(one.numel() for one in known.parameters())
+            weights.check_amount(described, files)
+        part, found = kind.from_pretrained(
             folder, dtype=dtype, local_files_only=True, output_loading_info=True, **source, **more
         )
     except Exception as error:  # torch, safetensors, diffusers and transformers have exceptions of their own

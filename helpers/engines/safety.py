@@ -39,13 +39,19 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
         remedy = f"Get one with: ./download_model.py {fetched.name}   ({catalog.human(fetched.bytes)})"
         raise StageError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
     nvidia.check_packages()
-    half = ".fp16." in weights.weight_files(places[0])[0].name
-    importlib.import_module("transformers").utils.logging.disable_progress_bar()
+    files = weights.weight_files(places[0])
+    half, config = ".fp16." in files[0].name, weights.read_config(places[0] / "config.json")
+    weights.library("transformers").utils.logging.disable_progress_bar()
+    torch = weights.library("torch")
     module = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
+    kind = module.StableDiffusionSafetyChecker
     try:
-        checker, found = module.StableDiffusionSafetyChecker.from_pretrained(
+        with torch.device("meta"):
+            described = sum(one.numel() for one in kind(kind.config_class(**config)).parameters())
+        weights.check_amount(described, files)
+        checker, found = kind.from_pretrained(
             places[0], use_safetensors=True, local_files_only=True, output_loading_info=True,
-            variant="fp16" if half else None, dtype=importlib.import_module("torch").float32,
+            variant="fp16" if half else None, dtype=torch.float32,
         )  # fmt: skip
     except Exception as error:  # torch, safetensors and transformers have exceptions of their own
         raise weights.misfit(places[0], error) from error
