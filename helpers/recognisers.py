@@ -69,6 +69,7 @@ def choose_model(name: str, language: str, translate: bool) -> whisper.Model | N
         model = whisper.inspect(Path(name).expanduser())
         lack = _lack(model.multilingual, model.translates, language, translate)
         if not lack:
+            whisper.check(model.path)
             return model
     else:
         entry = catalog.find(name)

@@ -1,6 +1,7 @@
 """whisper.cpp in a process of its own, because a damaged model is not an error there but a SIGSEGV.
 
     model = whisper.inspect(path)                  # StageError when the file cannot be a Whisper model
+    whisper.check(path)                            # StageError when its parts lie, for one of unknown origin
     with whisper.Whisper(model, "en") as recogniser:
         text = recogniser.transcribe(pcm)          # StageError when whisper.cpp died, with what it said last
 
@@ -47,6 +48,11 @@ _MAGIC = b"lmgg"
 _ENGLISH_ONLY = 51864  # tokens; multilingual models have one or two more
 # Bits a weight takes by ggml file type, without the quantization version in the thousands; 2.5 is below any other.
 _BITS = {0: 32, 1: 16, 2: 4.5, 3: 5, 7: 8.5, 8: 5.5, 9: 6}
+_AUDIO_CONTEXT, _TEXT_CONTEXT = 1500, 448  # of every Whisper model; memory is taken for as many as a file says
+_FILTER = 201  # frequencies of a mel filter
+# Weights in a block and bytes of one, by ggml's type of a tensor (ggml.h): f32, f16, q4_0 … q8_0, bf16, q2_K … q6_K.
+_BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 30: (1, 2)}
+_BLOCKS |= {10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210)}
 
 
 class Model(NamedTuple):
@@ -72,8 +78,10 @@ def inspect(path: Path) -> Model:
         raise StageError(os.EX_NOINPUT, f"cannot read {path}: {error.strerror}", "Check the name.") from error
     if header[:4] != _MAGIC or len(header) < 48:
         raise _unusable(path, "is not a Whisper model in ggml format")
-    tokens, _, width, _, encoder, _, _, _, decoder, mels, kind = struct.unpack("<11i", header[4:])
-    if not (_ENGLISH_ONLY <= tokens <= _ENGLISH_ONLY + 2 and mels in (80, 128) and min(width, encoder, decoder) > 0):
+    sizes = struct.unpack("<11i", header[4:])
+    tokens, heard, width, _, encoder, said, _, _, decoder, mels, kind = sizes
+    known = _ENGLISH_ONLY <= tokens <= _ENGLISH_ONLY + 2 and mels in (80, 128)
+    if not (known and (heard, said) == (_AUDIO_CONTEXT, _TEXT_CONTEXT) and min(sizes[:10]) > 0):
         raise _unusable(path, "is not a Whisper model in ggml format")
     weights = tokens * width + (12 * encoder + 16 * decoder) * width**2  # the matrices; the rest is small
     if size < weights * _BITS.get(kind % 1000, 2.5) / 8:
@@ -81,6 +89,46 @@ def inspect(path: Path) -> Model:
     multilingual = tokens > _ENGLISH_ONLY
     # The turbo and distilled models have lost the layers, and the training, that translating takes.
     return Model(path, multilingual, translates=multilingual and decoder == encoder)
+
+
+def check(path: Path) -> None:
+    """Follow every length in a file that `inspect` has let pass, and that nobody has vouched for: whisper.cpp takes
+    memory for what they say, and writes as many dimensions of a tensor as the file has over four places on its stack.
+
+    Raises: StageError 65 for one that leads out of the file.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+
+        def numbers(count: int) -> tuple[int, ...]:
+            return struct.unpack(f"<{count}i", file.read(4 * count))
+
+        def skip(count: int, most: int) -> None:
+            if not 0 <= count <= most or file.tell() + count > size:
+                raise ValueError
+            file.seek(count, os.SEEK_CUR)
+
+        try:
+            file.seek(40)
+            mels, _ = numbers(2)
+            if numbers(2) != (mels, _FILTER):
+                raise ValueError
+            skip(4 * mels * _FILTER, size)
+            (words,) = numbers(1)
+            if words > _ENGLISH_ONLY + 2:
+                raise ValueError
+            for _ in range(words):
+                skip(numbers(1)[0], 1000)
+            while file.tell() < size:
+                dimensions, name, kind = numbers(3)
+                if not 1 <= dimensions <= 4:
+                    raise ValueError
+                shape = numbers(dimensions)
+                weights, held = _BLOCKS[kind]
+                skip(name, 1000)
+                skip(math.prod(shape) // weights * held if min(shape) > 0 else -1, size)
+        except (KeyError, ValueError, struct.error) as error:
+            raise _unusable(path, "is damaged: its parts do not fit into it") from error
 
 
 def _unusable(path: Path, why: str) -> StageError:

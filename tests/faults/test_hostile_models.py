@@ -1,0 +1,163 @@
+"""Files of models that are damaged, swapped, or made by somebody who means harm: refused in one line, and nothing else.
+
+A model of the catalogue is known by its sha256; a folder or a file that the user names is known by nobody. It may draw
+nonsense. It may not run anything, write, reach for a network, take the memory, hang, or end without a line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hostile
+import pytest
+import whisper_fixture
+from small_models import random_model
+
+from helpers.recognisers import choose_model
+from helpers.stage import ROOT, StageError, printable
+from helpers.whisper import Whisper
+
+TESTS = Path(__file__).resolve().parent.parent
+REFUSED = (os.EX_DATAERR, os.EX_UNAVAILABLE)
+ENDS = (0, *REFUSED, os.EX_SOFTWARE)  # 70: what it drew is no picture; 64 would blame the user
+SECOND = bytes(2 * 16_000)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_model(tmp_path_factory.mktemp("model") / "tiny", "tiny")
+
+
+def tried(engine: str, kind: str, count: int, model: Path, folder: Path) -> list[dict[str, Any]]:
+    """How each of `count` trials of tests/hostile.py ended; a process that dies is a trial that ended with None."""
+    ends: list[dict[str, Any]] = []
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1", "A2I_QUIET": "1"}
+    while (first := ends[-1]["ended"] + 1 if ends else 0) < count:
+        command = [engine, kind, str(first), str(count), str(model), str(folder / "place")]
+        done = subprocess.run(
+            [sys.executable, TESTS / "hostile.py", *command],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        assert lines, done.stderr
+        ends += [line for line in lines if "ended" in line]
+        if "began" in lines[-1]:
+            died = f"the process ended with {done.returncode}: {done.stderr[-500:]}"
+            ends.append({"ended": lines[-1]["began"], "code": None, "message": died, "did": [], "megabytes": 0})
+    return ends
+
+
+def wrong(end: dict[str, Any]) -> bool:
+    """Whether a trial ended otherwise than with a picture, or a refusal in a line that a person can read."""
+    line = end["message"]
+    said = bool(line) == bool(end["code"]) and len(line) < 1000 and "alloc" not in line and "Memory" not in line
+    return end["code"] not in ENDS or bool(end["did"]) or end["megabytes"] > 500 or not said
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "json", "tokenizer", "damage"])
+def test_image_models(
+    kind: str,
+    tiny: Path,
+    tmp_path: Path,
+    size: Callable[[int, int], int],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Hostile and damaged files of an image model: a picture or one line, no code run, no memory filled."""
+    ends = tried("cpu", kind, size(10, 1000), tiny, tmp_path)
+    record_property("tried", len(ends))
+    assert not (bad := [end for end in ends if wrong(end)]), f"{len(bad)} of {len(ends)}: {bad[:3]}"
+    assert {end["code"] for end in ends} & set(REFUSED), "nothing was ever refused"
+    assert not list(tmp_path.glob("place/**/evil*"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "json"])
+def test_image_models_for_pytorch(
+    kind: str,
+    tiny: Path,
+    tmp_path: Path,
+    size: Callable[[int, int], int],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Hostile and damaged files of an image model that PyTorch opens: a picture or one line, no code, no hub."""
+    ends = tried("cuda", kind, size(4, 500), tiny, tmp_path)
+    record_property("tried", len(ends))
+    assert not (bad := [end for end in ends if wrong(end)]), f"{len(bad)} of {len(ends)}: {bad[:3]}"
+
+
+# ---- speech models
+
+
+def hostile_ggml(rng: random.Random, content: bytes) -> bytes:
+    """A speech model with a number that lies: a size, a length of a word or a name, a tensor's type or shape."""
+    changed = bytearray(content)
+    names = [
+        b"encoder.conv1.weight",
+        b"decoder.positional_embedding",
+        b"encoder.blocks.0.attn.out.bias",
+        b"decoder.ln.bias",
+    ]
+    lies = [0, 1, -1, 3, 5, 1000, 99_999, 2**31 - 1, -(2**31), rng.getrandbits(31)]
+    filters = 48 + 8 + 4 * 80 * 201
+    name = content.index(rng.choice(names)) - 4 * rng.randint(1, 5)
+    places = [rng.randrange(4, 48, 4), rng.choice([48, 52]), filters, filters + 4, name, name, name]
+    match rng.randrange(6):
+        case 0:
+            return hostile.damaged(rng, content)
+        case 1:
+            return hostile.flipped(rng, content[:48]) + content[48:]
+        case 2:
+            name = rng.randrange(filters, len(content) - 4)
+            struct.pack_into("<i", changed, name, rng.choice(lies))
+        case _:
+            struct.pack_into("<i", changed, rng.choice(places), rng.choice(lies))
+    return bytes(changed)
+
+
+@pytest.fixture(scope="module")
+def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return whisper_fixture.write(tmp_path_factory.mktemp("ggml") / "english.bin", "a red apple")
+
+
+def heard(path: Path) -> str:
+    """What a speech model that the user names makes of a second of silence."""
+    model = choose_model(str(path), "en", False)
+    assert model
+    with Whisper(model, threads=1) as recogniser:
+        recogniser.wait_until_loaded()
+        return recogniser.transcribe(SECOND)
+
+
+def test_speech_models(
+    english: Path, tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
+) -> None:
+    """Hostile and damaged speech models: words or one line, in a process of their own that takes little memory."""
+    content, path, count, refused = english.read_bytes(), tmp_path / "model.bin", size(15, 1000), 0
+    allowed = max(
+        1_000_000, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    )  # kB; PyTorch may have been a child
+    record_property("tried", count)
+    for seed in range(count):
+        path.write_bytes(hostile_ggml(random.Random(seed), content))
+        try:
+            heard(path)
+        except StageError as error:
+            refused += 1
+            line = printable(error.message)
+            assert error.code == os.EX_DATAERR and error.remedy and 10 < len(line) < 1000, f"seed {seed}: {line}"
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error!r}") from error
+        most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        assert most <= allowed, f"seed {seed}: {most} kB"
+    assert refused > count // 3
