@@ -1,22 +1,20 @@
 """Options of the test run: `--full` gives the fault tests (tests/faults) their full size, `--figures` writes what they
-tried and what held as a table. Without them they run at a size that fits a check of every change.
+tried and what held into docs/faults.md. Without them they run at a size that fits a check of every change.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from fault_figures import Row, store
 
 FAULTS = "tests/faults/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="the fault tests at their full size (hours)")
-    parser.addoption("--figures", type=Path, metavar="FILE", help="write what was tried and held (JSON)")
+    parser.addoption("--figures", action="store_true", help="write what was tried and held into docs/faults.md")
 
 
 @pytest.fixture
@@ -29,17 +27,6 @@ def size(request: pytest.FixtureRequest) -> Callable[[int, int], int]:
 def _name_of_figure(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
     if request.node.nodeid.startswith(FAULTS):
         record_property("what", str(request.function.__doc__ or request.function.__name__).splitlines()[0].rstrip("."))
-
-
-class Row(NamedTuple):
-    """A claim, how often it was tried and held, and what was measured on the way."""
-
-    test: str
-    what: str
-    tried: int
-    held: int
-    seconds: float
-    figure: str
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -63,7 +50,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.section("faults tried and held")
     for _, row in sorted(rows.items()):
         figure = f" ({row.figure})" if row.figure else ""
-        terminalreporter.write_line(f"{row.held:7} of {row.tried:7}  {row.seconds:6.0f} s  {row.what}{figure}")
-    if file := config.getoption("figures"):
-        found = [row._asdict() for _, row in sorted(rows.items())]
-        file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        terminalreporter.write_line(f"{row.held:7} of {row.tried:7}  {row.seconds:6.0f} s  {row.claim}{figure}")
+    if config.getoption("figures"):
+        store(rows.values())

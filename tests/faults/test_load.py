@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from whole_pipe import Pipe
 
 from helpers.stage import ROOT
-from tests.whole_pipe import Pipe
 
 Size = Callable[[int, int], int]
 Record = Callable[[str, object], None]

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from whole_pipe import Pipe
 
 from helpers import run_folder
 from helpers.stage import StageError
-from tests.whole_pipe import Pipe
 
 Size = Callable[[int, int], int]
 Record = Callable[[str, object], None]
