@@ -7,7 +7,7 @@ set -u -o pipefail
 # Programs, two more voices, the font that the scenes are drawn with, and what keeps the keys of the desktops, by the
 # names of Debian's packages
 PACKAGES='bats shellcheck ffmpeg espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts pulseaudio pulseaudio-utils
-  tmux procps fonts-noto-color-emoji
+  tmux procps strace fonts-noto-color-emoji
   dbus libglib2.0-bin gsettings-desktop-schemas gnome-settings-daemon-common dconf-gsettings-backend dconf-cli
   cinnamon-desktop-data libkf5config-bin libkf5globalaccel-bin xvfb xdotool xfconf libxfconf-0-3 sway wtype
   desktop-file-utils'
