@@ -172,8 +172,19 @@ KINDS: dict[str, tuple[Callable[[random.Random, bytes], bytes], Callable[[Path],
 }
 
 
+def name_code(folder: Path, key: str) -> str:
+    """Have every configuration name code that lies beside it, or another model, by `key`."""
+    for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        (place / "evil.py").write_text("import os\nos.mkdir('it sings')\nclass Evil: pass\n")
+    for config in [folder / "model_index.json", *folder.glob("*/*config.json")]:
+        config.write_text(json.dumps(json.loads(config.read_text()) | {key: CODE[key]}))
+    return key
+
+
 def change(folder: Path, kind: str, seed: int) -> str:
     """Change one file in `folder`; returns its name. Now and then it is another file of the model under its name."""
+    if kind == "code":
+        return name_code(folder, list(CODE)[seed])
     rng = random.Random(seed)
     hostile, belongs = KINDS[kind]
     files = sorted(file for file in folder.rglob("*") if file.is_file())

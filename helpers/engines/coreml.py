@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.engines import Defaults, compute_units, defaults, xl
-from helpers.engines.weights import read_config
+from helpers.engines.weights import damaged, plain, read_config
 from helpers.stage import StageError, is_set, setting
 from helpers.tokenizer import END, Tokenizer
 
@@ -89,7 +89,7 @@ def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
     """
     try:
         if path.suffix == ".mlmodelc":
-            schema = json.loads((path / "metadata.json").read_text(encoding="utf-8"))[0]["inputSchema"]
+            schema = json.loads(plain(path / "metadata.json").read_text(encoding="utf-8"))[0]["inputSchema"]
             described = [(item["name"], json.loads(item["shape"]), item["dataType"].lower()) for item in schema]
         else:
             features = coremltools().utils.load_spec(str(path)).description.input
@@ -100,8 +100,7 @@ def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
             ]
         return {name: (tuple(map(int, shape)), _DTYPES[dtype]) for name, shape, dtype in described}
     except Exception as error:  # coremltools raises plain Exception
-        message = f"the model's {path} is damaged: {type(error).__name__}: {error}"
-        raise StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
+        raise damaged(path, f"{type(error).__name__}: {error}") from error
 
 
 class CoreMl:

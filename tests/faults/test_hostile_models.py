@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,8 +22,10 @@ from typing import Any
 import hostile
 import pytest
 import whisper_fixture
+from downloads import COMPILED, zipped
 from small_models import random_model
 
+from helpers import archive, engines
 from helpers.recognisers import choose_model
 from helpers.stage import ROOT, StageError, printable
 from helpers.whisper import Whisper
@@ -161,3 +165,141 @@ def test_speech_models(
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         assert most <= allowed, f"seed {seed}: {most} kB"
     assert refused > count // 3
+
+
+# ---- archives
+
+
+def test_archives(
+    tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
+) -> None:
+    """Damaged and mutated archives: unpacked byte for byte or refused; nothing is written beside the model."""
+    members = {f"x_compiled/{path}": body for path, body in COMPILED.items()}
+    content, count, refused = zipped(members), size(100, 20_000), 0
+    record_property("tried", count)
+    directory = content.index(b"PK\x01\x02")
+    for seed in range(count):
+        rng = random.Random(seed)
+        changed = bytearray(content)
+        if rng.random() < 0.3:
+            changed = bytearray(hostile.damaged(rng, content))
+        else:  # in the directory, where names, sizes and kinds stand
+            for _ in range(rng.randint(1, 4)):
+                at = rng.randrange(directory, len(content))
+                value = rng.choice(
+                    [rng.randbytes(1), rng.randbytes(4), b"../", b"/", b"\\", b"\0", b"\xff" * 8, bytes(4)]
+                )
+                changed[at : at + len(value)] = value
+        place = tmp_path / str(seed)
+        place.mkdir()
+        (place / "x.zip").write_bytes(changed)
+        try:
+            archive.unpack(place / "x.zip", place / "model", "x.zip", "a" * 64)
+        except StageError as error:
+            refused += 1
+            assert error.code == os.EX_DATAERR and len(printable(error.message)) < 1000, f"seed {seed}"
+        except BaseException as error:
+            raise AssertionError(f"seed {seed}: {error!r}") from error
+        for path in place.rglob("*"):
+            assert not path.is_symlink() and path.resolve().is_relative_to(place.resolve()), f"seed {seed}"
+        assert {path.name for path in place.iterdir()} <= {"x.zip", "model"}, f"seed {seed}"
+        written = [path for path in place.glob("model/**/*") if path.is_file() and path.name != archive.LIST]
+        assert all(path.read_bytes() in COMPILED.values() for path in written) or refused, f"seed {seed}"
+        shutil.rmtree(place)
+    assert count // 3 < refused < count
+
+
+# ---- pickles
+
+
+class Canary:
+    """What a pickle can do to whoever opens it."""
+
+    def __init__(self, sings: Path) -> None:
+        self.sings = sings
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.sings),)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Pickles, under each name they come by and under the name of something else: refused and never opened."""
+    sings = tmp_path / "it sings"
+    song = pickle.dumps({"state_dict": Canary(sings)}), b"PK\x05\x06" + bytes(18)
+    pickle.loads(song[0])
+    assert sings.is_dir(), "the canary would not be heard"
+    sings.rmdir()
+    names = ["diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt", "model.pt", "model.pth", "model.pkl"]
+    names += ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors", "model.safetensors"]
+    record_property("tried", len(names) * 2)
+    for name in names:
+        for part in ("unet", "text_encoder"):
+            folder = Path(shutil.copytree(tiny, tmp_path / "model"))
+            for file in (folder / part).glob("*.safetensors"):
+                file.unlink()
+            (folder / part / name).write_bytes(song[0])
+            with pytest.raises(StageError) as refused:
+                engines.load(engine, folder)
+            assert refused.value.code == os.EX_UNAVAILABLE and "\n" not in refused.value.message, name
+            assert not sings.exists(), name
+            shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+def test_code_of_a_model(
+    engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Settings of a model that name code of its author, or another model: that code is not run, nor asked for."""
+    ends = tried(engine, "code", len(hostile.CODE), tiny, tmp_path)
+    record_property("tried", len(ends))
+    assert not (bad := [end for end in ends if wrong(end)]), bad
+
+
+# ---- models of Core ML
+
+
+def test_compiled_models(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Folders that call themselves compiled Core ML models and are not: one line, before Core ML is asked."""
+    described = {"name": "sample", "shape": "[2, 4, 64, 64]", "dataType": "Float16"}
+    good = json.dumps([{"inputSchema": [described]}])
+    texts = [
+        "",
+        "[]",
+        "{}",
+        "null",
+        "[" * 200_000,
+        "[7]",
+        '[{"inputSchema": 3}]',
+        '[{"inputSchema": [{}]}]',
+        good,
+        good[:-9],
+    ]
+    for shape in (
+        "",
+        "[]",
+        "[1]",
+        "7",
+        '["a"]',
+        "[-1, 4, 64, 64]",
+        "[1, 4, 1e9, 1e9]",
+        f"[2, 4, {10**9}, {10**9}]",
+        "[" * 10**5,
+    ):
+        texts.append(json.dumps([{"inputSchema": [described | {"shape": shape}]}]))
+    texts += [
+        json.dumps([{"inputSchema": [described | {"dataType": kind}]}]) for kind in ("", "Object", 7, None, "x" * 10**6)
+    ]
+    record_property("tried", len(texts) + 1)
+    for number, text in enumerate(texts):
+        folder = tmp_path / str(number)
+        for part in ("TextEncoder", "Unet", "VAEDecoder"):
+            (folder / f"{part}.mlmodelc").mkdir(parents=True)
+            (folder / f"{part}.mlmodelc" / "metadata.json").write_text(text)
+        with pytest.raises(StageError) as refused:
+            engines.load("coreml", folder)
+        assert refused.value.code == os.EX_UNAVAILABLE and len(printable(refused.value.message)) < 1000, text[:100]
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "Unet.mlmodelc").write_bytes(b"no folder")
+    with pytest.raises(StageError, match=r"has no Unet\.mlmodelc"):
+        engines.load("coreml", tmp_path / "file")
