@@ -198,6 +198,16 @@ choose_stages() {
   [ -z "${A2I_ENRICH:-}" ] || read -r -a ENRICH <<<"$A2I_ENRICH"
   [ -z "${A2I_GENERATE:-}" ] || read -r -a GENERATE <<<"$A2I_GENERATE"
   export A2I_OUTPUT=$output A2I_SESSION=$session A2I_CONTROL=$control PYTHONUTF8=1
+  there GENERATE "${GENERATE[0]:-}"
+  if [ -n "${A2I_PROMPT+set}" ]; then return; fi
+  [ "${#inputs[@]}" -gt 1 ] || there RECORD "${RECORD[0]:-}"
+  there TRANSCRIBE "${TRANSCRIBE[0]:-}"
+  there REMOVE_PARENTHESES "${REMOVE_PARENTHESES[0]:-}"
+  [ "${#ENRICH[@]}" -eq 0 ] || there ENRICH "${ENRICH[0]}"
+}
+
+there() { # <stage> <program>
+  type -- "$2" >/dev/null 2>&1 || die 69 "there is no program '$2'" "A2I_$1 names it; without A2I_$1 our own is used"
 }
 
 pipe() {
@@ -227,7 +237,7 @@ generate() {
 
 show() {
   local path
-  while IFS= read -r path; do
+  while IFS= read -r -n 4096 path || [ -n "$path" ]; do # no path is longer
     printf '%s\n' "$path"
     [ ! -f "$path" ] || open_picture "$path"
   done
@@ -246,13 +256,15 @@ stop_running() {
   for file in "$root"/.cache/recording/*; do
     pid=${file##*/} folder=''
     { read -r folder <"$file"; } 2>/dev/null || continue
-    case $(ps -o command= -p "$pid" 2>/dev/null) in
-      *sh\ *) ;;
-      *) rm -f -- "$file" && continue ;; # its pipeline was killed
-    esac
+    is_running "$pid" || { rm -f -- "$file" && continue; } # its pipeline was killed
     if [ -e "$folder/record.pid" ] && [ ! -e "$folder/stopping" ] && kill -USR1 "$pid" 2>/dev/null; then code=0; fi
   done
   [ "$code" -eq 0 ] || die "$code" "nothing is being recorded"
+}
+
+is_running() { # <pid>: whether it is that of a script still, and not of somebody else by now
+  kill -0 "$1" 2>/dev/null || return
+  case $(ps -o command= -p "$1" 2>/dev/null) in *sh\ *) ;; *) return 1 ;; esac
 }
 
 choose_opening() {
@@ -268,17 +280,8 @@ choose_opening() {
   esac
 }
 
-open_session() {
-  umask 077 # recordings and pictures are the user's alone
-  if ! { mkdir -p -- "$output" && session=$(mktemp -d "$output/.session.XXXXXX"); } 2>/dev/null; then
-    die 73 "cannot write to $output" "--output DIR keeps the runs somewhere else"
-  fi
-  trap 'rm -rf -- "$session" "${control:-$session}" "$root/.cache/recording/$$"' EXIT
-  control=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX" 2>/dev/null) || die 73 "cannot write to ${TMPDIR:-/tmp}" "make room there"
-}
-
 report() { # <exit code>: the error of the stage that failed, and what is kept of the run
-  local name recordings
+  local name
   name=$(first_failure)
   if [ -s "$control/$name.error" ]; then
     cat -- "$control/$name.error" >&2
@@ -287,11 +290,7 @@ report() { # <exit code>: the error of the stage that failed, and what is kept o
   else
     printf 'pipeline: %s failed with exit code %d\n' "$name" "$1" >&2
   fi
-  [ "${#inputs[@]}" -eq 0 ] || rm -f -- "$session"/recording-*.wav # the user has it
-  recordings=("$session"/recording-*.wav)
-  if [ -e "${recordings[0]}" ] || [ "${A2I_JSON:-0}" != 0 ]; then
-    (ours helpers.run_folder --stage "$name" --code "$1")
-  fi
+  keep_recordings "$name" "$1"
 }
 
 main() {
@@ -313,6 +312,7 @@ main() {
     *) . "$root/helpers/platform/linux.sh" ;;
   esac
   . "$root/helpers/environment.sh"
+  . "$root/helpers/session.sh"
   . "$root/helpers/stages.sh"
   choose_opening
   [ "${A2I_CONFIRM:-0}" = 0 ] || { : >/dev/tty; } 2>/dev/null || die 69 "--confirm asks on a terminal, and there is none"
@@ -330,8 +330,11 @@ main() {
   choose_stages
   [ -n "${A2I_PROMPT+set}" ] || [ "${#inputs[@]}" -gt 0 ] || announce_recording
   run_stages pipe || code=$?
-  # 130: stopped before anything was heard, or taken back
-  if [ "$code" -ne 0 ] && [ "$code" -ne 130 ] && [ "$aborted" -eq 0 ]; then report "$code"; fi
+  if [ "$aborted" -ne 0 ]; then
+    A2I_JSON=0 keep_recordings pipeline "$code"
+  elif [ "$code" -ne 0 ] && [ "$code" -ne 130 ]; then # 130: stopped before anything was heard, or taken back
+    report "$code"
+  fi
   return "$code"
 }
 

@@ -141,8 +141,11 @@ def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
     """After a run that failed: its recording in a folder of its own, and what happened as a dictionary."""
     result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline()}
     for recording in sorted((stage.session() or Path(os.devnull)).glob("recording-*.wav")):
-        with wave.open(str(recording)) as sound:
-            seconds = sound.getnframes() / sound.getframerate()
+        try:
+            with wave.open(str(recording)) as sound:
+                seconds = sound.getnframes() / sound.getframerate()
+        except (wave.Error, EOFError):  # a recorder that is not ours was killed while it wrote it
+            continue
         if seconds >= SHORTEST_KEPT:
             with RunFolder(recording.stat().st_mtime) as run:
                 run.take(recording, "prompt.wav")

@@ -154,8 +154,8 @@ def _wrong(code: int, allowed: set[int], outputs: Path, temporary: Path, session
     pictures = list(outputs.glob("*/image.png"))
     if len(pictures) != (code == 0) or any(not path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in pictures):
         return f"{len(pictures)} pictures"
-    if code == 130 and runs:
-        return "a run is left of what was taken back"
+    if any(not (path / "prompt.wav").is_file() for path in runs):
+        return "what was spoken is not kept"
     return ""
 
 

@@ -197,9 +197,14 @@ sound.writeframes(bytes(64000))'; printf pcm"
   [ "$stderr" = "pipeline: remove_parentheses failed with exit code 3" ]
 }
 
-@test "a stage that is not there is named" {
-  A2I_TRANSCRIBE=/nowhere/asr run -127 --separate-stderr pipeline
-  [[ $stderr = *"transcribe failed with exit code 127" ]]
+@test "a stage that is not there is named before anything is recorded" {
+  A2I_TRANSCRIBE=/nowhere/asr run -69 --separate-stderr pipeline
+  [ "$stderr" = "pipeline: there is no program '/nowhere/asr'
+  A2I_TRANSCRIBE names it; without A2I_TRANSCRIBE our own is used" ]
+  [ ! -e "$stages/record.arguments" ]
+  nothing_left
+  A2I_TRANSCRIBE=/nowhere/asr run pipeline --prompt "a burger"
+  [ "$status" -eq 0 ]
 }
 
 @test "a stage that is killed is named with the signal" {
