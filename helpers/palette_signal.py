@@ -1,12 +1,11 @@
-"""What each recipe of palettize.py costs: bytes, the signal of weights, latents and pictures, as a table and a plot."""
+"""What each recipe of palettize.py costs: bytes, and the signal of weights, latents and pictures, as a table."""
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,44 +40,45 @@ class Signal(NamedTuple):
     pictures: float  # PSNR of 8-bit pictures
 
 
-def compare(folder: Path, recipes: Iterable[str], prompts: Path | None, plot: Path | None) -> None:
-    """Print a Markdown table of the recipes; draw it if a file for the plot is named.
+def compare(folder: Path, recipes: Iterable[str], prompts: Path | None) -> None:
+    """Print a Markdown table of the recipes.
 
     Each recipe is applied, decoded, and its pictures are drawn by the CPU engine, which computes what Core ML computes
     of the same weights, in 32 bits. The reference is the model that the folder was made from.
 
     Raises: StageError 64 for a wrong recipe, 65 or 66 for a file without a prompt or none at all, 66 if the model is
-    gone, 69 without matplotlib, 73 for a plot that cannot be written.
+    gone.
     """
     texts = read_prompts(prompts) if prompts else list(PROMPTS)
-    chosen = {name: recipe(name) for name in recipes}
-    source = source_of(folder)
-    if plot:
-        check_plot(plot)
+    chosen = [name for name in dict.fromkeys(recipes) if recipe(name)]
+    source_of(folder)
     plain = size(folder)
     print("| recipe | size | of 16 bit | weights SNR | latents PSNR | picture PSNR |")
     print("| --- | --: | --: | --: | --: | --: |")
     print(f"| 16 bit | {human(plain)} | 100% | | | |", flush=True)
-    found = []
+    for row, _, _ in measured(folder, chosen, texts):
+        print(
+            f"| {row.recipe} | {human(row.bytes)} | {row.bytes / plain:.0%} | {row.weights:.1f} dB | "
+            f"{row.latents:.1f} dB | {row.pictures:.1f} dB |",
+            flush=True,
+        )
+
+
+def measured(folder: Path, recipes: Iterable[str], texts: Sequence[str]) -> Iterator[tuple[Signal, Drawn, Path]]:
+    """The row of each recipe, what was drawn with it, and its packages, which are gone afterwards."""
+    source = source_of(folder)
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as scratch:
         cpu.CACHE = Path(scratch) / "cache"  # what is compiled here is used once
         exact = drawn(source, texts)
-        for name, applied in chosen.items():
+        for name in recipes:
             small, decoded = Path(scratch) / name, Path(scratch) / f"{name}-decoded"
             small.mkdir()
-            compress(folder, applied, small)
+            compress(folder, recipe(name), small)
             decode(small, source, decoded)
-            row = signal(name, size(small), (source, exact), (decoded, drawn(decoded, texts)))
-            found.append(row)
-            print(
-                f"| {name} | {human(row.bytes)} | {row.bytes / plain:.0%} | {row.weights:.1f} dB | "
-                f"{row.latents:.1f} dB | {row.pictures:.1f} dB |",
-                flush=True,
-            )
+            rough = drawn(decoded, texts)
+            yield signal(name, size(small), (source, exact), (decoded, rough)), rough, small
             shutil.rmtree(small)
             shutil.rmtree(decoded)
-    if plot:
-        draw_plot(found, plain, plot)
 
 
 def read_prompts(file: Path) -> list[str]:
@@ -142,33 +142,3 @@ def size(folder: Path) -> int:
     return sum(
         file.stat().st_size for package in folder.glob("*.mlpackage") for file in package.rglob("*") if file.is_file()
     )
-
-
-def check_plot(file: Path) -> None:
-    """Raises: StageError 69 without matplotlib, 73 for a file whose folder cannot be written to."""
-    if importlib.util.find_spec("matplotlib") is None:
-        remedy = ".venv/bin/python -m pip install -e '.[convert]'"
-        raise StageError(os.EX_UNAVAILABLE, "matplotlib is not installed", remedy)
-    if file.is_dir() or not os.access(file.absolute().parent, os.W_OK):
-        raise StageError(os.EX_CANTCREAT, f"cannot write {file}", "Name another --plot.")
-
-
-def draw_plot(found: Sequence[Signal], plain: int, file: Path) -> None:
-    """Picture signal over size, a line for each kind of recipe, as a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    for kind in dict.fromkeys(row.recipe.split("-")[0] for row in found):
-        rows = sorted((row for row in found if row.recipe.split("-")[0] == kind), key=lambda row: row.bytes)
-        (line,) = axes.plot([row.bytes / 1e6 for row in rows], [row.pictures for row in rows], "o-", label=kind)
-        for row in rows:
-            axes.annotate(row.recipe, (row.bytes / 1e6, row.pictures), (4, 5), textcoords="offset points",
-                          color=line.get_color(), fontsize=8)  # fmt: skip
-    axes.axvline(plain / 1e6, color="grey", linestyle=":", label="16 bit")
-    axes.set(xlabel="all packages, MB", ylabel="PSNR of the picture, dB", xlim=(0, None))
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    figure.savefig(partial, dpi=120, format="png")
-    partial.replace(file)

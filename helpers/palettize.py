@@ -1,7 +1,7 @@
 """Makes Core ML models small: quantized linearly, with one palette for all, or with bits where they matter.
 
     python -m helpers.palettize compress ~/builtin-coreml palette-6 --output ~/builtin-6-bit
-    python -m helpers.palettize compare ~/builtin-coreml --plot sizes.png
+    python -m helpers.palettize compare ~/builtin-coreml
     python -m helpers.palettize decode ~/builtin-6-bit --output ~/decoded     # as an ordinary diffusers folder
 
 A folder is one that `convert_coreml.py` made. Recipes: linear-8 (whole numbers of 8 bits, a scale for each channel),
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.what == "compare":
         from helpers.palette_signal import compare
 
-        compare(folder, arguments.recipes or RECIPES, arguments.prompts, arguments.plot)
+        compare(folder, arguments.recipes or RECIPES, arguments.prompts)
         return 0
     from helpers.convert_coreml import compile_packages, new_folder
 
@@ -68,7 +68,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for name, about in (
         ("compress", "write the model with the recipe applied"),
         ("decode", "write the model as a diffusers folder, its weights as Core ML would decode them"),
-        ("compare", "size and signal of recipes, as a table and a plot"),
+        ("compare", "size and signal of recipes, as a table"),
     ):
         command = commands.add_parser(name, help=about, description=about)
         command.add_argument("folder", metavar="FOLDER", help="packages that convert_coreml made")
@@ -77,7 +77,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         if name == "compare":
             command.add_argument("recipes", metavar="RECIPE", nargs="*", help="all of the above by default")
             command.add_argument("--prompts", type=Path, metavar="FILE", help="a prompt on each line")
-            command.add_argument("--plot", type=Path, metavar="PNG", help="draw the table as a picture")
         else:
             command.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder that is not there yet")
     return parser.parse_args(argv)

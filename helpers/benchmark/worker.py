@@ -186,6 +186,16 @@ def arithmetic(precision: str) -> Actions:
     return {"product": product, "convolution": convolution}
 
 
+def weights(folder: str) -> Actions:
+    """Makes the model of Stable Diffusion 2.1's shapes: the processes that read it need the memory."""
+    import torch
+
+    from helpers.benchmark import shapes
+
+    shapes.make(Path(folder), shapes.SD21, "cpu", torch.float16)
+    return {"arithmetic": lambda: shapes.arithmetic(shapes.SD21)}
+
+
 def layers(folder: str, precision: str) -> Actions:
     """The CPU engine's UNet, compiled so that it tells how long each of its layers takes."""
     import numpy as np
@@ -254,6 +264,7 @@ KINDS: dict[str, Callable[..., Actions]] = {
     "quick start": quick_start,
     "arithmetic": arithmetic,
     "layers": layers,
+    "weights": weights,
     "recogniser": recogniser,
 }
 

@@ -1,0 +1,263 @@
+"""The benchmark's measures themselves, in small: worker processes, both ways of the pipe, engines, recordings."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import random_model
+from whole_pipe import Pipe
+
+from examples import make_examples
+from helpers import audio, engines
+from helpers.benchmark import gpu, image, microphone, pipe, results, shapes, speech
+from helpers.benchmark.results import Results
+from helpers.benchmark.speech import Heard, Sample
+from helpers.benchmark.worker import Worker
+from helpers.stage import ROOT, StageError
+
+
+@pytest.fixture
+def made() -> Results:
+    return results.new(quick=True)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_model(tmp_path_factory.mktemp("tiny") / "tiny", "tiny")
+
+
+# ---- workers
+
+
+def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"the engine that is measured ended with 69: .*") as raised:
+        Worker("engine", engine="cpu", folder=str(tmp_path))
+    assert raised.value.code == os.EX_SOFTWARE and "\n" not in raised.value.message
+
+
+def test_an_engine_is_measured_from_outside(tiny: Path, tmp_path: Path) -> None:
+    with Worker("engine", engine="cpu", folder=str(tiny), cache=str(tmp_path / "cache")) as worker:
+        assert worker.loaded > 0 and list((tmp_path / "cache").iterdir())
+        assert 0 < worker.ask("step")[0] < worker.loaded and worker.seconds("decode")() > 0
+        few, many = (min(worker.ask("picture", steps=steps)[0] for _ in range(5)) for steps in (1, 20))
+        assert many > 3 * few
+        assert 20 < worker.ask("memory")[1] < 2000
+        process = worker._process
+    assert process.poll() is not None
+
+
+# ---- the pipe
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Pipe:
+    return Pipe(tmp_path_factory.mktemp("whole"))
+
+
+def test_both_ways_draw_the_same_and_are_timed(
+    whole: Pipe, made: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "ROOT", whole.root)
+    scene, runs, drawn = pipe.SCENES[0], {}, []
+    for way, run in ((pipe.THEIRS, pipe.one_after_another), (pipe.OURS, pipe.this_pipe)):
+        (folder := tmp_path / way).mkdir()
+        runs[way] = [run(scene, folder)]
+        (picture,) = folder.glob("outputs/*/image.png")
+        drawn.append(picture.read_bytes())
+    assert drawn[0] == drawn[1]
+    pipe.add(made, scene, "warm", runs)
+    assert made.ratios[f"pipe: {pipe.THEIRS} / {pipe.OURS}, file, warm"].value > 0
+    theirs, ours = (line.bars for line in made.timelines)
+    loading = [bar for bar in ours if bar.what == "starting and loading"]
+    assert len(loading) == 3 and {bar.start for bar in loading} == {0.0}  # all at once
+    launched = [bar.start for bar in theirs if bar.what == "starting and loading"]
+    assert 0 <= launched[0] < launched[1] < launched[2]
+    order = [next(bar for bar in theirs if bar.what == what) for what in ("recognising", "filtering", "sampling")]
+    assert all(a.end <= b.start + 1e-3 for a, b in zip(order, order[1:], strict=False))
+    assert made.timelines[1].marks["picture"] == pytest.approx(pipe.waited(runs[pipe.OURS][0]), abs=1e-3)
+
+
+def test_the_last_word_is_where_waiting_begins(
+    whole: Pipe, made: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipe, "ROOT", whole.root)
+    scene = pipe.Scene("microphone", 2.5)
+    ours = pipe.this_pipe(scene, tmp_path)
+    assert ours["record"]["said"] - ours["record"]["ready"] == pytest.approx(2.5, abs=0.4)
+    assert 0.5 < ours["record"]["heard"] - ours["record"]["said"] < 1.5  # the silence that ends it
+    assert pipe.waited(ours) == ours["generate"]["drawn"] - ours["record"]["said"]
+    assert pipe.timeline("x", ours).marks.keys() == {"picture", "last word"}
+
+
+def test_a_run_that_fails_is_no_figure(whole: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipe, "ROOT", whole.root)
+    monkeypatch.setenv("A2I_MODEL", str(tmp_path / "nowhere"))
+    for run in (pipe.this_pipe, pipe.one_after_another):
+        with pytest.raises(StageError, match="ended with 66"):
+            run(pipe.SCENES[0], tmp_path)
+
+
+def test_only_the_models_of_the_user_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_STEPS", "50")
+    monkeypatch.setenv("A2I_MODEL", "/my/model")
+    settings, _ = pipe.environment(pipe.SCENES[0], tmp_path)
+    assert "A2I_STEPS" not in settings and settings["A2I_MODEL"] == "/my/model"
+    assert settings["A2I_WHISPER"] == "builtin" and settings["A2I_OUTPUT"] == str(tmp_path / "outputs")
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system forgets no file at a program's request")
+def test_a_cold_start_is_one_without_files_in_memory(tmp_path: Path) -> None:
+    file = tmp_path / "model"
+    file.write_bytes(bytes(1 << 22))
+    os.sync()
+    assert file.read_bytes() and cached(file) > 0.9
+    assert pipe.drop_cache([file, tmp_path / "gone"])
+    if cached(file) > 0.1:
+        pytest.skip("this file system keeps its files in memory")
+
+
+def cached(file: Path) -> float:
+    """The share of a file that is in memory (mincore through util-linux' fincore)."""
+    if not shutil.which("fincore"):
+        pytest.skip("needs fincore")
+    said = subprocess.run(["fincore", "-b", "-n", "-o", "RES", file], capture_output=True, text=True, check=True).stdout
+    return int(said) / file.stat().st_size
+
+
+def test_the_microphone_hears_a_recording_in_real_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("BENCHMARK_WAV", str(pipe.SAID))
+    monkeypatch.setenv("BENCHMARK_END", "3")
+    waited: list[float] = []
+    monkeypatch.setattr(microphone.time, "monotonic", lambda: sum(waited))
+    monkeypatch.setattr(microphone.time, "sleep", waited.append)
+    monkeypatch.setenv("A2I_EVENTS", str(tmp_path / "events"))
+    chunks = []
+    for chunk in microphone.listen():
+        chunks.append(np.frombuffer(chunk, "<i2").astype(int))
+        if len(chunks) == 100:
+            break
+        assert (tmp_path / "events").exists() == (len(chunks) > 60)  # noted before the 61st is asked for
+    sound = np.concatenate(chunks)
+    assert sum(waited) == pytest.approx(5, abs=0.01)
+    loud = np.flatnonzero(np.abs(sound) > 300)
+    assert loud[-1] / audio.RATE == pytest.approx(3, abs=0.01) and sound[: loud[0]].any()
+    speech_only = np.frombuffer(microphone.speech(str(pipe.SAID)), "<i2")
+    assert np.corrcoef(sound[3 * audio.RATE - len(speech_only) : 3 * audio.RATE], speech_only)[0, 1] > 0.99
+
+
+# ---- speech
+
+
+def test_recordings_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for name in ("a.wav", "b.wav"):
+        shutil.copy(pipe.SAID, tmp_path / "mine" / name)
+    (tmp_path / "mine" / "a.txt").write_text("A delicious\nburger.\n")
+    chapter = tmp_path / "1089" / "134686"
+    chapter.mkdir(parents=True)
+    (chapter / "1089-134686.trans.txt").write_text("1089-134686-0000 HE HOPED\n1089-134686-0001 GONE\n")
+    shutil.copy(ROOT / "examples" / "unicorn.flac", chapter / "1089-134686-0000.flac")
+    found = speech.of_folder(tmp_path)
+    assert [(sample.path.name, sample.voice, sample.said) for sample in found] == [
+        ("1089-134686-0000.flac", "1089", "HE HOPED"),
+        ("a.wav", "mine", "A delicious burger."),
+    ]
+
+
+def test_word_errors_are_counted_without_case_and_punctuation() -> None:
+    def heard(said: str, written: str) -> Heard:
+        return Heard(Sample(Path(), "x", said), written, 0, 1)
+
+    assert speech.word_error_rate([heard("A grey cat.", "a gray cat")]) == 0
+    assert speech.word_error_rate([heard("a b c d", "a b x d"), heard("e f g h", "")]) == 5 / 8
+
+
+def test_the_recogniser_is_measured(made: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+    shutil.copy(pipe.SAID, tmp_path / "burger.wav")
+    (tmp_path / "burger.txt").write_text(make_examples.EXAMPLES["burger.wav"][1])
+    speech.measure(made, False, lambda: None, tmp_path)
+    figures = {name.removeprefix("speech / builtin / "): figure for name, figure in made.figures.items()}
+    assert figures["word error rate"].median == 0 and figures["words right"].median == 8
+    assert 0 < figures["real-time factor"].median < 1 and figures["memory"].median > 20
+    assert made.ratios["speech: words right / words said, builtin"].value == 1
+
+
+def test_a_folder_without_recordings_is_noted(made: Results, tmp_path: Path) -> None:
+    speech.measure(made, True, lambda: None, tmp_path)
+    assert made.figures == {} and "no recording" in made.notes[0]
+
+
+# ---- pictures
+
+
+def test_engines_beside_diffusers(made: Results, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "precisions", lambda: ("f32",))
+    image.beside_diffusers(made, tiny, tmp_path, 2, 2, lambda: None)
+    for what in ("step", "decoding", "picture, 2 steps"):
+        ratio = made.ratios[f"image: {image.THEIRS} (f32) / {image.OURS} (f32), the built-in model, {what}"]
+        theirs, ours = made.figures[ratio.a], made.figures[ratio.b]
+        assert image.THEIRS in ratio.a and image.OURS in ratio.b and ratio.n == theirs.n == ours.n == 2
+    assert len([name for name in made.figures if name.endswith("/ memory")]) == 2
+
+
+def test_samplers_are_judged_by_their_pictures(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "SAMPLERS", ("dpm++",))
+    monkeypatch.setattr(image, "STEPS", (1, 8))
+    image.every_sampler(made, 2, lambda: None)
+    assert made.figures["image / dpm++, 8 steps / right"].median == 2
+    assert made.ratios["image: right / asked, dpm++, 8 steps"].value == 1
+    assert (
+        made.figures["image / dpm++, 1 steps / drawing"].median
+        < made.figures["image / dpm++, 8 steps / drawing"].median
+    )
+
+
+def test_the_arithmetic_of_stable_diffusion_2_1_base() -> None:
+    """Counted layer by layer, by hand and by others: 1608.5 and 2515 GFLOP."""
+    step, decoding = shapes.arithmetic(shapes.SD21)
+    assert sum(step.values()) == pytest.approx(1608.5, abs=0.1) and decoding == pytest.approx(2515, abs=1)
+    assert all(amount > 50 for amount in step.values())
+
+
+def test_without_room_for_it_nothing_is_made(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "available", lambda: ("cpu",))
+    monkeypatch.setattr(image.machine, "memory", lambda: (16 * 10**9, 3 * 10**9))
+    image.full_size(made, True, lambda: None)
+    assert made.figures == {} and "need 12.0 GB of free memory; there is 3.0 GB" in made.notes[0]
+
+
+def test_a_gpu_is_measured_in_small(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_LOOP", "0")
+    gpu.measure(made, shapes.SMALL, "a miniature", lambda: None)
+    assert gpu.torch.cuda.is_available() or any("on the processor" in name for name in made.figures)
+    ways = [re.search(r"(\d) steps, (\d) at once / (.*)", name) for name in made.figures]
+    found = {match.groups() for match in ways if match}
+    expected = ("quick start", "one run", "in a loop", "floor")
+    assert found == {(steps, batch, way) for steps in "23" for batch in "12" for way in expected}
+    assert sum("quick start / in a loop" in name for name in made.ratios) == 4
+    parts = [name.rpartition(" / ")[2] for name in made.figures if "from the line to the PNG" in name]
+    assert parts == ["text", "first step", "other steps", "decoding", "PNG"]
+
+
+def test_the_program_answers_at_once_and_needs_no_model() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import sys, helpers.benchmark.__main__; print({'numpy', 'torch'} & {*sys.modules})",
+    ]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_the_recording_is_long_enough() -> None:
+    with wave.open(str(pipe.SAID)) as sound:
+        assert sound.getframerate() == audio.RATE and sound.getnchannels() == 1
+    assert len(microphone.speech(str(pipe.SAID))) / audio.BYTES_PER_SECOND < 3
