@@ -227,22 +227,21 @@ def remove_parentheses(text: str) -> str:
     return said if _speaks(said) and not _is_invented(said, annotated) else ""
 
 
-def filter_lines(lines: Iterable[bytes]) -> int:
+def filter_lines(lines: Iterable[str]) -> int:
     """Filter `lines` to stdout, each as soon as it arrives.
 
     Raises: StageError 65 when nothing was said in any line, or there is none; but in a loop nobody has to say anything.
     """
     unsaid, words = "", stage.is_set("LOOP")  # what to tell about the last line, when it is clear if it is an error
-    for line in lines:
+    for heard in lines:
         if unsaid:
             stage.say(unsaid)
-        heard = line.decode(errors="replace")
         said = remove_parentheses(heard)
         sys.stdout.buffer.write(said.encode() + b"\n")
         sys.stdout.buffer.flush()
         words = words or bool(said)
-        unsaid = "" if said else f"nothing was said: {stage.printable(heard)[:80]}".removesuffix(": ")
-        if stage.is_set("LOOP") and not heard.strip():
+        unsaid = "" if said else f"nothing was said: {heard[:80]}".removesuffix(": ")
+        if stage.is_set("LOOP") and not heard:
             unsaid = ""  # transcribe has told
     if unsaid and not words:
         raise stage.StageError(os.EX_DATAERR, unsaid, "Speak up, or check the microphone: --list-devices shows them.")
@@ -255,7 +254,7 @@ def filter_lines(lines: Iterable[bytes]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     stage.Parser(prog="remove_parentheses.py", description=(__doc__ or "").split("\n\n")[0]).parse_args(argv)
-    return filter_lines(sys.stdin.buffer)
+    return filter_lines(stage.lines())
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -97,8 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
     stage.event(NAME, "ready")
     kept = False
-    for line in sys.stdin.buffer:
-        heard = stage.printable(line.decode(errors="replace"))
+    for heard in stage.lines():
         wanted = ask(heard, tty) if heard else ""
         if heard and not wanted:
             stage.say("taken back")

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "generate"
 LARGEST_SEED = 2**32 - 1
+AHEAD = 100  # lines that may wait to be drawn; who sends more has to wait as well
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def choose_model(name: str) -> Model:
         if not set(here) & set(possible):
             message = f"{name} is computed by {' or '.join(possible)}, which is not on this machine"
             raise stage.StageError(os.EX_UNAVAILABLE, message, "Leave --model out to draw with what is here.")
-        return Model(folder.name, folder, next(engine for engine in here if engine in possible))
+        return Model(stage.printable(folder.name), folder, next(engine for engine in here if engine in possible))
     entry = catalog.find(name) if name else catalog.default(role(here[0]))
     if entry.kind != "image":
         raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
@@ -107,21 +108,17 @@ def role(engine: str) -> str:
     return engine
 
 
-def lines() -> queue.Queue[str | None]:
-    """Read stdin in a thread from now on: each line of text, then None."""
-    arrived: queue.Queue[str | None] = queue.Queue()
+def lines() -> queue.Queue[str | Exception | None]:
+    """Read stdin in a thread from now on: each line of text, then None, or what went wrong; some lines ahead."""
+    arrived: queue.Queue[str | Exception | None] = queue.Queue(AHEAD)
 
     def read() -> None:
-        rest = b""
         try:
-            # Not sys.stdin.buffer: the interpreter cannot end while a thread waits in it.
-            while data := os.read(0, 1 << 16):
-                *whole, rest = (rest + data).split(b"\n")
-                for line in whole:
-                    arrived.put(stage.printable(line.decode("utf-8", "replace")))
-            arrived.put(stage.printable(rest.decode("utf-8", "replace")))
-        finally:
+            for line in stage.lines():
+                arrived.put(line)
             arrived.put(None)
+        except Exception as error:
+            arrived.put(error)
 
     threading.Thread(target=read, daemon=True).start()
     return arrived
@@ -203,7 +200,7 @@ def transcript(number: int) -> str:
     folder = stage.session()
     if not folder or not (folder / "transcript.txt").is_file():
         return ""
-    written = (folder / "transcript.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    written = (folder / "transcript.txt").read_text(encoding="utf-8", errors="replace").split("\n")
     return stage.printable(written[number - 1]) if number <= len(written) else ""
 
 
@@ -302,7 +299,10 @@ def main(argv: list[str] | None = None) -> int:
     stage.event(NAME, "ready")
 
     drawn, failure = False, None
-    for number, prompt in enumerate(iter(arrived.get, None), 1):
+    prompts: Iterator[str | Exception] = iter(arrived.get, None)
+    for number, prompt in enumerate(prompts, 1):
+        if isinstance(prompt, Exception):
+            raise prompt
         if not prompt:
             continue
         stage.event(NAME, "prompt", number=number)
@@ -331,8 +331,8 @@ def main(argv: list[str] | None = None) -> int:
                 stage.say(f"{NAME}: {error.message}")
             failure = failure or error
             continue
-        output = json.dumps(result, ensure_ascii=False) if stage.is_set("JSON") else "\n".join(result["paths"])
-        pipe.write(f"{output}\n".encode())
+        output = json.dumps(result) if stage.is_set("JSON") else "\n".join(result["paths"])
+        pipe.write(os.fsencode(f"{output}\n"))  # a folder's name may be no UTF-8
         pipe.flush()
         drawn = True
     if failure and not stage.is_set("LOOP"):

@@ -34,7 +34,7 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
         # What is to be translated is not English, whatever the usual language is.
         with Whisper(model, "auto" if translate and language == "en" else language, translate, threads) as engine:
             engine.wait_until_loaded()
-            stage.event("transcribe", "ready", recogniser=f"whisper.cpp {model.path.name}")
+            stage.event("transcribe", "ready", recogniser=f"whisper.cpp {stage.printable(model.path.name)}")
             yield engine.transcribe
         return
     better = catalog.default("english" if language == "en" and not translate else "multilingual").name

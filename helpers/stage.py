@@ -15,7 +15,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -24,6 +24,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Control characters (C0 without tab and newline, DEL, C1), bidirectional controls, line and paragraph separators:
 # a spoken or fetched text that holds them could rewrite what stands on a terminal or in a log.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+LONGEST_LINE = 1 << 20  # bytes of a line of text; a window of 30 s holds a thousand
+LONGEST_SAID = 1000  # letters; with at most 4 bytes each they go into a pipe in one piece (PIPE_BUF)
 
 
 class StageError(Exception):
@@ -66,11 +70,32 @@ def printable(text: str) -> str:
     return " ".join(_UNPRINTABLE.sub(" ", text).split())
 
 
+def lines() -> Iterator[str]:
+    """The lines of text that arrive on stdin, each as soon as it is whole, as printable.
+
+    Raises: StageError 65 when one is longer than 1 MiB.
+    """
+    rest, data = b"", b"-"
+    while data:
+        data = os.read(0, 1 << 16)  # not sys.stdin.buffer: the interpreter cannot end while a thread waits in it
+        *whole, rest = (rest + data).split(b"\n")
+        yield from (printable(line.decode(errors="replace")) for line in whole)
+        if len(rest) > LONGEST_LINE:
+            raise StageError(os.EX_DATAERR, f"a line of more than {LONGEST_LINE} bytes is no prompt")
+    if rest:
+        yield printable(rest.decode(errors="replace"))
+
+
+def shortened(text: str) -> str:
+    """As much of `text` as is told to a person."""
+    return text if len(text) <= LONGEST_SAID else f"{text[: LONGEST_SAID - 2]} …"
+
+
 def say(text: str) -> None:
     """Tell the person something on stderr; silent with --quiet."""
     if not is_set("QUIET"):
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line in which record draws its meter
-        sys.stderr.write(f"{clear}{text}\n")  # in one piece, unlike print: others write there, too
+        sys.stderr.write(f"{clear}{shortened(text)}\n")  # in one piece, unlike print: others write there, too
         sys.stderr.flush()
 
 
@@ -80,7 +105,7 @@ def event(stage: str, what: str, **more: object) -> None:
     One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix. They go to
     A2I_EVENTS as well, a file or a fifo that somebody reads.
     """
-    line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}, ensure_ascii=False) + "\n"
+    line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}) + "\n"
     if folder := control():
         _append(folder / "events.jsonl", line)
     if watched := setting("EVENTS"):
@@ -108,7 +133,8 @@ def take_stdout() -> BinaryIO:
 
 
 def _report(name: str, error: StageError) -> None:
-    lines = f"{name}: {printable(error.message)}\n" + (f"  {error.remedy}\n" if error.remedy else "")
+    what, remedy = (shortened(printable(text)) for text in (error.message, error.remedy))
+    lines = f"{name}: {what}\n" + (f"  {remedy}\n" if remedy else "")
     if folder := control():
         with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")

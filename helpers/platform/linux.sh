@@ -23,7 +23,8 @@ python_remedy() { # how a person gets a Python that serves
 
 notify() { # <title> <text> [picture]: a click opens it where the notification server can; else it opens by itself
   local body answer
-  body=$(printf '%s' "$2" | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g') # it is markup for most servers
+  # It is markup for most servers, and notify-send reads \n, \033 and the like in it (g_strcompress)
+  body=$(printf '%s' "$2" | sed 's/&/\&amp;/g; s/</\&lt;/g; s/>/\&gt;/g; s/\\/\\\\/g')
   if [ -z "${3:-}" ]; then
     notify-send -a 'Audio to Image' -- "$1" "$body" >/dev/null 2>&1 </dev/null
     return
