@@ -40,6 +40,7 @@ class Hearing(threading.Thread):
         self._fresh = False  # whether sound has come since the last pause
         self._number = 0  # of recordings that are over
         self._heard: queue.SimpleQueue[Heard | OSError | None] = queue.SimpleQueue()
+        self._waiting, self._taken = 0, threading.Condition()  # bytes of recordings that are in it
         self.start()
 
     def run(self) -> None:
@@ -63,7 +64,7 @@ class Hearing(threading.Thread):
 
     def _read(self) -> bytes:
         if self._fresh and not select.select([0], [], [], PAUSE)[0]:
-            self._heard.put(Heard(self._whole(), over=False))
+            self._put(self._whole(), over=False)
             self._fresh = False
         data = os.read(0, min(1 << 16, LONGEST * audio.BYTES_PER_SECOND - len(self._pcm)))
         self._fresh = True
@@ -83,8 +84,15 @@ class Hearing(threading.Thread):
         self._number += 1
         with contextlib.suppress(OSError):  # a full disk is not what this thread has to report
             stage.event(NAME, "heard", number=self._number, seconds=length / audio.BYTES_PER_SECOND)
-        self._heard.put(Heard(self._whole()[:length], over=True))
+        self._put(self._whole()[:length], over=True)
         self._pcm.clear()
+
+    def _put(self, pcm: bytes, over: bool) -> None:
+        """No microphone talks for so long that this waits; what never ends stays in its stage."""
+        with self._taken:
+            self._taken.wait_for(lambda: self._waiting < LONGEST * audio.BYTES_PER_SECOND)
+            self._waiting += len(pcm)
+        self._heard.put(Heard(pcm, over))
 
     def _whole(self) -> bytes:
         return bytes(self._pcm[: len(self._pcm) // 2 * 2])
@@ -102,6 +110,9 @@ class Hearing(threading.Thread):
             if isinstance(heard, OSError):
                 remedy = "Pipe raw PCM into it, or give it files."
                 raise StageError(os.EX_NOINPUT, f"cannot read stdin: {heard.strerror}", remedy) from heard
+            with self._taken:
+                self._waiting -= len(heard.pcm)
+                self._taken.notify()
             if heard.over and not heard.pcm:
                 raise StageError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
             if heard.pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
