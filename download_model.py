@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,12 @@ from helpers.catalog import Entry, File, Source, human
 from helpers.hub import Patience
 from helpers.stage import ROOT, Parser, StageError, is_set, run, say, setting
 
+ROOM = 100_000  # bytes by which a file of a size that is known roughly may differ from it, beside a half
+
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
+    os.umask(os.umask(0o022) | 0o022)  # a model that others could write to, they could change
     if arguments.quiet:
         os.environ["A2I_QUIET"] = "1"
     entries = [catalog.find(name) for name in arguments.names if name != "list"]
@@ -123,17 +127,25 @@ def remove(entry: Entry) -> None:
     say(f"{entry.name}: {f'removed, {human(freed)} freed' if freed else 'is not here'}")
 
 
-def offer(name: str, seconds: float = 5) -> bool:
+def offer(name: str, seconds: float = 5, total: float = 60) -> bool:
     """Fetch `name` if the hub answers within `seconds` and delivers well; whether the model is there afterwards.
 
     For a first run that has something else to fall back on: whatever goes wrong is one line and no error.
     """
     entry = catalog.find(name)
+
+    def give_up(*_: object) -> None:
+        raise hub.Unreachable("the hub takes too long", "")
+
+    signal.signal(signal.SIGALRM, give_up)  # whatever it hangs in: a hub may send a byte now and then for ever
+    signal.setitimer(signal.ITIMER_REAL, total)
     try:
         usual = hub.usual_patience()
-        fetch(entry, Patience(min(seconds, usual.answer), min(4, usual.stall), 60, 1))
+        fetch(entry, Patience(min(seconds, usual.answer), min(4, usual.stall), total, 1))
     except StageError as error:
         say(f"{name} ({human(entry.bytes)}) is not here: {error.message}. Later: ./download_model.py {name}")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
     return entry.is_present()
 
 
@@ -175,6 +187,8 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     where = f"{source.repo}/{file.path}"
     found = hub.ask(source.repo, source.revision, file.path, patience)
     pin, size = file.sha256 or found.hash, file.bytes if file.exact else found.size
+    if not file.exact and size and size > 2 * file.bytes + ROOM:
+        raise StageError(os.EX_DATAERR, f"{where}: the hub has {human(size)} there, and {human(file.bytes)} are known")
     if not pin or not size:
         raise StageError(os.EX_DATAERR, f"{where}: the hub gives no hash and size to check it against")
     if found.size not in (None, size) or (len(found.hash) == len(pin) and found.hash != pin):

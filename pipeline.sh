@@ -295,6 +295,7 @@ report() { # <exit code>: the error of the stage that failed, and what is kept o
 
 main() {
   local code=0
+  umask go-w # what others could write to, they could change
   locate
   output=$(absolute "${A2I_OUTPUT:-$root/outputs}")
   parse_options "$@"
@@ -322,7 +323,7 @@ main() {
     return
   fi
   if [ "$want" = doctor ]; then
-    (A2I_OUTPUT=$output ours helpers.doctor)
+    (umask 077 && A2I_OUTPUT=$output ours helpers.doctor)
     return
   fi
   [ -n "${A2I_PROMPT+set}" ] || offer_speech_model

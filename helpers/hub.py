@@ -92,8 +92,8 @@ def _within(seconds: float, url: str) -> Any:
 
     A thread, because a resolver has no timeout and each of a host's addresses has the whole timeout to itself.
     """
-    import httpx2
     from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
 
     remedy = "Check the network and run it again."
     if constants.is_offline_mode():
@@ -112,11 +112,11 @@ def _within(seconds: float, url: str) -> Any:
         found = answer.get(timeout=seconds)
     except queue.Empty:
         raise Unreachable(f"no answer from {host} within {seconds:g} s", remedy) from None
-    if isinstance(found, (httpx2.RequestError, httpx2.InvalidURL)):
+    if isinstance(found, HfHubHTTPError):
+        raise found
+    if isinstance(found, Exception):  # of the network, or of what the hub says
         what = printable(str(found))[:200] or type(found).__name__
         raise Unreachable(f"cannot reach {host}: {what}", remedy) from found
-    if isinstance(found, Exception):
-        raise found
     return found
 
 
@@ -144,7 +144,8 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
                         out.seek(0)
                     bar.reset(size)
                     bar.update(out.tell())
-                    for block in response.iter_bytes() if response.status_code != 416 else ():
+                    # As it comes: nothing was asked for in a packing, and a packing could hold any number of bytes
+                    for block in response.iter_raw() if response.status_code != 416 else ():
                         if out.tell() + len(block) > size:
                             out.truncate(0)
                             raise StageError(os.EX_DATAERR, f"{name}: more arrived than the {size} bytes announced")
@@ -158,6 +159,8 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
                 why = f"nothing came for {patience.stall:g} s"
             except httpx2.RequestError:
                 pass
+            except (httpx2.InvalidURL, ValueError) as error:
+                raise StageError(os.EX_UNAVAILABLE, f"{name}: the hub sends us to no address") from error
             if out.tell() > best:
                 tries, best = 0, out.tell()
         out.flush()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
@@ -71,6 +72,13 @@ class NoRanges(NamedTuple):
 
     after: int
     times: int = 1
+
+
+class Does(NamedTuple):
+    """Answer a look-up, or a download, with a function of the handler; None: properly."""
+
+    lookup: Callable[[Handler], object] | None = None
+    download: Callable[[Handler], object] | None = None
 
 
 class Hub:
@@ -148,6 +156,9 @@ class Handler(BaseHTTPRequestHandler):
             self.hub.over.wait(30)
             self.close_connection = True
             return
+        if isinstance(fault, Does) and fault.lookup:
+            fault.lookup(self)
+            return
         if isinstance(fault, Status) and self.hub.first(name, fault.times):
             self.head(fault.code)
             return
@@ -175,6 +186,9 @@ class Handler(BaseHTTPRequestHandler):
         fault, content = self.hub.fail.get(name), self.hub.files[name]
         if self.command == "HEAD":
             self.head(200, Content_Length=self.linked(name)["X_Linked_Size"], **self.linked(name))
+            return
+        if isinstance(fault, Does) and fault.download:
+            fault.download(self)
             return
         if isinstance(fault, Lie) and fault.content:
             content = fault.content
