@@ -322,7 +322,7 @@ show_size() { printf '  %6s  %s\n' "$(du -sh -- "$1" 2>/dev/null | cut -f 1)" "$
 
 lock() { # one at a time; the lock of a run that was killed is taken over
   local owner
-  { mkdir -p -m 700 -- "$root/.cache" && mkdir -p -- "$state"; } 2>/dev/null || die 73 "cannot write to $root" "copy the repository to a folder of your own"
+  (umask 077 && mkdir -p -- "$state") 2>/dev/null || die 73 "cannot write to $root" "copy the repository to a folder of your own"
   until ln -s "$$" "$state/lock" 2>/dev/null; do
     owner=$(readlink -- "$state/lock") || continue
     if kill -0 "$owner" 2>/dev/null; then die 69 "it is running already (process $owner)" "wait for it to end"; fi

@@ -122,6 +122,6 @@ unlock_environment() {
 offer_speech_model() {
   local asked=$root/.cache/speech-model-offered
   if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
-  { mkdir -p -m 700 -- "$root/.cache" && : >"$asked"; } 2>/dev/null || return 0
+  (umask 077 && mkdir -p -- "$root/.cache" && : >"$asked") 2>/dev/null || return 0
   (cd -- "$root" && "$python" download_model.py --offer) || true
 }
