@@ -2,7 +2,7 @@
 
     python -m helpers.benchmark all                        # a quarter of an hour; --quick: some minutes
     python -m helpers.benchmark pipe --check docs/benchmarks.json
-    python -m helpers.benchmark report --output docs       # tables and plots anew from docs/benchmarks.json
+    python -m helpers.benchmark report --output docs       # tables and plots anew from docs/benchmarks.json, README too
 
 Every comparison is two commands in turn in one run, quoted as a ratio. What is measured is kept in benchmarks.json; the
 tables in benchmarks.md and the plots are made of that alone.
@@ -65,6 +65,11 @@ def main(argv: list[str] | None = None) -> int:
     plots.draw(found, folder)
     text = report.markdown(found)
     results.write(folder / "benchmarks.md", text.encode())
+    if folder == ROOT / "docs":
+        page = (ROOT / "README.md").read_text(encoding="utf-8")
+        begin, end = "<!-- figures -->\n", "<!-- /figures -->"
+        before, after = page.split(begin)[0], page.split(end)[1]
+        results.write(ROOT / "README.md", f"{before}{begin}{report.readme(found)}{end}{after}".encode())
     print(text if sys.stdout.isatty() else folder / "benchmarks.md")
     worse = results.regressions(found, stored) if stored else []
     for line in worse:

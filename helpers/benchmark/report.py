@@ -53,6 +53,20 @@ PUBLISHED = (  # what, figure, whose
      "[whisper.cpp #1298](https://github.com/ggerganov/whisper.cpp/pull/1298)"),
 )  # fmt: skip
 
+README = {  # what stands in the README, by the name of its ratio
+    "pipe: one after another / this pipe, microphone, speech to the end of the window, cold": (
+        "from the last word to the picture, after a cold start"
+    ),
+    "pipe: one after another / this pipe, microphone, speech ends at 3 s, warm": (
+        "the same, when the speech ends at 3 s of a window of 5 s, warm"
+    ),
+    "image: diffusers on PyTorch (f32) / CPU engine (f32), the built-in model, start to picture, 8 steps": (
+        "from the start of the drawing process to its picture, against diffusers on PyTorch"
+    ),
+    "image: diffusers on PyTorch (bf16) / CPU engine (bf16), Stable Diffusion 2.1's shapes, step": (
+        "a step of Stable Diffusion 2.1's shapes at bf16, against diffusers on PyTorch"
+    ),
+}
 COUNTED = ("pictures", "words")  # units of whole numbers
 
 
@@ -76,12 +90,21 @@ def markdown(results: Results) -> str:
             if plot and plots.has(results, plot):
                 parts.append(f"![{title}, as a plot]({plot})")
             parts += tables(figures)
-            if section == "image" and (line := floor(results)):
-                parts.append(line)
     if results.notes:
         parts += ["## What was not measured", *(f"- {note}" for note in results.notes)]
     parts += ["## What others have published", "Their figures, on their machines; not measured here.", published()]
     return "\n\n".join(parts) + "\n"
+
+
+def readme(results: Results) -> str:
+    """The table of the README, with a final newline."""
+    rows = ["| | this | the other way | ratio |", "| --- | --: | --: | --: |"]
+    for name, about in README.items():
+        if ratio := results.ratios.get(name):
+            other, ours = (results.figures[figure] for figure in (ratio.a, ratio.b))
+            values = f"{number(ours.median)} {ours.unit} | {number(other.median)} {other.unit}"
+            rows.append(f"| {about} | {values} | {number(ratio.value)}× |")
+    return "\n".join([*rows, "", f"Measured on {results.machine}."]) + "\n"
 
 
 def ratios(results: Results) -> str:
@@ -127,22 +150,6 @@ def cell(figure: Figure) -> str:
 def number(value: float) -> str:
     """Three digits, and all that stand before the point."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".") if value else "0"
-
-
-def floor(results: Results) -> str:
-    """What the arithmetic alone would take, by the quickest that was reached of it."""
-    reached = [figure for figure in results.part("image") if figure.name.endswith(" / arithmetic reached")]
-    peaks = [figure.median for figure in reached if "PyTorch" in figure.name]
-    amounts = {figure.name.split(" / ")[1]: figure.median for figure in results.part("image") if figure.unit == "GFLOP"}
-    step = next((amount for name, amount in amounts.items() if name.endswith(", a step")), 0.0)
-    decoding = next((amount for name, amount in amounts.items() if name.endswith(", the decoder")), 0.0)
-    if not (peaks and step and decoding):
-        return ""
-    whole, best = 20 * step + decoding, max(peaks)
-    return (
-        f"**The floor of the arithmetic**: 20 steps with guidance and the decoder are {number(whole)} GFLOP, which at "
-        f"{number(best)} TFLOP/s, the most that PyTorch's kernels reached here, take {number(whole / best / 1e3)} s."
-    )
 
 
 def published() -> str:

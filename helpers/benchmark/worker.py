@@ -207,7 +207,8 @@ def layers(folder: str, precision: str) -> Actions:
     ov, part = _openvino(), Path(folder) / "unet"
     config = read_config(part / "config.json")
     side = config["sample_size"]
-    model = openvino_graph.unet(config, read_weights(part), 2, side, side, 77)
+    length = read_config(Path(folder) / "text_encoder" / "config.json")["max_position_embeddings"]
+    model = openvino_graph.unet(config, read_weights(part), 2, side, side, length)
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "PERF_COUNT": True}
     options |= {"ENABLE_CPU_PINNING": False, "EXECUTION_MODE_HINT": "ACCURACY" if precision == "f32" else "PERFORMANCE"}
     request = ov.Core().compile_model(model, "CPU", options).create_infer_request()
