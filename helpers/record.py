@@ -125,13 +125,17 @@ class Utterance:
         self._pcm += pcm
         send(without_mark(pcm) if self._marked else pcm)
 
+    def keep(self) -> None:
+        """Put what has been said so far into its file."""
+        if self._pcm and (wav := self._wav(self.number + 1)):
+            audio.write_wav(wav, self._pcm)
+
     def end(self, silent: float = 0) -> None:
         """It is over, if there is one; silent: the seconds since its last word."""
         if not self._pcm:
             return
+        self.keep()
         self.number += 1
-        if wav := self._wav(self.number):
-            audio.write_wav(wav, self._pcm)
         seconds, level = len(self._pcm) / audio.BYTES_PER_SECOND, audio.loudest_dbfs(self._pcm)
         more = {"seconds": round(seconds, 3), "level_dbfs": round(level, 1), "silent": round(silent, 3)}
         stage.event(NAME, "heard", number=self.number, **more)
@@ -184,6 +188,9 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
             else:
                 if not stopped:
                     stage.say(f"{NAME}: the microphone went away after {check.seconds:.1f} s")
+        except SystemExit:  # everything is to end, maybe since the next stage hangs and nobody takes the sound
+            utterance.keep()
+            raise
         finally:
             meter.clear()
     if listener and not check.is_silent():
