@@ -200,8 +200,8 @@ def transcript(number: int) -> str:
     folder = stage.session()
     if not folder or not (folder / "transcript.txt").is_file():
         return ""
-    written = (folder / "transcript.txt").read_text(encoding="utf-8", errors="replace").split("\n")
-    return stage.printable(written[number - 1]) if number <= len(written) else ""
+    written = (folder / "transcript.txt").read_bytes().split(b"\n")  # a line ends nowhere else in the pipe
+    return stage.printable(written[number - 1].decode(errors="replace")) if number <= len(written) else ""
 
 
 def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray[np.uint8]]]) -> dict[str, Any]:
