@@ -38,6 +38,12 @@ _OPTIONS: dict[str, dict[str, int]] = {
     "avfoundation": {},
 }
 
+# Who has no cookie for a sound server needs none: a server of this machine knows its user. Unless it can read 256 bytes
+# somewhere, libpulse would make one in the home directory.
+_COOKIES = ("~/.config/pulse/cookie", "$XDG_CONFIG_HOME/pulse/cookie", "~/.pulse-cookie")
+if not any(os.path.exists(os.path.expanduser(os.path.expandvars(cookie))) for cookie in _COOKIES):  # noqa: PTH110, PTH111
+    os.environ.setdefault("PULSE_COOKIE", "/dev/zero")
+
 
 class Device(NamedTuple):
     """A microphone: the FFmpeg input that reaches it, its address there, and what people call it."""
