@@ -188,7 +188,7 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
             else:
                 if not stopped:
                     stage.say(f"{NAME}: the microphone went away after {check.seconds:.1f} s")
-        except SystemExit:  # everything is to end, maybe since the next stage hangs and nobody takes the sound
+        except (SystemExit, BrokenPipeError):  # everything is to end, or nobody takes the sound any more
             utterance.keep()
             raise
         finally:

@@ -149,6 +149,52 @@ def test_killed_run(pipe: Pipe, sound: dict[str, str], size: Size, record_proper
     print(f"{source}: {kept} recordings were found in what was killed, and kept")
 
 
+WAYS = {
+    "SIGKILL": (signal.SIGKILL, -9),
+    "a terminal that is closed": (signal.SIGHUP, 129),
+    "Ctrl-C twice, transcribe hangs": (signal.SIGINT, 130),
+    "Ctrl-C twice": (signal.SIGINT, 130),
+    "transcribe is killed": (signal.SIGKILL, 137),
+    "SIGTERM": (signal.SIGTERM, 143),
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All ways, or those that differ most."""
+    if "way" in metafunc.fixturenames:
+        metafunc.parametrize("way", list(WAYS)[:: 1 if metafunc.config.getoption("full") else 2])
+
+
+@pytest.mark.parametrize("source", ["microphone"])
+def test_what_was_spoken(pipe: Pipe, sound: dict[str, str], source: str, way: str) -> None:
+    """Ended while somebody speaks, by a signal and with a stage that hangs: what was said so far is kept."""
+    events = pipe.output.parent / "events"
+    events.touch()
+    hangs = {"A2I_TRANSCRIBE": "sleep 1000"} if "hangs" in way else {}
+    settings = {"A2I_EVENTS": events, "PULSE_SERVER": sound["PULSE_SERVER"], "A2I_WHISPER": "builtin", **hangs}
+    running = processes.start(pipe, "--silence", 10, **settings)
+    assert wait_until(lambda: '"stage": "record", "event": "ready"' in events.read_text())
+    microphone.speak(sound, pipe.root / "examples" / "burger.wav")
+    number, code = WAYS[way]
+    if "transcribe is killed" in way:
+        (pid,) = (int(file.read_text()) for file in pipe.temporary.glob("*/transcribe.pid"))
+    else:
+        pid = running.pid
+    os.kill(pid, number)
+    if number == signal.SIGINT:
+        assert wait_until(lambda: list(pipe.temporary.glob("*/stopping")))
+        os.kill(running.pid, number)
+    assert running.wait(20) == code
+    assert wait_until(lambda: not processes.of(pipe), 6), processes.of(pipe)
+    if way == "SIGKILL":
+        assert recordings(pipe) == 1
+        assert next_run(pipe).returncode == 0
+    (kept,) = pipe.runs()
+    whole(kept)
+    assert (kept / "prompt.wav").stat().st_size > 1.5 * 32000 and not (kept / "image.png").exists()
+    assert not left(pipe)
+
+
 def recording(folder: Path, seconds: float, name: str = "recording-1.wav") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with wave.open(str(folder / name), "wb") as sound:
