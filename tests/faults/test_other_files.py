@@ -208,3 +208,19 @@ def test_the_traps_are_real(tmp_path: Path) -> None:
         command = [str(ffmpeg), "-nostdin", *more, "-i", str(file), "-f", "null", "-"]
         subprocess.run(command, check=False, capture_output=True)
         assert str(other) in asked(tmp_path)[0], trap
+
+
+def test_no_picture_is_decoded(tmp_path: Path) -> None:
+    """FFmpeg may use decoders of sound alone: what decodes pictures, the larger part of it, is not opened."""
+    if not SYSTEM:
+        pytest.skip("there is no FFmpeg on this machine")
+    (tmp_path / "ffmpeg").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"${0%/*}/arguments"\nexit 1\n')
+    (tmp_path / "ffmpeg").chmod(0o755)
+    (tmp_path / "word.wav").write_bytes(wav())
+    held(record(tmp_path / "word.wav", tmp_path, "system", path=f"{tmp_path}:/usr/bin:/bin"), "its arguments", (65,))
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    allowed = arguments[arguments.index("-codec_whitelist") + 1].split(",")
+    listed = subprocess.run([SYSTEM, "-v", "quiet", "-decoders"], capture_output=True, text=True, check=True).stdout
+    kinds = {name: kind for kind, name in re.findall(r"^ ([VAS])[.\w]{5} (\w+)", listed, re.MULTILINE)}
+    assert {"aac", "mp3float", "opus", "pcm_s16le"} <= kinds.keys() and "V" in kinds.values()
+    assert {kinds[name] for name in allowed if name in kinds} == {"A"}
