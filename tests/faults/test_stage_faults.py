@@ -114,7 +114,7 @@ def settings(pipe: Pipe, cell: Cell) -> dict[str, object]:
         if stage == cell.stage:
             moment = random.Random(str(cell)).uniform(0, 0.5)
             chosen[name] = program(pipe, stage, does, moment) if does else "/nowhere/program --option"
-        elif stage == REAL[cell.stage] and "writes" in cell.promise.fault:
+        elif stage == REAL[cell.stage] and ("writes" in cell.promise.fault or cell.promise.line.startswith(stage)):
             continue
         elif stage != "enrich" and (stage, cell.source) != ("record", "a file"):
             chosen[name] = program(pipe, stage, "honest")
