@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +37,17 @@ def wait_until(true: Callable[[], object], seconds: float = 20) -> bool:
 
 def start(pipe: Pipe, *options: object, **settings: object) -> subprocess.Popen[str]:
     """A run in a session of its own, as a terminal starts it; stderr goes to the file `log` beside its output."""
+    return start_on(None, pipe, *options, **settings)
+
+
+def start_on(terminal: int | None, pipe: Pipe, *options: object, **settings: object) -> subprocess.Popen[str]:
+    """The same with a terminal for the session, a file descriptor."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job may not hear of it
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+
     with (pipe.output.parent / "log").open("w") as log:
         return subprocess.Popen(
             pipe.command(*options),
@@ -44,7 +57,7 @@ def start(pipe: Pipe, *options: object, **settings: object) -> subprocess.Popen[
             stderr=log,
             text=True,
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job may not hear of it
+            preexec_fn=prepare,
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pty
 import random
+import select
 import shlex
 import signal
 import wave
@@ -158,6 +160,26 @@ def test_faulty_stage(pipe: Pipe, cell: Cell) -> None:
     if code not in (0, 69) and cell.stage != "record":
         recordings = {"a file": 0, "the microphone": 1, "a loop": 2}[cell.source]
         assert sum((folder / "prompt.wav").exists() for folder in runs) >= recordings
+
+
+def test_killed_question(pipe: Pipe) -> None:
+    """--confirm is killed while it asks: the line names it, and what was spoken is kept."""
+    cell = Cell("generate", "the microphone", PROMISES[0])
+    stages = settings(pipe, cell) | {"A2I_GENERATE": "cat", "A2I_CONFIRM": 1, "TERM": "xterm"}
+    terminal, other = pty.openpty()
+    running = processes.start_on(other, pipe, **stages)
+    shown = b""
+    while b"draw: " not in shown:
+        assert select.select([terminal], [], [], 20)[0], "it does not ask"
+        shown += os.read(terminal, 4096)
+    (number,) = (int(path.read_text()) for path in pipe.temporary.glob("*/confirm.pid"))
+    os.kill(number, signal.SIGKILL)
+    assert running.wait(20) == 137
+    assert (pipe.output.parent / "log").read_text() == "pipeline: confirm was ended by signal 9\n"
+    assert [path.name for folder in pipe.runs() for path in sorted(folder.iterdir())] == ["prompt.wav", "run.json"]
+    assert not pipe.left() and wait_until(lambda: not processes.of(pipe), 5)
+    os.close(terminal)
+    os.close(other)
 
 
 def test_the_page_shows_what_is_tested() -> None:
