@@ -7,6 +7,7 @@ import importlib
 import os
 import platform
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 ENGINES = ("coreml", "cuda", "cpu")
+
+# Whoever imports openvino after this gets it without its tools for converting models: they bring the package
+# openvino_telemetry, which reports each import to Google Analytics. The runtime itself sends nothing.
+sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
