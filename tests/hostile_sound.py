@@ -12,12 +12,12 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zlib
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import measured
 import pytest
 
 from helpers import audio, stage
@@ -52,18 +52,10 @@ def record(
     began = time.monotonic()
     with (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
         command = [sys.executable, "-m", "helpers.record", f"--input={source}"]
-        process = subprocess.Popen(command, cwd=folder, env=settings, stdin=stdin, stdout=out, stderr=err)
-        timer = threading.Timer(2 * MOST_TIME, process.kill)
-        timer.start()
-        _, status, used = os.wait4(process.pid, 0)
-        timer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
+        code, peak = measured.run(command, 2 * MOST_TIME, cwd=folder, env=settings, stdin=stdin, stdout=out, stderr=err)
         out.seek(0)
         err.seek(0)
-        unit = 1e6 if sys.platform == "darwin" else 1e3
-        ended = Ended(
-            process.returncode, out.read(), err.read().decode(), used.ru_maxrss / unit, time.monotonic() - began
-        )
+        ended = Ended(code, out.read(), err.read().decode(), peak, time.monotonic() - began)
     assert not list(temporary.iterdir())
     return ended
 
