@@ -307,7 +307,8 @@ def use_own_python() -> None:
     """Go on in the repository's .venv if there is one: only there are the pinned versions."""
     python = ROOT / ".venv" / "bin" / "python"
     inside = sys.executable == str(python) or Path(sys.prefix).resolve() == python.parent.parent.resolve()
-    if not inside and os.access(python, os.X_OK):
+    if not inside and os.access(python, os.X_OK) and not is_set("INSIDE"):
+        os.environ["A2I_INSIDE"] = "1"  # once: it may be a wrapper around another one
         with contextlib.suppress(OSError):
             os.execv(python, [str(python), __file__, *sys.argv[1:]])
 
