@@ -61,8 +61,8 @@ absolute() { # <path>: the same path from any folder; - stays what it is
 say() { [ "${A2I_QUIET:-0}" != 0 ] || printf 'pipeline: %s\n' "$1" >&2; }
 
 die() { # <exit code> <what is wrong> [what to do]
-  printf 'pipeline: %s\n' "$2" >&2
-  [ -z "${3:-}" ] || printf '  %s\n' "$3" >&2
+  printf 'pipeline: %s\n' "${2//[[:cntrl:]]/ }" >&2 # it may hold what an option was given
+  [ -z "${3:-}" ] || printf '  %s\n' "${3//[[:cntrl:]]/ }" >&2
   exit "$1"
 }
 

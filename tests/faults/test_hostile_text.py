@@ -263,6 +263,22 @@ def test_prompts_on_the_command_line(tmp_path: Path, size: Size, record_property
     record_property("tried", tried)
 
 
+def test_options_that_are_wrong(tmp_path: Path, size: Size, record_property: Note) -> None:
+    """A wrong option is refused in two lines, whatever is in it, without its escapes on the terminal."""
+    pipe, tried = Pipe(tmp_path / "place"), size(6, 300)
+    settings = pipe.environment(PATH=f"{canaries(tmp_path)}:{os.environ['PATH']}", LC_ALL="C.UTF-8")
+    for number in range(8, 8 + tried):
+        value = b"x" + line(number).replace(b"\0", b"")[:10_000]
+        option = [b"--steps", b"--size", b"--time", b"--guidance", b"--" + value][number % 5]
+        command = [os.fsencode(SHELLS[number % len(SHELLS)]), os.fsencode(pipe.root / "pipeline.sh"), option, value]
+        ended = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, check=False)
+        said = ended.stderr.decode(errors="replace").rstrip("\n").split("\n")
+        assert ended.returncode == 64 and len(said) == 2 and not ended.stdout, (number, ended)
+        assert not re.search("[\x00-\x1f\x7f-\x9f]", "".join(said)), (number, said)
+    assert not (tmp_path / "started").exists() and not pipe.left()
+    record_property("tried", tried)
+
+
 def test_what_was_heard(tmp_path: Path, size: Size, record_property: Note) -> None:
     """What was said goes through the whole pipe as text: into one picture, and into no program."""
     pipe, tried = Pipe(tmp_path / "place"), size(1, 20)
