@@ -85,6 +85,8 @@ def test_both_ways_draw_the_same_and_are_timed(
     order = [next(bar for bar in theirs if bar.what == what) for what in ("recognising", "filtering", "sampling")]
     assert all(a.end <= b.start + 1e-3 for a, b in itertools.pairwise(order))
     assert made.timelines[1].marks["picture"] == pytest.approx(pipe.waited(runs[pipe.OURS][0]), abs=1e-3)
+    heard = next(bar for bar in ours if bar.what == "recognising")
+    assert heard.end == round(runs[pipe.OURS][0]["transcribe"]["line"], 3) > heard.start
 
 
 def test_the_last_word_is_where_waiting_begins(
@@ -216,7 +218,7 @@ def test_samplers_are_judged_by_their_pictures(made: Results, monkeypatch: pytes
     monkeypatch.setattr(image, "STEPS", (1, 8))
     image.every_sampler(made, 2, lambda: None)
     assert made.figures["image / dpm++, 8 steps / right"].median == 2
-    assert made.ratios["image: right / asked, dpm++, 8 steps"].value == 1
+    assert made.ratios["image: right / asked, the built-in model"].value == 1
     one, eight = (made.figures[f"image / dpm++, {steps} steps / drawing"].median for steps in (1, 8))
     assert one < eight
 

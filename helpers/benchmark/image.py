@@ -9,6 +9,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from helpers import catalog, engines, machine
 from helpers.benchmark import energy, spoken_prompts
@@ -20,7 +21,8 @@ BUILTIN = ROOT / "models" / "builtin"
 PRECISIONS = ("f32", "bf16")  # of the CPU engine
 OURS, THEIRS = "CPU engine", "diffusers on PyTorch"
 SAMPLERS = ("dpm++", "euler", "ddim")
-STEPS = (2, 4, 8)
+STEPS = (1, 2, 4, 8)
+SLOW = 10  # seconds of a picture that is drawn once only
 ROOM = 12e9  # bytes of free memory that two engines of Stable Diffusion 2.1's size need at f32
 LAYERS = {  # what OpenVINO calls its layers, by kind of arithmetic; attention is one of its subgraphs
     "convolutions": ("Convolution",),
@@ -41,7 +43,7 @@ def measure(results: Results, quick: bool, tick: Tick) -> None:
         return
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as cache:
         beside_diffusers(results, BUILTIN, Path(cache), 2 if quick else 5, 8, tick)
-    first_pictures(results, 2 if quick else 3, tick)
+    first_pictures(results, 2, tick)
     full_size(results, quick, tick)
 
 
@@ -55,16 +57,16 @@ def each_engine(results: Results, rounds: int, tick: Tick) -> None:
             with Worker("engine", engine=engine, folder=str(entry.folder)) as worker:
                 about = worker.ask("about")[1]
                 steps, how = about["steps"], f"{about['version']}, {about['precision']}"
-                ways = {
-                    "step": worker.seconds("step"),
-                    "decoding": worker.seconds("decode"),
-                    "picture": worker.seconds("picture", steps=steps),
-                }
-                for what, seconds in in_turn(ways, rounds, tick).items():
+                ways = {"step": worker.seconds("step"), "decoding": worker.seconds("decode")}
+                found = in_turn(ways, rounds, tick)
+                pictures = 1 if steps * min(found["step"]) > SLOW else rounds
+                ways = {"picture": worker.seconds("picture", steps=steps)}
+                found |= in_turn(ways, pictures, tick, warm=0 if pictures == 1 else 1)
+                for what, seconds in found.items():
                     more = f", {steps} steps" if what == "picture" else ""
                     results.add(f"{subject} / {what}", "s", seconds, how + more)
                 results.add(f"{subject} / loading", "s", [worker.loaded], "from the start of its process; once")
-                used(results, subject, worker, steps, rounds)
+                used(results, subject, worker, steps, pictures)
                 results.add(f"{subject} / memory", "MB", [worker.ask("memory")[1]], "of its process, at most")
 
 
@@ -84,26 +86,21 @@ def used(results: Results, subject: str, worker: Worker, steps: int, rounds: int
 def every_sampler(results: Results, prompts: int, tick: Tick) -> None:
     """Time, and whether the picture shows what was asked, by sampler and number of steps; the built-in model."""
     asked = spoken_prompts.PROMPTS[:prompts]
+    found: dict[tuple[str, int], list[Any]] = {(sampler, steps): [] for sampler in SAMPLERS for steps in STEPS}
     with Worker("engine", engine="cpu", folder=str(BUILTIN)) as worker:
-        for sampler in SAMPLERS:
-            for steps in STEPS:
-                answers = [
-                    worker.ask(
-                        "shows", subject=one.subject, background=one.background, prompt=one.text,
-                        sampler=sampler, steps=steps, seed=seed,
-                    )[1]
-                    for seed, one in enumerate(asked)
-                ]  # fmt: skip
+        for seed, one in enumerate(asked):
+            scene = {"subject": one.subject, "background": one.background, "prompt": one.text, "seed": seed}
+            for (sampler, steps), answers in found.items():
+                answers.append(worker.ask("shows", sampler=sampler, steps=steps, **scene)[1])
                 tick()
-                subject = f"image / {sampler}, {steps} steps"
-                judged = "template reader; the spoken prompts, seeds 0, 1, …; the built-in model"
-                results.add(f"{subject} / drawing", "s", [answer["seconds"] for answer in answers], judged)
-                results.add(f"{subject} / asked", "pictures", [len(asked)], judged)
-                right = sum(answer["right"] for answer in answers)
-                results.add(f"{subject} / right", "pictures", [right], judged)
-                results.compare(
-                    f"image: right / asked, {sampler}, {steps} steps", f"{subject} / right", f"{subject} / asked"
-                )
+    how = "the built-in model; the spoken prompts, for each all samplers in turn; judged by the template reader"
+    for (sampler, steps), answers in found.items():
+        subject = f"image / {sampler}, {steps} steps"
+        results.add(f"{subject} / drawing", "s", [answer["seconds"] for answer in answers], how)
+        results.add(f"{subject} / asked", "pictures", [len(asked)], how)
+        results.add(f"{subject} / right", "pictures", [sum(answer["right"] for answer in answers)], how)
+    subject = f"image / {SAMPLERS[0]}, {STEPS[-1]} steps"  # the model's own
+    results.compare("image: right / asked, the built-in model", f"{subject} / right", f"{subject} / asked")
 
 
 def beside_diffusers(results: Results, folder: Path, cache: Path, rounds: int, steps: int, tick: Tick) -> None:
@@ -200,7 +197,7 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
                 begun = {way: [workers[way].loaded + pictures[way]] for way in workers}
                 add(results, name, "start to picture, 2 steps", begun, "from the start of the process; once")
                 steps = {way: worker.seconds("step") for way, worker in workers.items()}
-                found = in_turn(steps, 1 if quick else 4, tick, warm=0)
+                found = in_turn(steps, 1 if quick else 3, tick, warm=0)
                 add(results, name, "step", found, "both ways in turn, after a picture")
                 remember(results, name, workers)
         best = share_of_the_peak(results, name, folder, cache, kinds, 1 if quick else 3, tick)

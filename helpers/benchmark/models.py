@@ -31,7 +31,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
         return
     if "coreml" not in engines.available():
         results.notes.append("models: what memory palettes save is a Mac's to tell; here no Core ML computes with them")
-    palettes(results, RECIPES[1:3] if quick else RECIPES, 4 if quick else 12, tick)
+    palettes(results, RECIPES[1:3] if quick else RECIPES, 4 if quick else 8, tick)
 
 
 def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Callable[[], object]) -> None:

@@ -98,7 +98,8 @@ def timeline(name: str, events: Events) -> Timeline:
         bars.append(Bar(stage, "starting and loading", noted.get("launched", 0.0), noted["ready"]))
     record, transcribe, generate = events["record"], events["transcribe"], events["generate"]
     bars.append(Bar("record", "recording", record["ready"], record["heard"]))
-    bars.append(Bar("transcribe", "recognising", transcribe["line"] - transcribe["line_seconds"], transcribe["line"]))
+    able = max(record["heard"], transcribe["ready"])
+    bars.append(Bar("transcribe", "recognising", able, transcribe["line"]))
     text = events["remove_parentheses"]
     bars.append(Bar("remove_parentheses", "filtering", text.get("launched", transcribe["line"]), text["done"]))
     bars.append(Bar("generate", "sampling", generate["prompt"], generate["drawn"]))
@@ -170,14 +171,11 @@ def note(noted: Path, stage: str) -> None:
 
 
 def events(noted: Path, began: float) -> Events:
-    """What the stages noted, in seconds since `began`, and how long the recogniser took for the line."""
+    """What the stages noted, in seconds since `began`. Raises StageError 70 when nothing was drawn."""
     found: Events = {}
     for line in noted.read_text(encoding="utf-8").splitlines():
         event: dict[str, Any] = json.loads(line)
-        place = found.setdefault(event["stage"], {})
-        place[event["event"]] = event["time"] - began
-        if event["event"] == "line":
-            place["line_seconds"] = event["seconds"]
+        found.setdefault(event["stage"], {})[event["event"]] = event["time"] - began
     if "drawn" not in found.get("generate", {}):
         raise StageError(os.EX_SOFTWARE, "no picture was drawn")
     return found

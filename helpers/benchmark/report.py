@@ -91,7 +91,7 @@ def markdown(results: Results) -> str:
                 parts.append(f"![{title}, as a plot]({plot})")
             parts += tables(figures)
     if results.notes:
-        parts += ["## What was not measured", *(f"- {note}" for note in results.notes)]
+        parts += ["## What was not measured", "\n".join(f"- {note}" for note in results.notes)]
     parts += ["## What others have published", "Their figures, on their machines; not measured here.", published()]
     return "\n\n".join(parts) + "\n"
 
@@ -104,7 +104,7 @@ def readme(results: Results) -> str:
             other, ours = (results.figures[figure] for figure in (ratio.a, ratio.b))
             values = f"{number(ours.median)} {ours.unit} | {number(other.median)} {other.unit}"
             rows.append(f"| {about} | {values} | {number(ratio.value)}× |")
-    return "\n".join([*rows, "", f"Measured on {results.machine}."]) + "\n"
+    return "\n".join([*rows, "", f"Measured with {results.machine}."]) + "\n"
 
 
 def ratios(results: Results) -> str:
