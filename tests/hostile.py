@@ -211,11 +211,14 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    from small_models import picture
-
-    from helpers import engines
+    from helpers import diffusion, engines
     from helpers.engines import cpu
     from helpers.stage import StageError, printable
+
+    def draw(folder: Path, steps: int) -> None:
+        loaded = engines.load(engine, folder)
+        text, unwanted = (loaded.encode_text(loaded.tokenizer.encode(words).ids) for words in ("a red heart", ""))
+        diffusion.draw(loaded, text, unwanted, seed=1, steps=steps, guidance=2.0, sampler="ddim")
 
     def tell(**what: object) -> None:
         pipe.write(json.dumps(what) + "\n")
@@ -231,7 +234,7 @@ def main() -> None:
             did.append(f"{event} {arguments}"[:200])
 
     cpu.CACHE = place.parent / "cache" / "openvino"
-    picture(engines.load(engine, Path(model)))  # brings what is loaded once
+    draw(Path(model), 1)  # brings what is loaded once
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.addaudithook(seen)
     usual = memory()
@@ -243,7 +246,7 @@ def main() -> None:
         faulthandler.dump_traceback_later(PATIENCE, exit=True)
         now[0] = file
         try:
-            picture(engines.load(engine, place), steps=1)
+            draw(place, 1)
             end: dict[str, object] = {"code": 0, "message": ""}
         except StageError as error:
             end = {"code": error.code, "message": printable(error.message), "remedy": error.remedy}

@@ -86,16 +86,15 @@ def test_image_models(
     assert not list(tmp_path.glob("place/**/evil*"))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "json"])
 def test_image_models_for_pytorch(
-    kind: str,
-    tiny: Path,
-    tmp_path: Path,
-    size: Callable[[int, int], int],
-    record_property: Callable[[str, object], None],
+    tiny: Path, tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
     """Hostile and damaged files of an image model that PyTorch opens: a picture or one line, no code, no hub."""
-    ends = tried("cuda", kind, size(4, 500), tiny, tmp_path)
+    ends = [
+        end
+        for kind in ("json", "safetensors")[: size(1, 2)]
+        for end in tried("cuda", kind, size(6, 500), tiny, tmp_path)
+    ]
     record_property("tried", len(ends))
     assert not (bad := [end for end in ends if wrong(end)]), f"{len(bad)} of {len(ends)}: {bad[:3]}"
 
@@ -175,7 +174,7 @@ def test_archives(
 ) -> None:
     """Damaged and mutated archives: unpacked byte for byte or refused; nothing is written beside the model."""
     members = {f"x_compiled/{path}": body for path, body in COMPILED.items()}
-    content, count, refused = zipped(members), size(100, 20_000), 0
+    content, count, refused = zipped(members), size(100, 5000), 0
     record_property("tried", count)
     directory = content.index(b"PK\x01\x02")
     for seed in range(count):
