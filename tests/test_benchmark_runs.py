@@ -52,8 +52,10 @@ def test_an_engine_is_measured_from_outside(tiny: Path, tmp_path: Path) -> None:
         few, many = (min(worker.ask("picture", steps=steps)[0] for _ in range(5)) for steps in (1, 20))
         assert many > 3 * few
         assert 20 < worker.ask("memory")[1] < 2000
-        process = worker._process
-    assert process.poll() is not None
+        worker._process.kill()
+        worker._process.wait()
+        with pytest.raises(StageError, match="the engine that is measured ended with -9: it said nothing"):
+            worker.ask("step")
 
 
 # ---- the pipe

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) -> None:
     """Measure each section; what fails is noted, and the others are measured all the same.
 
-    Raises: StageError of a section that is the only one.
+    Raises: what a section that is the only one raises.
     """
     from tqdm import tqdm
 
@@ -96,10 +96,10 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
         with tqdm(desc=section, unit=" measured", disable=not sys.stderr.isatty()) as bar:
             try:
                 measures[section](lambda: bar.update(1))
-            except StageError as error:
+            except Exception as error:  # of whatever kind: a quarter of an hour is not thrown away for it
                 if len(sections) == 1:
                     raise
-                found.notes.append(f"{section}: not measured to its end: {printable(error.message)}")
+                found.notes.append(f"{section}: not measured to its end: {printable(str(error))}")
                 say(f"benchmark: {found.notes[-1]}")
 
 

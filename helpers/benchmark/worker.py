@@ -10,6 +10,7 @@ The process is `python -m helpers.benchmark.worker KIND JSON`: a JSON line for e
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -49,8 +50,9 @@ class Worker:
     def ask(self, action: str, **how: Any) -> tuple[float, Any]:
         """Do it once: the seconds that it took, and what came of it."""
         assert self._process.stdin
-        self._process.stdin.write(json.dumps([action, how]) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # _answer tells why
+            self._process.stdin.write(json.dumps([action, how]) + "\n")
+            self._process.stdin.flush()
         answer = self._answer()
         return float(answer["seconds"]), answer["result"]
 
@@ -71,7 +73,8 @@ class Worker:
         assert self._process.stdin and self._process.stdout
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.stdout.close()
         self._said.close()
 
