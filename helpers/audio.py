@@ -110,8 +110,8 @@ class Ffmpeg:
     Raises: StageError 69 when the program cannot be started.
     """
 
-    def __init__(self, program: str, source: Any, stdin: int | BinaryIO = subprocess.DEVNULL, **output: Any) -> None:
-        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None, **output)
+    def __init__(self, program: str, source: Any, stdin: int | BinaryIO = subprocess.DEVNULL) -> None:
+        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None)
         stream = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-max_alloc", str(MEMORY))
         command = stream.compile(cmd=program)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
