@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import wave
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,39 @@ def test_the_last_word_is_where_waiting_begins(
     assert 0.5 < ours["record"]["heard"] - ours["record"]["said"] < 1.5  # the silence that ends it
     assert pipe.waited(ours) == ours["generate"]["drawn"] - ours["record"]["said"]
     assert pipe.timeline("x", ours).marks.keys() == {"picture", "last word"}
+
+
+@pytest.mark.parametrize(("can_be_cold", "caches"), [(True, {"warm", "cold"}), (False, {"warm"})])
+def test_every_scene_is_measured_warm_and_cold(
+    made: Results, monkeypatch: pytest.MonkeyPatch, can_be_cold: bool, caches: set[str]
+) -> None:
+    order: list[tuple[str, str]] = []
+
+    def way(name: str, seconds: float) -> Callable[[pipe.Scene, Path], pipe.Events]:
+        def run(scene: pipe.Scene, folder: Path) -> pipe.Events:
+            order.append((scene.name, name))
+            stages = ("record", "transcribe", "remove_parentheses", "generate")
+            noted = dict.fromkeys(("ready", "heard", "line", "prompt", "drawn", "done"), seconds)
+            return {stage: dict(noted) for stage in stages}
+
+        return run
+
+    def drop(files: Iterable[Path]) -> bool:
+        order.append(("", "drop"))
+        return can_be_cold
+
+    monkeypatch.setattr(pipe, "drop_cache", drop)
+    monkeypatch.setattr(pipe, "cached_files", list)
+    monkeypatch.setattr(pipe, "one_after_another", way("theirs", 3.0))
+    monkeypatch.setattr(pipe, "this_pipe", way("ours", 1.0))
+    pipe.measure(made, False, lambda: None)
+    scenes = {scene.name for scene in pipe.SCENES}
+    found = {tuple(name.split(" / ")[1].rsplit(", ", 1)) for name in made.figures}
+    assert found == {(scene, cache) for scene in scenes for cache in caches}
+    assert len(made.notes) == (0 if can_be_cold else 1) and {ratio.value for ratio in made.ratios.values()} == {3.0}
+    names = [name for _, name in order if name != "drop"]
+    assert len(order) - len(names) == 1 + can_be_cold * (len(names) - 2) // 2  # before each cold run
+    assert names[2:] == ["theirs", "ours"] * (len(names[2:]) // 2)  # in turn
 
 
 def test_a_run_that_fails_is_no_figure(whole: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

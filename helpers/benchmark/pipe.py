@@ -50,25 +50,19 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
         ways: dict[str, Callable[[Scene, Path], Events]] = {THEIRS: one_after_another, OURS: this_pipe}
         for run in (this_pipe, one_after_another):  # the environment is made, and the compiled models are kept
             run(SCENES[0], folder)
+        caches = ("warm", "cold") if drop_cache([]) else ("warm",)
+        if len(caches) == 1:
+            results.notes.append("pipe: this system forgets no file at a program's request; cold runs are left out")
         for scene in SCENES[:2] if quick else SCENES:
-            for cold in (True,) if quick else (False, True):
-                if cold and not drop_cache(cached_files()):
-                    note = "pipe: this system forgets no file at a program's request; cold runs are left out"
-                    results.notes.append(note)
-                    continue
+            for cache in caches[-1:] if quick else caches:
                 runs: dict[str, list[Events]] = {way: [] for way in ways}
                 for _ in range(2 if quick else 3 if scene.end else 5):
                     for way in ways:
-                        if cold:
+                        if cache == "cold":
                             drop_cache(cached_files())
                         runs[way].append(ways[way](scene, folder))
                         tick()
-                add(results, scene, "cold" if cold else "warm", runs)
-
-
-def rounds(quick: bool) -> int:
-    """How often `measure` calls `tick`."""
-    return 2 * 2 * 2 if quick else 2 * 2 * (5 + 3 + 3)
+                add(results, scene, cache, runs)
 
 
 def add(results: Results, scene: Scene, cache: str, runs: dict[str, list[Events]]) -> None:
