@@ -58,7 +58,7 @@ class Hearing(threading.Thread):
                     self._over(len(self._pcm))
         except OSError as error:
             self._heard.put(error)
-        if self._pcm or not self._number:
+        if len(self._pcm) > 1 or not self._number:  # more than half a sample
             self._over(len(self._pcm))
         self._heard.put(None)
 

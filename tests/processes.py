@@ -20,7 +20,7 @@ def of(pipe: Pipe) -> dict[int, str]:
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if f"TMPDIR={pipe.temporary}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+            if f"HOME={pipe.home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
                 found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
     return found
 

@@ -88,3 +88,17 @@ def test_more_than_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     over = [one for one in heard([b"\1\2" * 40_000, MARK, b"\3\4"], loop=True) if one.over]
     assert [len(one.pcm) for one in over] == [32_000, 32_000, 16_000, 2]
     assert "only the first" in capsys.readouterr().err
+
+
+def test_half_a_sample_after_a_mark_is_no_recording() -> None:
+    assert heard([b"\1\2" * 100 + MARK + b"\3"], loop=True) == [Heard(b"\1\2" * 100, True)]
+
+
+def test_what_never_ends_waits_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hearing, "LONGEST", 2)  # seconds of which one piece is half
+    piece = b"\1" * 32000 + MARK
+    with stdin([piece * 20]):
+        listening = Hearing(loop=True)
+        listening.join(0.5)
+        assert listening.is_alive() and listening._heard.qsize() < 5
+        assert sum(one.over for one in listening.recordings()) == 20

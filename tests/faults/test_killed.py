@@ -121,7 +121,10 @@ def test_killed_run(pipe: Pipe, sound: dict[str, str], size: Size, record_proper
             assert running.wait(60) == 0, log.read_text()
             longest = time.monotonic() - began
             continue
-        moment, target = chance.uniform(0, longest), TARGETS[(number + len(source)) % len(TARGETS)]
+        moment, target = (
+            chance.uniform(0, size(80, 100) / 100 * longest),
+            TARGETS[(number + len(source)) % len(TARGETS)],
+        )
         with contextlib.suppress(subprocess.TimeoutExpired):
             running.wait(max(0, moment - (time.monotonic() - began)))
         struck = strike(pipe, running, target, chance)
@@ -240,23 +243,32 @@ def test_what_is_kept_of_a_killed_run(pipe: Pipe, dead: str) -> None:
 
 def test_what_belongs_to_others_stays(pipe: Pipe, dead: str) -> None:
     """The working folder of a run that still runs, or that runs on another machine, is not touched."""
+    script = subprocess.Popen(["bash", "-c", "sleep 60; true"], start_new_session=True)  # a pipeline.sh, say
     running = processes.start(pipe, A2I_RECORD="sleep 60", A2I_TRANSCRIBE="cat")
     assert wait_until(lambda: list(pipe.temporary.glob("*/record.pid")))
     (live,) = pipe.output.glob(".session.*")
     machine, number = dead.removeprefix(".session.").rsplit(".", 1)
     other = pipe.output / f".session.another-{machine}.{number}.a"
     stages_go_on = pipe.output / f"{dead}.b"
-    for folder in (live, other, stages_go_on):
+    starting = pipe.output / f".session.{machine}.{script.pid}.c"
+    for folder in (live, other, stages_go_on, starting):
         recording(folder, 2)
     control = pipe.temporary / f"audio-to-image.{machine}.{number}.b"
     control.mkdir()
     (control / "generate.pid").write_text(f"{running.pid}\n")
     assert next_run(pipe).returncode == 0
-    assert all((folder / "recording-1.wav").exists() for folder in (live, other, stages_go_on)) and not pipe.runs()
+    assert (
+        all((folder / "recording-1.wav").exists() for folder in (live, other, stages_go_on, starting))
+        and not pipe.runs()
+    )
     os.killpg(running.pid, signal.SIGINT)  # it is not disturbed
     assert running.wait(20) == 65
     assert len(pipe.runs()) == 1
-    assert next_run(pipe).returncode == 0 and not stages_go_on.exists() and other.exists() and len(pipe.runs()) == 2
+    assert next_run(pipe).returncode == 0 and not stages_go_on.exists() and len(pipe.runs()) == 2
+    assert other.exists() and starting.exists()
+    os.killpg(script.pid, signal.SIGKILL)
+    script.wait()
+    assert next_run(pipe).returncode == 0 and not starting.exists() and other.exists() and len(pipe.runs()) == 3
 
 
 def test_many_find_the_same(pipe: Pipe, dead: str, size: Size) -> None:
@@ -266,6 +278,7 @@ def test_many_find_the_same(pipe: Pipe, dead: str, size: Size) -> None:
         many = [processes.start(pipe, "--prompt", "next", A2I_GENERATE="cat") for _ in range(8)]
         assert [one.wait(60) for one in many] == [0] * 8
         assert len(pipe.runs()) == number + 1 and not pipe.left(), number
+        assert "Traceback" not in (pipe.output.parent / "log").read_text(errors="replace")
     assert trials == len(pipe.runs())
 
 

@@ -34,7 +34,7 @@ FAULTS = {
 }
 # What a stage is made of; the sound is two seconds of noise, in a loop twice.
 STAGE = r"""#!/bin/bash
-stage={stage} spoken={spoken} moment={moment} endless=x
+stage={stage} moment={moment} endless=x
 number=${{A2I_LOOP:+2}} number=${{number:-1}}
 case $stage in record) endless='\0' ;; esac
 heard() {{ # waits until what was spoken is kept
@@ -48,10 +48,10 @@ honest() {{
     record)
       trap '' INT
       for ((one = 1; one <= number; one++)); do
-        [ -e "$A2I_SESSION/given" ] || cp $spoken "$A2I_SESSION/recording-$one.wav"
+        [ -e "$A2I_SESSION/given" ] || cp {spoken} "$A2I_SESSION/recording-$one.wav"
       done
       for ((one = 1; one <= number; one++)); do
-        tail -c +45 $spoken
+        tail -c +45 {spoken}
         [ $number = 1 ] || head -c 16000 /dev/zero
       done ;;
     transcribe) cat >/dev/null; for ((one = 1; one <= number; one++)); do echo 'a burger'; done ;;
@@ -59,7 +59,12 @@ honest() {{
     *) cat ;;
   esac
 }}
-half() {{ case $stage in record) honest; printf x ;; *) printf 'a burger' ;; esac; }}
+half() {{ # of a line, or of a sample, in a loop after one that is whole
+  case $stage in
+    record) tail -c +45 {speech}; [ $number = 1 ] || head -c 16000 /dev/zero; printf x ;;
+    *) printf 'a burger' ;;
+  esac
+}}
 garbage() {{ case $stage in record) honest ;; *) printf '\377\376\000\200%.0s' {{1..1000}}; echo ;; esac; }}
 """
 
@@ -82,8 +87,9 @@ REAL = dict(zip(STAGES, ("transcribe", "remove_parentheses", "generate", "genera
 def program(pipe: Pipe, stage: str, does: str, moment: float = 0) -> Path:
     """A stage that does so; moment: seconds after which it is killed, if it is."""
     path = pipe.output.parent / stage
-    spoken = shlex.quote(str(pipe.output.parent / "spoken.wav"))
-    path.write_text(STAGE.format(stage=stage, spoken=spoken, moment=f"{moment:.3f}") + does + "\n")
+    spoken, speech = (shlex.quote(str(pipe.root / path)) for path in ("../spoken.wav", "examples/burger.wav"))
+    functions = STAGE.format(stage=stage, spoken=spoken, speech=speech, moment=f"{moment:.3f}")
+    path.write_text(f"{functions}{does}\n")
     path.chmod(0o755)
     return path
 
@@ -133,6 +139,11 @@ def test_faulty_stage(pipe: Pipe, cell: Cell) -> None:
     if promise.code == 130 or promise.fault == "hangs":
         assert wait_until(lambda: list(pipe.temporary.glob(f"*/{cell.stage}.pid"))), "it does not start"
         stalled = (cell.stage, cell.source) == ("transcribe", "a loop") and promise.fault == "hangs"  # the pipe is full
+        if cell.stage != "record":
+            kept = pipe.output.glob
+            assert wait_until(
+                lambda: len([*kept(".session.*/recording-*.wav")]) == (2 if cell.source == "a loop" else 1)
+            )
         if cell.stage != "record" and not stalled:
             assert wait_until(lambda: not list(pipe.temporary.glob("*/record.pid")), 30), "the recording is not over"
         if promise.fault == "writes lines without an end":
