@@ -98,7 +98,7 @@ def _within(seconds: float, url: str) -> Any:
     remedy = "Check the network and run it again."
     if constants.is_offline_mode():
         raise Unreachable("the hub is not asked while HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
-    host = printable(urlsplit(url).netloc or url)
+    host = _named(url)
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def look_up() -> None:
@@ -183,7 +183,7 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
         if not own and not (
             target.scheme == "https" and any(f".{target.hostname}".endswith(f".{domain}") for domain in domains)
         ):
-            what = f"the hub sends us to {printable(target.netloc)}, which is not its own"
+            what = f"the hub sends us to {_named(url)}, which is not its own"
             raise StageError(os.EX_UNAVAILABLE, what, "Unset HF_ENDPOINT if you set it.")
         headers = build_hf_headers(token=None if own else False)  # a token never leaves the hub itself
         headers["Accept-Encoding"] = "identity"
@@ -194,11 +194,16 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
                 url = urljoin(url, response.headers["Location"])
                 continue
             if response.status_code not in (200, 206, 416):
-                what = f"{printable(target.netloc)} answers {response.status_code} for the file"
+                what = f"{_named(url)} answers {response.status_code} for the file"
                 raise StageError(os.EX_UNAVAILABLE, what, "Try again in a few minutes.")
             yield response
             return
     raise StageError(os.EX_UNAVAILABLE, "the hub redirects in circles")
+
+
+def _named(url: str) -> str:
+    """The host of `url` as a person is told it: without a password that may stand before it."""
+    return printable((urlsplit(url).netloc or url).rpartition("@")[2])[:100]
 
 
 def _progress(name: str, size: int, done: int) -> Any:

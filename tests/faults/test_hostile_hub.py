@@ -11,10 +11,14 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from downloads import ARCHIVE, CONTENT, FIRST, PARTS, Tree, zipped
 from hub import Does, Handler, Hub, Lie
+
+from helpers import hub
+from helpers.stage import StageError
 
 NAME = f"{FIRST}/model.bin"
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
@@ -76,14 +80,19 @@ def packed(handler: Handler) -> None:
 
 
 def lookup(**headers: object) -> Does:
-    return Does(
-        lookup=lambda handler: handler.head(302, **{"Location": f"/store/{NAME}", **handler.linked(NAME), **headers})
-    )
+    """A look-up that is right but for these headers."""
+
+    def answer(handler: Handler) -> None:  # without a redirect, which would be followed to what is right
+        handler.head(200, **{**handler.linked(NAME), "Content_Length": len(CONTENT), **headers})
+        if handler.command == "GET":
+            handler.wfile.write(CONTENT)
+
+    return Does(lookup=answer)
 
 
 ENDLESS = b"X-%s: %s\r\n" % (b"a" * 100, b"b" * 10_000)
 LINE = b"HTTP/1.1 200 OK\r\n"
-# what the hub does, the exit codes that are right
+# What the hub does, and the exit codes that are right; 0 where what it says is passed over and the file is right
 HARM: dict[str, tuple[Does, set[int]]] = {
     "redirects to a file": (redirect("file:///etc/passwd"), {69}),
     "redirects to data": (redirect("data:text/plain,x"), {69}),
@@ -101,10 +110,10 @@ HARM: dict[str, tuple[Does, set[int]]] = {
         {69},
     ),
     "says a size that is none": (lookup(X_Linked_Size="a lot"), {0, 65, 69}),
-    "says a size below zero": (lookup(X_Linked_Size="-5"), {0, 65, 69}),
-    "says a size that no disk has": (lookup(X_Linked_Size=str(10**30)), {0, 65, 69}),
-    "says a hash that is a path": (lookup(X_Linked_ETag='"../../../evil"', ETag='"/evil"'), {0, 65}),
-    "says a hash of another file": (lookup(X_Linked_ETag=f'"{"0" * 64}"'), {65}),
+    "says a size below zero": (lookup(X_Linked_Size="-5"), {0, 65}),
+    "says a size that no disk has": (lookup(X_Linked_Size=str(10**30)), {0, 65}),
+    "says a hash that is a path": (lookup(X_Linked_Etag='"../../../evil"', ETag='"/evil"'), {0, 65}),
+    "says a hash of another file": (lookup(X_Linked_Etag=f'"{"0" * 64}"'), {65}),
     "sends headers without end to a look-up": (Does(lookup=lambda h: drip(h, LINE, ENDLESS, 0)), {69}),
     "sends headers without end to a download": (Does(download=lambda h: drip(h, LINE, ENDLESS, 0)), {69}),
     "drips headers to a look-up": (Does(lookup=lambda h: drip(h, LINE, b"X-a: b\r\n", 0.2)), {69}),
@@ -175,6 +184,50 @@ def test_the_token(tree: Tree, record_property: Callable[[str, object], None]) -
         assert not [asked for asked in elsewhere.asked if TOKEN in asked]
     for file in tree.root.rglob("*"):
         assert file == stored or not file.is_file() or TOKEN.encode() not in file.read_bytes(), file
+
+
+def test_the_token_stays_at_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token goes to the hub's own address, not to the hosts that keep its files, nor to those named like it."""
+    import huggingface_hub.utils
+    from huggingface_hub import constants
+
+    sent: list[tuple[str, str]] = []
+
+    class Session:
+        @contextlib.contextmanager
+        def stream(self, method: str, url: str, headers: dict[str, str], **_: object) -> Iterator[object]:
+            sent.append((url, str(headers)))
+            yield SimpleNamespace(has_redirect_location=False, status_code=200)
+
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_TOKEN", TOKEN, raising=False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
+    files = ["https://cdn-lfs.hf.co/x", "https://cas-bridge.xethub.hf.co/x", "https://cdn-lfs.huggingface.co/x"]
+    for url in (f"{constants.ENDPOINT}/x", *files):
+        with hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
+            pass
+    assert [TOKEN in headers for _, headers in sent] == [True, False, False, False]
+    others = [
+        "http://huggingface.co/x",
+        "https://evilhf.co/x",
+        "https://hf.co.evil.example/x",
+        "https://hf.co@evil.example/",
+    ]
+    for url in others:
+        with pytest.raises(StageError, match="not its own"), hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
+            pass
+    assert len(sent) == 4
+
+
+def test_a_password_in_the_address_of_the_hub(tree: Tree) -> None:
+    """A password in the address of a hub or a proxy is not said."""
+    for name in ("HF_ENDPOINT", "HTTP_PROXY"):
+        for fault in (None, Does(lookup=lambda handler: handler.head(302, Location="http://127.0.0.1:9/x"))):
+            tree.hub.fail[NAME] = fault
+            address = f"http://me:{TOKEN}@127.0.0.1:{9 if fault is None else tree.hub.url.rpartition(':')[2]}"
+            with tree.start("alone", **{name: address, "A2I_VERBOSE": "1"}) as process:
+                out, err = process.communicate(timeout=60)
+            assert process.returncode and TOKEN not in out + err, err
 
 
 def test_a_hub_that_drips_for_ever_does_not_hold_up_the_first_recording(tree: Tree) -> None:
