@@ -270,7 +270,7 @@ def test_without_room_for_it_nothing_is_made(made: Results, monkeypatch: pytest.
     monkeypatch.setattr(engines, "available", lambda: ("cpu",))
     monkeypatch.setattr(machine, "memory", lambda: (16 * 10**9, 3 * 10**9))
     image.full_size(made, True, lambda: None)
-    assert made.figures == {} and "need 12.0 GB of free memory; there is 3.0 GB" in made.notes[0]
+    assert made.figures == {} and "need 13.0 GB of free memory; there is 3.0 GB" in made.notes[0]
 
 
 def test_a_gpu_is_measured_in_small(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ OURS, THEIRS = "CPU engine", "diffusers on PyTorch"
 SAMPLERS = ("dpm++", "euler", "ddim")
 STEPS = (1, 2, 4, 8)
 SLOW = 10  # seconds of a picture that is drawn once only
-ROOM = 12e9  # bytes of free memory that two engines of Stable Diffusion 2.1's size need at f32
+ROOM = 13e9  # bytes of free memory that two engines of Stable Diffusion 2.1's size need at f32
 LAYERS = {  # what OpenVINO calls its layers, by kind of arithmetic; attention is one of its subgraphs
     "convolutions": ("Convolution",),
     "matrix products": ("FullyConnected",),

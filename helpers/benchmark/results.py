@@ -134,7 +134,19 @@ def save(results: Results, file: Path) -> None:
         "timelines": [line._asdict() | {"bars": [bar._asdict() for bar in line.bars]} for line in results.timelines],
     }
     del data["values"]
-    write(file, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+    parts = [
+        f"{_json(key)}: {_lines(value) if isinstance(value, list) else _json(value)}" for key, value in data.items()
+    ]
+    write(file, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
+
+
+def _lines(items: list[Any]) -> str:
+    """A JSON list with an item on each line: a figure that changes is a line that changes."""
+    return "[\n" + ",\n".join(map(_json, items)) + "\n]" if items else "[]"
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def write(file: Path, content: bytes) -> None:
