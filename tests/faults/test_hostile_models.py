@@ -32,7 +32,7 @@ from helpers.whisper import Whisper
 
 TESTS = Path(__file__).resolve().parent.parent
 REFUSED = (os.EX_DATAERR, os.EX_UNAVAILABLE)
-ENDS = (0, *REFUSED, os.EX_SOFTWARE)  # 70: what it drew is no picture; 64 would blame the user
+ENDS = (0, *REFUSED, os.EX_SOFTWARE, os.EX_USAGE)  # 70: what it drew is no picture; 64: it has fewer steps than usual
 SECOND = bytes(2 * 16_000)
 
 
@@ -84,6 +84,35 @@ def test_image_models(
     assert not (bad := [end for end in ends if wrong(end)]), f"{len(bad)} of {len(ends)}: {bad[:3]}"
     assert {end["code"] for end in ends} & set(REFUSED), "nothing was ever refused"
     assert not list(tmp_path.glob("place/**/evil*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("unet/config.json", "sample_size", 10**6), ("unet/config.json", "layers_per_block", 10**9),
+        ("unet/config.json", "block_out_channels", [8] * 10**5), ("vae/config.json", "block_out_channels", [8] * 30),
+        ("text_encoder/config.json", "max_position_embeddings", 10**6),
+        ("text_encoder/config.json", "hidden_size", 10**9),
+        ("scheduler/scheduler_config.json", "num_train_timesteps", 10**8),
+        ("audio_to_image.json", "steps", "many"), ("audio_to_image.json", "steps", 10**9),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+def test_sizes_of_no_model(engine: str, file: str, key: str, value: Any, tiny: Path, tmp_path: Path) -> None:
+    """A setting for which there is no memory, or no time: refused when the model is loaded, by its name."""
+    path = Path(shutil.copytree(tiny, tmp_path / "model")) / file
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {key: value}))
+    with pytest.raises(StageError, match=key) as refused:
+        engines.load(engine, tmp_path / "model")
+    assert refused.value.code == os.EX_UNAVAILABLE
+
+
+def test_a_network_larger_than_its_weights(tiny: Path, tmp_path: Path) -> None:
+    """Widths that a graphics card's memory would be taken for, and weights that are far fewer: refused before that."""
+    path = Path(shutil.copytree(tiny, tmp_path / "model")) / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [80_000, 160_000]}))
+    with pytest.raises(StageError, match=r"numbers are described, \d+ are there"):
+        engines.load("cuda", tmp_path / "model")
 
 
 def test_image_models_for_pytorch(
@@ -164,6 +193,33 @@ def test_speech_models(
         most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         assert most <= allowed, f"seed {seed}: {most} kB"
     assert refused > count // 3
+
+
+def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
+    """Lengths in a speech model for which whisper.cpp takes memory, or writes over its stack: it never sees them."""
+    content, path = english.read_bytes(), tmp_path / "model.bin"
+    filters, name = 48 + 8 + 4 * 80 * 201, content.index(b"encoder.conv1.weight") - 4 * 6
+    (words,) = struct.unpack_from("<i", content, filters)
+    lies = {
+        "more dimensions than there are places for": b"".join(
+            [content[:name], struct.pack("<i", 5), content[name + 4 : name + 24], struct.pack("<2i", 1, 1)]
+            + [content[name + 24 :]]
+        ),
+        "more words than a vocabulary has": b"".join(
+            [content[:filters], struct.pack("<i", 60_000 + words), bytes(4 * 60_000), content[filters + 4 :]]
+        ),
+        "a word of a gigabyte": content[: filters + 4] + struct.pack("<i", 2**30) + content[filters + 8 :],
+        "filters of gigabytes": content[:52] + struct.pack("<i", 2**24) + content[56:],
+        "a context of a billion": content[:8] + struct.pack("<i", 10**9) + content[12:],
+        "a tensor that ends behind the file": content[:-4],
+    }  # fmt: skip
+    path.write_bytes(content)
+    assert choose_model(str(path), "en", False)
+    for what, lie in lies.items():
+        path.write_bytes(lie)
+        with pytest.raises(StageError, match=r"do not fit|not a Whisper model") as refused:
+            choose_model(str(path), "en", False)
+        assert refused.value.code == os.EX_DATAERR, what
 
 
 # ---- archives
