@@ -199,11 +199,10 @@ def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
     """Lengths in a speech model for which whisper.cpp takes memory, or writes over its stack: it never sees them."""
     content, path = english.read_bytes(), tmp_path / "model.bin"
     filters, name = 48 + 8 + 4 * 80 * 201, content.index(b"encoder.conv1.weight") - 4 * 6
-    (words,) = struct.unpack_from("<i", content, filters)
+    (words,), one = struct.unpack_from("<i", content, filters), struct.pack("<i", 1)
     lies = {
         "more dimensions than there are places for": b"".join(
-            [content[:name], struct.pack("<i", 5), content[name + 4 : name + 24], struct.pack("<2i", 1, 1)]
-            + [content[name + 24 :]]
+            [content[:name], struct.pack("<i", 5), content[name + 4 : name + 24], one, one, content[name + 24 :]]
         ),
         "more words than a vocabulary has": b"".join(
             [content[:filters], struct.pack("<i", 60_000 + words), bytes(4 * 60_000), content[filters + 4 :]]
