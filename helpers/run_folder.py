@@ -167,7 +167,7 @@ def main(argv: list[str] | None = None) -> int:
     error = report.read_text(encoding="utf-8").strip() if report and report.is_file() else ""
     result = keep_recording(arguments.stage, arguments.code, error)
     if stage.is_set("JSON"):
-        print(json.dumps(result, ensure_ascii=False))
+        print(json.dumps(result))
     return 0
 
 
