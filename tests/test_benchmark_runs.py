@@ -137,6 +137,29 @@ def test_every_scene_is_measured_warm_and_cold(
     assert names[2:] == ["theirs", "ours"] * (len(names[2:]) // 2)  # in turn
 
 
+def test_a_run_that_fails_once_is_repeated_and_told(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted = dict.fromkeys(("ready", "heard", "line", "prompt", "drawn", "done"), 1.0)
+    stages = ("record", "transcribe", "remove_parentheses", "generate")
+    left = 1
+
+    def run(scene: pipe.Scene, folder: Path) -> pipe.Events:
+        nonlocal left
+        if scene.end and left:
+            left -= 1
+            raise StageError(70, "ended with 65", "nobody spoke")
+        return {stage: dict(noted) for stage in stages}
+
+    monkeypatch.setattr(pipe, "drop_cache", lambda files: False)
+    monkeypatch.setattr(pipe, "one_after_another", run)
+    monkeypatch.setattr(pipe, "this_pipe", run)
+    pipe.measure(made, True, lambda: None)
+    assert made.notes[1:] == ["pipe: a run of one after another failed and was repeated: nobody spoke"]
+    assert {ratio.n for ratio in made.ratios.values()} == {2}
+    left = 2
+    with pytest.raises(StageError, match="ended with 65"):
+        pipe.measure(made, True, lambda: None)
+
+
 def test_a_run_that_fails_is_no_figure(whole: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipe, "ROOT", whole.root)
     monkeypatch.setenv("A2I_MODEL", str(tmp_path / "nowhere"))
