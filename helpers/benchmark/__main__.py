@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.stage import ROOT, Parser, StageError, printable, run, say
+from helpers.stage import ROOT, Parser, StageError, run, say
 
 if TYPE_CHECKING:
     from helpers.benchmark.results import Results
@@ -84,6 +84,7 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
     """
     from tqdm import tqdm
 
+    from helpers import machine
     from helpers.benchmark import image, models, pipe, speech
 
     measures: dict[str, Callable[[Callable[[], object]], None]] = {
@@ -99,7 +100,7 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
             except Exception as error:  # of whatever kind: a quarter of an hour is not thrown away for it
                 if len(sections) == 1:
                     raise
-                found.notes.append(f"{section}: not measured to its end: {printable(str(error))}")
+                found.notes.append(f"{section}: not measured to its end: {machine.private(str(error))}")
                 say(f"benchmark: {found.notes[-1]}")
 
 

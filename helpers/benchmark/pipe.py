@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from helpers import machine
 from helpers.benchmark.results import Bar, Results, Timeline
-from helpers.stage import ROOT, StageError, printable
+from helpers.stage import ROOT, StageError
 
 PYTHON = ".venv/bin/python"  # of pipeline.sh; relative, since A2I_RECORD is split at spaces
 WINDOW = 5.0  # seconds of the microphone
@@ -61,7 +62,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
                         try:
                             runs[way].append(once(ways[way], scene, cache, folder))
                         except StageError as error:  # a `pipeline.sh --stop` from elsewhere, say
-                            note = f"pipe: a run of {way} failed and was repeated: {printable(error.remedy)}"
+                            note = f"pipe: a run of {way} failed and was repeated: {machine.private(error.remedy)}"
                             results.notes.append(note)
                             runs[way].append(once(ways[way], scene, cache, folder))
                         tick()
