@@ -59,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:
             raise StageError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
         found = results.new(arguments.quick)
+        if threads := os.environ.get("OMP_NUM_THREADS"):
+            found.notes.append(f"PyTorch with all of the processor: OMP_NUM_THREADS was {threads}")
         sections = SECTIONS if arguments.what == "all" else (arguments.what,)
         measure(found, sections, arguments.recordings)
         results.save(found, folder / "benchmarks.json")
