@@ -61,9 +61,14 @@ absolute() { # <path>: the same path from any folder; - stays what it is
 say() { [ "${A2I_QUIET:-0}" != 0 ] || printf 'pipeline: %s\n' "$1" >&2; }
 
 die() { # <exit code> <what is wrong> [what to do]
-  printf 'pipeline: %s\n' "${2//[[:cntrl:]]/ }" >&2 # it may hold what an option was given
-  [ -z "${3:-}" ] || printf '  %s\n' "${3//[[:cntrl:]]/ }" >&2
+  printf 'pipeline: %s\n' "$(printable "$2")" >&2
+  [ -z "${3:-}" ] || printf '  %s\n' "$(printable "$3")" >&2
   exit "$1"
+}
+
+printable() { # <text>: without control and direction characters, in bytes of UTF-8; it may hold what an option was given
+  printf '%s' "$1" | LC_ALL=C tr '\001-\037\177' ' ' |
+    LC_ALL=C sed $'s/\302[\200-\237]/ /g; s/\330\234/ /g; s/\342\200[\216\217\250-\256]/ /g; s/\342\201[\246-\251]/ /g'
 }
 
 # ---- options
