@@ -47,13 +47,16 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def store(rows: Iterable[Row]) -> None:
-    """Put these rows in the place of older ones of the same files, and write both files."""
-    new = list(rows)
-    files = {file_of(row) for row in new}
-    kept = [
-        row for row in stored() if row.test.split("::")[0] not in files and (ROOT / row.test.split("::")[0]).exists()
-    ]
-    all_rows = sorted([*kept, *new])
-    content = json.dumps([row._asdict() for row in all_rows], indent=1, ensure_ascii=False) + "\n"
+    """Put these rows in the place of older ones of the same tests, leave out tests that are gone, write both files."""
+    new = {row.test: row for row in rows}
+    kept = {row.test: row for row in stored() if f"def {row.test.split('::')[1]}(" in source(row)}
+    every = [row for _, row in sorted({**kept, **new}.items())]
+    content = json.dumps([row._asdict() for row in every], indent=1, ensure_ascii=False) + "\n"
     STORE.write_text(content, encoding="utf-8")
-    PAGE.write_text(BLOCK.sub(lambda _: table(all_rows), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(BLOCK.sub(lambda _: table(every), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def source(row: Row) -> str:
+    """The text of its test file; empty if that is gone."""
+    file = ROOT / file_of(row)
+    return file.read_text(encoding="utf-8") if file.exists() else ""

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 
+import fault_figures
 import pytest
 
 from helpers import catalog, stage
@@ -55,3 +56,12 @@ def test_links_lead_somewhere(path: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"A2I_[A-Z_]+", README))))
 def test_settings_exist(name: str) -> None:
     assert name in SOURCE or f'"{name.removeprefix("A2I_")}"' in SOURCE
+
+
+def test_the_faults_page_shows_what_is_stored() -> None:
+    page, rows = fault_figures.PAGE.read_text(encoding="utf-8"), fault_figures.stored()
+    block = fault_figures.BLOCK.search(page)
+    assert block and block[0] == fault_figures.table(rows)
+    for row in rows:
+        assert f"def {row.test.split('::')[1]}(" in fault_figures.source(row), f"{row.test} is gone"
+        assert row.claim in fault_figures.source(row), f"{row.test} claims something else now"
