@@ -99,7 +99,9 @@ def test_full_disk(
 
 
 @needs_mount
-def test_recording_on_a_full_disk(pipe: Pipe, mount: Callable[[Path, str], None], size: Size) -> None:
+def test_recording_on_a_full_disk(
+    pipe: Pipe, mount: Callable[[Path, str], None], size: Size, record_property: Record
+) -> None:
     """The disk has room for what was spoken and none for a picture: 73, one line, and the recording is kept."""
     mount(pipe.output, "size=64m")
     spoken = pipe.output.parent / "spoken"
@@ -109,7 +111,8 @@ def test_recording_on_a_full_disk(pipe: Pipe, mount: Callable[[Path, str], None]
         f"sys.stdout.buffer.write(open('{pipe.root}/examples/burger.wav', 'rb').read()[44:])\n"
     )
     spoken.chmod(0o755)
-    for kilobytes in range(140, 400, size(80, 8)):
+    record_property("tried", len(room := range(140, 400, size(80, 8))))
+    for kilobytes in room:
         with (pipe.output / "ballast").open("wb") as ballast:
             os.posix_fallocate(ballast.fileno(), 0, (64 * 1024 - kilobytes) * 1024)
         done = pipe.run(A2I_RECORD=spoken)
@@ -248,7 +251,9 @@ def test_runs_at_once(pipe: Pipe, size: Size, record_property: Record) -> None:
         shutil.rmtree(pipe.output)
 
 
-def test_names_of_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size) -> None:
+def test_names_of_the_same_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size, record_property: Record
+) -> None:
     """Many folders of the same second and words, made by eight threads at once: none meets another."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -264,3 +269,4 @@ def test_names_of_the_same_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         made = list(pool.map(one, range(size(200, 1000))))
     assert [int((path / "prompt.txt").read_text()) for path in made] == list(range(len(made)))
     assert len(set(made)) == len(made) == len(list(tmp_path.iterdir()))
+    record_property("tried", len(made))
