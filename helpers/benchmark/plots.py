@@ -62,7 +62,8 @@ def _draw_timelines(picture: Picture, lines: list[Timeline]) -> None:
             axes.barh(where, bar.end - bar.start, left=bar.start, color=COLOURS[bar.what], height=0.7)
         for mark, moment in line.marks.items():
             axes.axvline(moment, color="#d62728" if mark == "picture" else "black", linestyle=":", linewidth=1.2)
-            axes.annotate(f"{mark} {moment:.1f} s", (moment, -0.75), ha="right", va="bottom", fontsize=7)
+            height = -0.75 if mark == "picture" else -0.45  # they may be near to each other
+            axes.annotate(f"{mark} {moment:.1f} s", (moment, height), ha="right", va="bottom", fontsize=7)
         axes.set_title(line.name, fontsize=9)
         axes.set_yticks(range(len(STAGES)), STAGES, fontsize=8)
         axes.grid(axis="x", alpha=0.3)
@@ -100,7 +101,7 @@ def _draw_pictures(picture: Picture, figures: list[Figure]) -> None:
         xlabel="seconds a picture (the numbers are steps)",
         ylabel="pictures that show what was asked",
         xlim=(0, None),
-        ylim=(0, None),
+        ylim=(0, 1.08 * max(shown.values(), default=1)),
     )
     right.grid(alpha=0.3)
     right.legend(loc="lower right", fontsize=8)
