@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import NamedTuple
 
 from helpers import audio, stage
@@ -38,11 +39,18 @@ _OPTIONS: dict[str, dict[str, int]] = {
     "avfoundation": {},
 }
 
-# Who has no cookie for a sound server needs none: a server of this machine knows its user. Unless it can read 256 bytes
-# somewhere, libpulse would make one in the home directory.
-_COOKIES = ("~/.config/pulse/cookie", "$XDG_CONFIG_HOME/pulse/cookie", "~/.pulse-cookie")
-if not any(os.path.exists(os.path.expanduser(os.path.expandvars(cookie))) for cookie in _COOKIES):  # noqa: PTH110, PTH111
-    os.environ.setdefault("PULSE_COOKIE", "/dev/zero")
+
+def spare_home() -> None:
+    """Keep libpulse, in FFmpeg, from making files in the home directory: what it has there is used, what not is not
+    needed. A server of this machine knows its user without a cookie, and one without $XDG_RUNTIME_DIR is found by a
+    link that it has made there itself.
+    """
+    home = Path(os.environ.get("HOME", "/dev/null"))
+    known = (Path(os.environ.get("XDG_CONFIG_HOME", home / ".config")) / "pulse", home / ".pulse")
+    if not any(cookie.exists() for cookie in (*(place / "cookie" for place in known), home / ".pulse-cookie")):
+        os.environ.setdefault("PULSE_COOKIE", "/dev/zero")  # it wants 256 bytes
+    if not ("XDG_RUNTIME_DIR" in os.environ or any(place.exists() for place in known)):
+        os.environ.setdefault("PULSE_RUNTIME_PATH", "/dev/null/pulse")  # where nothing can be made
 
 
 class Device(NamedTuple):
@@ -58,6 +66,7 @@ def devices() -> list[Device]:
 
     Raises: StageError 69 when there is no FFmpeg.
     """
+    spare_home()
     found: dict[tuple[str, str], Device] = {}
     for program in audio.ffmpeg_programs():
         for system in SYSTEMS:
@@ -124,6 +133,7 @@ def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Gener
     """
     import ffmpeg
 
+    spare_home()
     inputs = [find(name)] if name else [Device(system, _default(system), "default") for system in SYSTEMS]
     complaints: list[tuple[str, str]] = []
     for system, address, _ in inputs:

@@ -152,6 +152,15 @@ def test_the_microphone_without_a_network(pipe: Pipe, tmp_path: Path) -> None:
     assert not list(pipe.home.rglob("*"))
 
 
+@pytest.mark.parametrize("options", [["--list-devices"], ["--time", "1"]])
+def test_no_sound_server(pipe: Pipe, options: list[str]) -> None:
+    """On a machine without a sound server a look for a microphone leaves nothing in the home directory."""
+    settings = pipe.environment(A2I_QUIET=1)
+    settings.pop("PULSE_SERVER", None)
+    subprocess.run(pipe.command(*options), env=settings, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+    assert not list(pipe.home.rglob("*"))
+
+
 def test_the_same_picture_without_a_network(pipe: Pipe) -> None:
     """In a place without any network, not even the machine's own, a run draws the same picture."""
     needs("unshare", "-rn")
