@@ -7,6 +7,7 @@ https://arxiv.org/abs/1510.00149).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -119,7 +120,8 @@ def allocate(
 ) -> dict[str, int]:
     """A width for each layer such that the sum of errors is small and that of costs at most `budget`.
 
-    costs and errors: by layer and width, for the same widths in every layer; a greater width costs more.
+    costs and errors: by layer and width, for the same widths in every layer; a greater width costs more, but for
+    layers that are smaller than a palette.
     Every layer is given the width that is best at one price of cost (Shoham and Gersho 1988), the lowest price that the
     budget allows; what is left over is spent where it helps most. Never worse than the greatest width that all layers
     can have. Raises ValueError if the budget is too small.
@@ -140,7 +142,7 @@ def allocate(
         """The widths after the one step up that saves most error for its cost, and the next, while one can be paid."""
         left = budget - total(costs, chosen)
         while steps := [
-            ((errors[name][bits] - errors[name][wider]) / cost, cost, name, wider)
+            ((errors[name][bits] - errors[name][wider]) / cost if cost > 0 else math.inf, cost, name, wider)
             for name, bits in chosen.items()
             for wider in costs[name]
             if wider > bits

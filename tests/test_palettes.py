@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
@@ -53,8 +53,8 @@ def above(weights: Weights, bits: int) -> float:
 def test_real_layers_lose_next_to_nothing_against_exact_k_means(bits: int) -> None:
     layers = [
         weight.astype(np.float16)
-        for name, weight in read_weights(BUILTIN / "unet").items()
-        if name in ("conv_in.weight", "down_blocks.3.attentions.0.proj_in.weight")
+        for name, weight in read_weights(BUILTIN / "vae").items()
+        if name in ("decoder.conv_in.weight", "decoder.mid_block.resnets.0.conv1.weight")
     ]
     assert len(layers) == 2
     mine, best = (sum(function(layer, bits) for layer in layers) for function in (palettes.squared_error, exact))
@@ -137,6 +137,14 @@ def layers(draw: Any) -> tuple[Tables, Tables, float]:
     return costs, errors, least + draw(some.floats(0, 1.1)) * max(most - least, 0)
 
 
+# 16-bit weights that take what a palette of 4 bits does
+@example(
+    (
+        {"a": {b: palettes.stored(128, b) for b in (1, 2, 4, 8, 16)}},
+        {"a": {1: 1.0, 2: 0.5, 4: 0.1, 8: 0.01, 16: 0.0}},
+        4e3,
+    )
+)
 @settings(max_examples=200)
 @given(layers())
 def test_no_choice_of_widths_is_much_better(case: tuple[Tables, Tables, float]) -> None:
