@@ -170,9 +170,9 @@ def test_older_names_of_weights(own: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "save"),
     [("float32", {"max_shard_size": "20KB"}), ("float16", {"variant": "fp16"}), ("bfloat16", {}),
-     ("float16", {"variant": "fp16", "max_shard_size": "20KB"})],
+     ("float8_e4m3fn", {}), ("float16", {"variant": "fp16", "max_shard_size": "20KB"})],
 )  # fmt: skip
-def test_shards_variants_and_half_precision(own: Path, dtype: str, save: dict[str, Any]) -> None:
+def test_shards_variants_and_small_floats(own: Path, dtype: str, save: dict[str, Any]) -> None:
     pipe = reference(own).to(getattr(torch, dtype))
     folder = own / "saved"
     pipe.save_pretrained(folder, **save)

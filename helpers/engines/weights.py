@@ -31,7 +31,14 @@ _MOST = {
 _MOST |= dict.fromkeys(("transformer_layers_per_block", "reverse_transformer_layers_per_block"), 32)
 _LONGEST_TEXT = 1024  # tokens; CLIP's are 77
 _LARGEST_SIDE = 4096  # pixels of the size that a model was trained at
-_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I64": np.int64, "I32": np.int32}
+_DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+    "I64": np.int64,
+    "I32": np.int32,
+}
 
 
 def library(name: str) -> Any:
@@ -168,6 +175,18 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
     raise StageError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
 
 
+def _float8_values() -> NDArray[np.float16]:
+    """What each byte means as an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+
+    Micikevicius et al., FP8 Formats for Deep Learning, 2022 (arXiv:2209.05433), table 1.
+    """
+    byte = np.arange(256)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    value = np.where(exponent, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
+    value[byte & 127 == 127] = np.nan
+    return np.where(byte < 128, value, -value).astype(np.float16)
+
+
 def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of one part of a model by name: float32 or float16, straight from the file's pages.
 
@@ -205,5 +224,7 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
         array = np.frombuffer(pages, dtype, (end - begin) // dtype.itemsize, 8 + length + begin)
         if tensor["dtype"] == "BF16":  # the upper half of a float32
             array = (array.astype(np.uint32) << 16).view(np.float32)
+        elif tensor["dtype"] == "F8_E4M3":
+            array = _float8_values()[array]
         weights[name] = array.reshape(tensor["shape"])
     return weights
