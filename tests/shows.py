@@ -1,7 +1,7 @@
 """`python -m tests.shows PICTURE SUBJECT BACKGROUND`: whether a picture shows what was asked.
 
-Judged by the template reader, which knows the glyphs and the backgrounds and nothing of the prompt. It ends with 0 or 1
-and says what was read; a picture that is not 512×512 is none.
+Judged by the built-in model's judge, which was trained on rendered scenes and knows nothing of the prompt. It ends with
+0 or 1 and says what was read; a picture that is not 512×512 is none.
 """
 
 from __future__ import annotations

@@ -15,21 +15,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.builtin import card, vocabulary
 from models.builtin.vocabulary import (
     BACKGROUNDS,
-    EVERYTHING,
     FEATURES,
     FOLDER,
-    KNOWN,
     PLAIN,
     SETTINGS,
     SPELLINGS,
     SUBJECTS,
     SYNONYMS,
     UNSAID,
-    Known,
     Scene,
     Subject,
     caption,
@@ -51,13 +49,12 @@ font = pytest.mark.skipif(
 # ------------------------------------------------------------------------------------------------- vocabulary
 
 
-@pytest.mark.parametrize("known", [KNOWN, EVERYTHING], ids=["shipped", "everything"])
-def test_caption_words_are_exactly_the_words_of_captions(known: Known) -> None:
+def test_caption_words_are_exactly_the_words_of_captions() -> None:
     random = Random(1)
-    said = {word for _ in range(60_000) for word in split_words(caption(sample_scene(random, *known), random))}
-    assert said <= caption_words(known)
-    rare = caption_words(known) - said  # a plural of a synonym may not come in so few captions
-    assert len(rare) <= (0 if known is KNOWN else 10), rare
+    said = {word for _ in range(60_000) for word in split_words(caption(sample_scene(random), random))}
+    assert said <= caption_words()
+    rare = caption_words() - said  # a plural of a synonym may not come in so few captions
+    assert len(rare) <= 10, rare
 
 
 def _read_caption(text: str) -> tuple[set[str], str]:
@@ -110,12 +107,6 @@ def test_unknown_words_are_named_once_in_order_and_known_ones_never() -> None:
     assert not any(unknown_words(caption(sample_scene(random), random)) for _ in range(2000))
 
 
-def test_what_the_shipped_weights_know_is_part_of_the_world() -> None:
-    assert set(KNOWN.subjects) <= set(SUBJECTS)
-    assert len(set(KNOWN.subjects)) == len(KNOWN.subjects)
-    assert set(KNOWN.features) <= set(FEATURES)
-
-
 def test_training_never_sees_what_is_held_out() -> None:
     random = Random(5)
     seen: Counter[tuple[str, str]] = Counter()
@@ -135,7 +126,7 @@ def test_training_never_sees_what_is_held_out() -> None:
 def test_the_same_seed_gives_the_same_scenes_and_captions() -> None:
     def some(seed: int) -> list[tuple[Scene, str]]:
         random = Random(seed)
-        return [(scene, caption(scene, random)) for scene in (sample_scene(random, *EVERYTHING) for _ in range(50))]
+        return [(scene, caption(scene, random)) for scene in (sample_scene(random) for _ in range(50))]
 
     assert some(6) == some(6) != some(7)
 
@@ -147,7 +138,7 @@ def test_words_and_card_are_current() -> None:
     remedy = "run: python -m models.builtin.card"
     assert card.WORDS.read_text(encoding="utf-8") == vocabulary.words_file(), remedy
     assert card.CARD.read_text(encoding="utf-8") == card.card(), remedy
-    assert all(subject in card.generated() for subject in KNOWN.subjects)
+    assert all(subject in card.generated() for subject in SUBJECTS)
 
 
 def test_the_folder_is_small_and_what_diffusers_loads() -> None:
@@ -155,7 +146,7 @@ def test_the_folder_is_small_and_what_diffusers_loads() -> None:
     from models.builtin.train import networks
 
     files = [path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert sum(path.stat().st_size for path in files) < 60 * MEGABYTE
+    assert sum(path.stat().st_size for path in files) < 40 * MEGABYTE
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
     made = {"unet": networks.unet(), "vae": networks.vae(), "text_encoder": networks.text_encoder(pipeline.tokenizer)}
     for name, network in made.items():  # what training would make is what is shipped
@@ -175,7 +166,7 @@ def test_scenes_are_drawn_the_same_every_time() -> None:
     from models.builtin.train import scenes
 
     random = Random(8)
-    some = [sample_scene(random, *EVERYTHING) for _ in range(12)]
+    some = [sample_scene(random) for _ in range(12)]
     first = [scenes.render(scene) for scene in some]
     scenes.background.cache_clear()
     scenes.sprite.cache_clear()
@@ -189,16 +180,30 @@ def test_scenes_are_drawn_the_same_every_time() -> None:
 
 
 @font
-@pytest.mark.parametrize("feature", FEATURES)
-def test_the_judge_reads_true_scenes(feature: str) -> None:
+def test_the_judge_reads_true_scenes() -> None:
     from models.builtin.train.judge import judge
     from models.builtin.train.scenes import render
 
-    random = Random(f"judge {feature}")
-    for _ in range(4):
-        scene = sample_scene(random, SUBJECTS, {feature: 1.0}, test=True)
-        judgement = judge(render(scene), scene)
-        assert judgement.all, (scene, judgement)
+    random = Random("judge")
+    scenes = [sample_scene(random, features={kind: 1.0}, test=True) for kind in FEATURES for _ in range(20)]
+    wrong = [(scene, judgement) for scene in scenes if not (judgement := judge(render(scene), scene)).all]
+    assert len(wrong) <= 2, wrong
+
+
+@font
+def test_the_judge_reads_soft_pictures_too() -> None:
+    """Not only the pixels that it was trained on: what is drawn is softer, and its colours are off."""
+    from models.builtin.train.judge import judge
+    from models.builtin.train.scenes import render
+
+    random = Random("soft")
+    right = 0
+    for _ in range(20):
+        scene = sample_scene(random, features={"single": 1.0}, test=True)
+        small = Image.fromarray(render(scene)).resize((64, 64), Image.Resampling.BOX)
+        soft = np.asarray(small.resize((512, 512), Image.Resampling.BICUBIC)).astype(float) * 0.95 + 6
+        right += judge(soft.astype(np.uint8), scene).all
+    assert right >= 18
 
 
 @font
@@ -226,10 +231,61 @@ def test_the_model_draws_combinations_it_never_saw() -> None:
     assert all(held_out(scene) for scene, _ in asked if scene.feature == "single")
     pictures, _ = evaluate.draw(FOLDER, [text for _, text in asked])
     judgements = [judge(picture, scene) for picture, (scene, _) in zip(pictures, asked, strict=True)]
-    assert sum(judgement.all for judgement in judgements) >= 4, judgements
+    assert sum(judgement.subjects and judgement.background for judgement in judgements) >= 4, judgements
+
+
+@font
+def test_an_evaluation_has_every_kind_of_scene_and_its_controls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("diffusers")
+    from models.builtin.train import evaluate
+
+    for name, value in {"SHOWN": 3, "FRESH": 5, "UNTRAINED": 1, "STEPS": (2,)}.items():
+        monkeypatch.setattr(evaluate, name, value)
+    evaluate.evaluate(FOLDER, tmp_path, count=8)
+    result = json.loads((tmp_path / "evaluation.json").read_text(encoding="utf-8"))
+    kinds = result["right"]
+    assert sum(row["pictures"] for kind, row in kinds.items() if kind != "everything") == 8
+    assert set(kinds) == {"everything", *FEATURES} and result["steps"].keys() == {"1", "2"}
+    assert result["controls"]["true scenes"]["all"] == 1 and result["controls"]["untrained"]["all"] == 0
+    assert result["controls"]["another prompt's picture"]["all"] < 0.5 and 25 < result["decoder PSNR"] < 60
+    assert Image.open(tmp_path / "sheet.jpg").size == (8 * 192, 192 + 28)
+
+
+def test_the_two_hundred_captions_ask_for_every_subject_once_alone() -> None:
+    pytest.importorskip("diffusers")
+    from models.builtin.train import evaluate
+
+    asked = evaluate.prompts(200)
+    single = [scene.subjects[0].name for scene, _ in asked if scene.feature == "single"]
+    assert sorted(single) == sorted(SUBJECTS) and all(held_out(scene) for scene, _ in asked if len(scene.subjects) == 1)
+    assert set(Counter(scene.feature for scene, _ in asked).values()) == {130, 16, 18}
 
 
 # --------------------------------------------------------------------------------------------------- training
+
+
+def test_one_command_makes_a_model_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from models.builtin.train import __main__ as train
+
+    done: list[tuple[str, bool]] = []
+    monkeypatch.setattr(train, "_carry_out", lambda o: done.append((o.step, getattr(o, "from_nothing", True))))
+    assert train.main(["all", "--run", "RUN", "--from-nothing", "--threads", "1"]) == 0
+    steps = ["basis", "text", "decoder", "judge", "unet", "save", "evaluate", "curves"]
+    assert done == [(step, True) for step in steps]
+
+
+def test_the_curves_of_a_training(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from models.builtin.train.curves import HISTORY, curves
+
+    lines = [{"step": "unet", "samples": n, "gate": {"single": [0.3 - n / 9, 0.4]}} for n in range(2)]
+    lines += [{"step": "decoder", "samples": n, "psnr": 28.0 + n} for n in range(2)]
+    (tmp_path / HISTORY).write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    curves(tmp_path)
+    assert np.asarray(Image.open(tmp_path / "curves.png")).shape[:2] == (360, 1000)
+    assert (FOLDER / "curves.png").exists() and (FOLDER / HISTORY).exists()
 
 
 @font
@@ -266,6 +322,43 @@ def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
 
 
 @font
+def test_errors_count_more_where_a_subject_is() -> None:
+    pytest.importorskip("torch")
+    from models.builtin.train import scenes, unet
+
+    scene = Scene((Subject("cat"), Subject("dog")), "beach")
+    weights = unet.weights(scene)
+    assert weights.shape == (1, 32, 32) and float(weights.mean()) == pytest.approx(1)
+    for side, left, top in scenes.placement(scene):
+        place = weights[0, top // 16 : (top + side) // 16, left // 16 : (left + side) // 16]
+        assert place.min() == place.max() == weights.max() == pytest.approx(3 * float(weights.min()))
+
+
+@font
+def test_the_reader_learns_and_is_written_as_the_judge_reads_it(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import openvino
+
+    from models.builtin.train import judge, reader
+    from models.builtin.train.run import Run
+
+    handler = signal.getsignal(signal.SIGTERM)
+    written = tmp_path / "judge.xml"
+    try:
+        reader.train(Run(tmp_path), total=8, batch=4, path=written)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    trained = reader.Reader().eval()
+    trained.load_state_dict(torch.load(tmp_path / "judge.pt", weights_only=True)["network"])
+    shipped, made = (openvino.Core().read_model(path) for path in (judge.READER, written))
+    assert [port.partial_shape for port in (*made.inputs, *made.outputs)] == [
+        port.partial_shape for port in (*shipped.inputs, *shipped.outputs)
+    ]
+    before = reader.Reader().state_dict()
+    assert not torch.equal(trained.state_dict()["scene.0.weight"], before["scene.0.weight"])
+
+
+@font
 def test_larger_networks_start_from_smaller_ones(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
@@ -294,9 +387,9 @@ def test_every_batch_has_timesteps_of_all_kinds() -> None:
 
     torch.manual_seed(0)
     batches = [unet.timesteps(16) for _ in range(200)]
-    assert all(0 <= batch.min() < 150 and 975 < batch.max() <= 999 for batch in batches)
-    noisy = (torch.cat(batches) >= 900).float().mean()
-    assert unet.NOISY < noisy < unet.NOISY + 0.15
+    assert all(0 <= batch.min() < 600 and 990 < batch.max() <= 999 for batch in batches)
+    noisy = (torch.cat(batches) >= 950).float().mean()
+    assert unet.NOISY < noisy < unet.NOISY + 0.05
 
 
 @font
@@ -315,7 +408,12 @@ def test_a_model_can_be_made_from_nothing(tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, handler)
     save(run, tmp_path / "model")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(tmp_path / "model", local_files_only=True)
+    save(Run(tmp_path / "better", start=tmp_path / "model"), tmp_path / "model")  # over itself
+    assert (tmp_path / "model" / "tokenizer" / "vocab.json").read_bytes() == (
+        tmp_path / "tokenizer" / "vocab.json"
+    ).read_bytes()
     saved = pipeline.text_encoder.state_dict()
     trained = text.load(run).half().state_dict()
     assert all(saved[key].half().equal(trained[key]) for key in trained)
+    assert (tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size < 16 * MEGABYTE
     assert "shipped" not in str(pipeline.config) and len(pipeline.tokenizer) < 1600

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from examples import make_examples
 from helpers import audio
 from helpers.benchmark import spoken_prompts
-from models.builtin.vocabulary import KNOWN, PLAIN, SETTINGS, Scene, Subject, held_out, unknown_words
+from models.builtin.vocabulary import PLAIN, SETTINGS, SUBJECTS, Scene, Subject, held_out, unknown_words
 
 FOLDER = Path(make_examples.__file__).parent
 TOOLS = ("flite", "text2wave", "espeak-ng", "ffmpeg")
@@ -62,7 +62,7 @@ def test_spoken_prompts_are_of_the_vocabulary() -> None:
     assert len(prompts) == len(set(prompts)) == 30 and len(spoken_prompts.VOICES) == 5
     assert len({prompt.subject for prompt in prompts}) > 25 and len({prompt.background for prompt in prompts}) > 15
     for subject, background, text in prompts:
-        assert subject in KNOWN.subjects and background in {*PLAIN, *SETTINGS}
+        assert subject in SUBJECTS and background in {*PLAIN, *SETTINGS}
         assert unknown_words(text) == [] and text.isascii() and text.replace(" ", "").isalpha()
     assert sum(held_out(Scene((Subject(subject),), background)) for subject, background, _ in prompts) == 15
 

@@ -93,13 +93,16 @@ def every_sampler(results: Results, prompts: int, tick: Tick) -> None:
             for (sampler, steps), answers in found.items():
                 answers.append(worker.ask("shows", sampler=sampler, steps=steps, **scene)[1])
                 tick()
-    how = "the built-in model; the spoken prompts, for each all samplers in turn; judged by the template reader"
+    how = (
+        "the built-in model; the spoken prompts, for each all samplers in turn; judged by models/builtin/train/judge.py"
+    )
     for (sampler, steps), answers in found.items():
         subject = f"image / {sampler}, {steps} steps"
         results.add(f"{subject} / drawing", "s", [answer["seconds"] for answer in answers], how)
         results.add(f"{subject} / asked", "pictures", [len(asked)], how)
         results.add(f"{subject} / right", "pictures", [sum(answer["right"] for answer in answers)], how)
-    subject = f"image / {SAMPLERS[0]}, {STEPS[-1]} steps"  # the model's own
+    own = engines.defaults(BUILTIN)
+    subject = f"image / {own.sampler}, {own.steps} steps"
     results.compare("image: right / asked, the built-in model", f"{subject} / right", f"{subject} / asked")
 
 
@@ -139,11 +142,17 @@ def first_pictures(results: Results, rounds: int, tick: Tick) -> None:
 
     def start(kind: str, **spec: str) -> float:
         with Worker(kind, folder=str(BUILTIN), precision="f32", **spec) as worker:
-            return worker.loaded + worker.ask("picture", steps=8)[0]
+            return worker.loaded + worker.ask("picture", steps=engines.defaults(BUILTIN).steps)[0]
 
     ways = {f"{OURS}, f32": lambda: start("engine", engine="cpu"), f"{THEIRS}, f32": lambda: start("quick start")}
     found = in_turn(ways, rounds, tick)
-    add(results, "the built-in model", "start to picture, 8 steps", found, "from the start of the process, in turn")
+    add(
+        results,
+        "the built-in model",
+        "start to picture",
+        found,
+        "its own number of steps, from the start of the process, in turn",
+    )
 
 
 def add(results: Results, name: str, what: str, found: Mapping[str, list[float]], how: str) -> None:

@@ -57,7 +57,9 @@ def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Cal
                 for what, value in (("weights", row.weights), ("latents", row.latents), ("picture", row.pictures)):
                     results.add(f"{subject} / {what}, signal to noise", "dB", [value], how)
                 right = sum(shows(picture, one) for (_, picture), one in zip(drawn, asked, strict=True))
-                results.add(f"{subject} / right", "pictures", [right], f"{how}; of {prompts}, by the template reader")
+                results.add(
+                    f"{subject} / right", "pictures", [right], f"{how}; of {prompts}, by models/builtin/train/judge.py"
+                )
                 if "coreml" in engines.available():
                     with Worker("engine", engine="coreml", folder=str(small)) as worker:
                         worker.ask("step")

@@ -27,8 +27,8 @@ SECTIONS = {  # title, what is measured, its plot
     "image": (
         "Drawing",
         "The engines that were there; the CPU engine against diffusers on PyTorch, as its quick start says; every "
-        "sampler, with what a reader of templates, which knows nothing of the prompt, finds in the pictures. Where "
-        "real weights are not there, time is measured with random ones of the same shapes.",
+        "sampler, with what the judge of the built-in model, which knows nothing of the prompt, finds in the pictures. "
+        "Where real weights are not there, time is measured with random ones of the same shapes.",
         plots.PICTURES,
     ),
     "models": (
@@ -60,7 +60,7 @@ README = {  # what stands in the README, by the name of its ratio
     "pipe: one after another / this pipe, microphone, speech ends at 3 s, warm": (
         "the same, when the speech ends at 3 s of a window of 5 s, warm"
     ),
-    "image: diffusers on PyTorch (f32) / CPU engine (f32), the built-in model, start to picture, 8 steps": (
+    "image: diffusers on PyTorch (f32) / CPU engine (f32), the built-in model, start to picture": (
         "from the start of the drawing process to its picture, against diffusers on PyTorch"
     ),
     "image: diffusers on PyTorch (bf16) / CPU engine (bf16), Stable Diffusion 2.1's shapes, step": (

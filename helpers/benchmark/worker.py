@@ -98,20 +98,22 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
 
     if cache:
         cpu.CACHE = Path(cache)
-    loaded = engines.load(engine, Path(folder), precision=precision)
+    usual = engines.defaults(Path(folder))
+    loaded = engines.load(engine, Path(folder), guidance=usual.guidance > 1, precision=precision)
     loaded.warm()
     width, height = loaded.size
-    shape = (2, loaded.channels, height // loaded.factor, width // loaded.factor)
+    batch = 2 if usual.guidance > 1 else 1  # with guidance a step is computed with and without the prompt
+    shape = (batch, loaded.channels, height // loaded.factor, width // loaded.factor)
     latents = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     unwanted = loaded.encode_text(loaded.tokenizer.encode("").ids)
 
     def encoded(prompt: str) -> Any:
         return loaded.encode_text(loaded.tokenizer.encode(prompt).ids)
 
-    both = np.concatenate([unwanted, encoded(PROMPT)])
+    texts = np.concatenate([unwanted, encoded(PROMPT)])[-batch:]
 
     def picture(steps: int, sampler: str | None = None, prompt: str = PROMPT, seed: int = 1) -> None:
-        guidance = loaded.defaults.guidance
+        guidance = usual.guidance
         latents = diffusion.sample(
             loaded, encoded(prompt), unwanted, seed=seed, steps=steps, guidance=guidance, sampler=sampler
         )
@@ -123,7 +125,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
         from models.builtin.vocabulary import Scene, Subject
 
         began = time.perf_counter()
-        how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": loaded.defaults.guidance, "sampler": sampler}
+        how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": usual.guidance, "sampler": sampler}
         try:
             drawn = diffusion.draw(loaded, encoded(prompt), unwanted, **how)
         except diffusion.NoPicture:
@@ -132,7 +134,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
         return {"right": judge(drawn, Scene((Subject(subject),), background)).all, "seconds": seconds}
 
     return {
-        "step": lambda: loaded.predict_noise(latents, 500, both) is None,
+        "step": lambda: loaded.predict_noise(latents, 500, texts) is None,
         "decode": lambda: loaded.decode(latents[:1]) is None,
         "picture": picture,
         "shows": shows,
@@ -145,25 +147,30 @@ def quick_start(folder: str, precision: str = "f32", device: str = "cpu") -> Act
     import diffusers
     import torch
 
+    from helpers import engines
+
     types = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, dtype=types[precision], safety_checker=None)
     pipe = pipe.to(device)
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     side = pipe.unet.config.sample_size
-    latents = torch.randn(2, pipe.unet.config.in_channels, side, side, dtype=types[precision], device=device)
+    guidance = engines.defaults(Path(folder)).guidance
+    batch = 2 if guidance > 1 else 1
+    latents = torch.randn(batch, pipe.unet.config.in_channels, side, side, dtype=types[precision], device=device)
     text, unwanted = pipe.encode_prompt(PROMPT, device, 1, True)
+    texts = torch.cat([unwanted, text])[-batch:]
 
     def step() -> None:
         with torch.inference_mode():
-            pipe.unet(latents, 500, torch.cat([unwanted, text]))
+            pipe.unet(latents, 500, texts)
 
     def decode() -> None:
         with torch.inference_mode():
             pipe.vae.decode(latents[:1] / pipe.vae.config.scaling_factor)
 
     def picture(steps: int) -> None:
-        pipe(PROMPT, num_inference_steps=steps, guidance_scale=GUIDANCE, output_type="np")
+        pipe(PROMPT, num_inference_steps=steps, guidance_scale=guidance, output_type="np")
 
     return {"step": step, "decode": decode, "picture": picture}
 

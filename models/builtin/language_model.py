@@ -2,9 +2,6 @@
 world, made from the same captions that the image model is trained on.
 
     python -m models.builtin.language_model     # after a change of vocabulary.py: writes recogniser/ anew
-
-The recogniser knows more than the shipped weights can draw: it is better to hear "tiger" and to say that it cannot be
-drawn than to hear the nearest word that can.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 from models.builtin import vocabulary
-from models.builtin.vocabulary import EVERYTHING, FOLDER, KNOWN
+from models.builtin.vocabulary import FOLDER
 
 RECOGNISER = FOLDER / "recogniser"
 LANGUAGE_MODEL, PRONUNCIATIONS = RECOGNISER / "captions.arpa", RECOGNISER / "pronunciations.dict"
@@ -64,21 +61,17 @@ def spoken(text: str) -> str:
 
 
 def sentences(count: int = SENTENCES, seed: int = 0) -> Iterator[str]:
-    """`count` random captions, half of them of what the shipped weights can draw; no held-out scene among them. And
-    the command, for each 300 of them.
-    """
+    """`count` random captions, no held-out scene among them, and the command, for each 300 of them."""
     random = Random(seed)
     for _ in range(count):
-        known = random.choice((KNOWN, EVERYTHING))
-        scene = vocabulary.sample_scene(random, known.subjects, known.features)
-        yield spoken(vocabulary.caption(scene, random))
+        yield spoken(vocabulary.caption(vocabulary.sample_scene(random), random))
     yield from [COMMAND] * round(count * COMMANDS)
 
 
 def all_words() -> list[str]:
     """Every word that the recogniser can write, sorted: those of all captions and of `words.txt`."""
     shipped = (FOLDER / "words.txt").read_text(encoding="utf-8")
-    captions = {*vocabulary.caption_words(EVERYTHING), *vocabulary.split_words(shipped)}
+    captions = {*vocabulary.caption_words(), *vocabulary.split_words(shipped)}
     return sorted((captions - set(NUMBERS)) | set(COMMAND.split()))
 
 

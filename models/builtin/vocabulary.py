@@ -1,7 +1,7 @@
 """The words of the built-in model's little world: what can be in a scene, and how people ask for it.
 
 Everything that speaks of this world reads it here: the scenes that the model is trained on, the captions that go
-with them, the language model of the built-in recogniser, the list of words that the shipped weights know
+with them, the language model of the built-in recogniser, the list of words that the model knows
 (`words.txt`) and the model card. Standard library only.
 
 The order of the subjects and of the backgrounds is part of the held-out rule, and thereby of every trained weight.
@@ -108,7 +108,6 @@ SETTINGS: Mapping[str, Sequence[str]] = {  # setting: how it is said
     "table": ["on a table", "on a wooden table", "on the table", "in the kitchen", "on a desk"],
 }
 BACKGROUNDS = (*PLAIN, *SETTINGS)
-VARIANTS = 2  # drawings of every background
 
 # --------------------------------------------------------------------------------------------- how it is said
 
@@ -155,30 +154,8 @@ HARMLESS = frozenset(
 
 # ---------------------------------------------------------------------------------------------------- a scene
 
+# Kinds of scene, and how often each of them is asked for.
 FEATURES: Mapping[str, float] = {"single": 0.68, "size": 0.12, "colour": 0.07, "count": 0.06, "pair": 0.07}
-
-
-class Known(NamedTuple):
-    """What a set of weights can draw: these subjects, and these kinds of scene with the chance to be asked for."""
-
-    subjects: tuple[str, ...]
-    features: Mapping[str, float]
-
-
-EVERYTHING = Known(SUBJECTS, FEATURES)
-KNOWN = Known(  # what the weights in this folder really draw, as `python -m models.builtin.train evaluate` finds it
-    subjects=(
-        "apple", "banana", "orange", "strawberry", "watermelon", "cherry", "pineapple", "carrot", "mushroom",
-        "burger", "pizza", "cake", "donut", "coffee", "egg",
-        "cat", "dog", "horse", "cow", "pig", "chick", "duck", "owl", "penguin", "fish", "whale", "octopus", "crab",
-        "turtle", "frog", "butterfly", "bee", "ladybug", "elephant", "lion", "panda", "rabbit", "mouse", "fox",
-        "dinosaur", "unicorn",
-        "car", "bus", "rocket", "boat", "house", "castle", "tree", "cactus", "sunflower", "rose", "sun", "moon",
-        "star", "snowman", "heart", "balloon", "gift", "guitar", "book", "key", "umbrella", "robot", "ghost",
-        "pumpkin", "teddy bear",
-    ),
-    features={"single": 1.0},
-)  # fmt: skip
 
 
 class Subject(NamedTuple):
@@ -192,13 +169,12 @@ class Subject(NamedTuple):
 class Scene:
     """One picture: one to three subjects from left to right on a background.
 
-    `size` ("", "small" or "big") applies to a single subject; `variant` is 0 … VARIANTS - 1.
+    `size` ("", "small" or "big") applies to a single subject.
     """
 
     subjects: tuple[Subject, ...]
     background: str
     size: str = ""
-    variant: int = 0
 
     @property
     def feature(self) -> str:
@@ -234,8 +210,8 @@ def _countable(subjects: Sequence[str]) -> list[str]:
 
 def sample_scene(
     random: Random,
-    subjects: Sequence[str] = KNOWN.subjects,
-    features: Mapping[str, float] = KNOWN.features,
+    subjects: Sequence[str] = SUBJECTS,
+    features: Mapping[str, float] = FEATURES,
     *,
     test: bool = False,
 ) -> Scene:
@@ -258,7 +234,7 @@ def sample_scene(
         else:
             chosen = [Subject(random.choice(subjects))]
             size = random.choice(list(SIZES)) if feature == "size" else ""
-        scene = Scene(tuple(chosen), background, size, random.randrange(VARIANTS))
+        scene = Scene(tuple(chosen), background, size)
         if len(chosen) > 1 or held_out(scene) == test:
             return scene
 
@@ -337,31 +313,20 @@ def split_words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)*", text.lower())
 
 
-def caption_words(known: Known = KNOWN) -> frozenset[str]:
-    """Every word that `caption` can put into a caption of a scene that `known` weights can draw."""
-    names = [word for subject in known.subjects for word in (subject, *SYNONYMS.get(subject, ()))]
-    texts = [*names, *PREFIXES, *ENDINGS, *ON_PLAIN, *(way for ways in SETTINGS.values() for way in ways)]
-    texts += [word for kind in {KIND[subject] for subject in known.subjects} for word in ADJECTIVES[kind]]
+def caption_words() -> frozenset[str]:
+    """Every word that `caption` can put into a caption."""
+    texts = [word for subject in SUBJECTS for word in (subject, *SYNONYMS.get(subject, ()))]
+    texts += [*PREFIXES, *ENDINGS, *ON_PLAIN, *(way for ways in SETTINGS.values() for way in ways)]
+    texts += [word for words in ADJECTIVES.values() for word in words]
     texts += [word for ground in PLAIN if ground != UNSAID for word in SPELLINGS.get(ground, (ground,))]
-    texts += ["a", "an", "one"]
-    if MASS.intersection(known.subjects):
-        texts.append("some")
-    if UNIQUE.intersection(known.subjects):
-        texts.append("the")
-    if "size" in known.features:
-        texts += [word for words in SIZES.values() for word in words]
-    if "colour" in known.features:
-        texts += HUES
-    if "count" in known.features:
-        texts += [word for words in COUNTS.values() for word in words]
-        texts += [plural(word) for s in _countable(known.subjects) for word in (s, *SYNONYMS.get(s, ()))]
-    if "pair" in known.features:
-        texts += JOINS
+    texts += ["a", "an", "one", "some", "the", *HUES, *JOINS]
+    texts += [word for words in (*SIZES.values(), *COUNTS.values()) for word in words]
+    texts += [plural(word) for name in _countable(SUBJECTS) for word in (name, *SYNONYMS.get(name, ()))]
     return frozenset(word for text in texts for word in split_words(text))
 
 
 def words_file() -> str:
-    """The text of `words.txt`: every word that the shipped weights know, one per line."""
+    """The text of `words.txt`: every word that the model knows, one per line."""
     return "".join(f"{word}\n" for word in sorted(caption_words() | HARMLESS))
 
 
@@ -371,5 +336,5 @@ def _known_words() -> frozenset[str]:
 
 
 def unknown_words(prompt: str) -> list[str]:
-    """The words of `prompt` that the shipped weights do not know, in order and once each, in lower case."""
+    """The words of `prompt` that the model does not know, in order and once each, in lower case."""
     return [word for word in dict.fromkeys(split_words(prompt)) if word.replace("’", "'") not in _known_words()]

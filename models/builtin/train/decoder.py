@@ -11,7 +11,7 @@ from models.builtin.train.latents import encode, to_tensor
 from models.builtin.train.optimise import Training
 from models.builtin.train.run import Run
 from models.builtin.train.scenes import GRID, SIZE, placement, render
-from models.builtin.vocabulary import EVERYTHING, Scene, sample_scene
+from models.builtin.vocabulary import Scene, sample_scene
 
 NOISE = 0.25  # the most that is added to the latents: those of the UNet are as far from the truth, even on plain colour
 CROPS = ((160, 8, 0.5), (256, 3, 0.3), (512, 1, 0.2))  # (side, how many at once, chance): small ones teach fastest
@@ -21,7 +21,7 @@ def crops(r: random.Random, side: int, count: int) -> torch.Tensor:
     """`count` square pieces of random scenes on the grid, mostly around a subject: (count, 3, side, side), -1…1."""
     pieces = []
     for _ in range(count):
-        scene = sample_scene(r, *EVERYTHING)
+        scene = sample_scene(r)
         if r.random() < 0.8:
             wide, left, top = r.choice(placement(scene))
             x, y = (start + r.randrange(-side // 3, max(wide - side, 0) + side // 3) for start in (left, top))
@@ -48,7 +48,7 @@ def loss(decoded: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 def test_scenes(count: int = 16) -> list[Scene]:
     """Held-out scenes of every kind, always the same."""
     r = random.Random(7)
-    return [sample_scene(r, *EVERYTHING, test=True) for _ in range(count)]
+    return [sample_scene(r, test=True) for _ in range(count)]
 
 
 def psnr(decoder: torch.nn.Module, pictures: torch.Tensor) -> float:

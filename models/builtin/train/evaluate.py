@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,26 +16,37 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from helpers import diffusion, engines
+from models.builtin.train.decoder import test_scenes
 from models.builtin.train.judge import Judgement, compare, judge
+from models.builtin.train.latents import encode, to_tensor
+from models.builtin.train.run import Run
+from models.builtin.train.save import save
 from models.builtin.train.scenes import Picture, render
-from models.builtin.vocabulary import KNOWN, PLAIN, SPELLINGS, UNSAID, Known, Scene, caption, sample_scene
+from models.builtin.vocabulary import FEATURES, PLAIN, SPELLINGS, SUBJECTS, UNSAID, Scene, caption, sample_scene
 
 Prompt = tuple[Scene, str]
+ASKED = {"size": 0.08, "colour": 0.09, "count": 0.09, "pair": 0.09}  # the rest is single: of 200, each subject once
+FRESH = 500  # rendered scenes that the judge is measured on
+SHOWN = 48  # pictures on the sheet
+UNTRAINED = 24  # pictures of an untrained model
+STEPS = (2, 4, 20)  # to compare the model's own number of steps with
 
 
-def prompts(count: int, seed: int = 99, known: Known = KNOWN) -> list[Prompt]:
+def prompts(count: int, seed: int = 99) -> list[Prompt]:
     """`count` scenes that training never saw, each with a caption of its own that names its background.
 
     Single subjects come in turn, so that each of them is asked for as often as the others.
     """
     random = Random(seed)
+    kinds = [feature for feature, share in ASKED.items() for _ in range(math.ceil(share * count))]
+    kinds = [*["single"] * (count - len(kinds)), *kinds]
+    random.shuffle(kinds)
     turn: list[str] = []
     chosen: dict[str, Scene] = {}
     while len(chosen) < count:
-        turn = turn or random.sample(known.subjects, len(known.subjects))
-        feature = random.choices(list(known.features), list(known.features.values()))[0]
-        subjects = [turn[-1]] if feature == "single" else known.subjects
-        scene = sample_scene(random, subjects, {feature: 1.0}, test=True)
+        turn = turn or random.sample(SUBJECTS, len(SUBJECTS))
+        feature = kinds[len(chosen)]
+        scene = sample_scene(random, turn[-1:] if feature == "single" else SUBJECTS, {feature: 1.0}, test=True)
         text = caption(scene, random)
         named = scene.background not in PLAIN or any(word in text for word in _names(scene.background))
         if text not in chosen and scene.background != UNSAID and named:
@@ -47,21 +60,33 @@ def _names(ground: str) -> Sequence[str]:
     return SPELLINGS.get(ground, (ground,))
 
 
-def draw(folder: Path, texts: Sequence[str]) -> tuple[list[Picture], float]:
+def draw(folder: Path, texts: Sequence[str], steps: int | None = None) -> tuple[list[Picture], float]:
     """A picture of every text with the model in `folder` and its default settings, seeds 0, 1, …; seconds for each."""
     settings = engines.defaults(folder)
     engine = engines.load("cpu", folder, guidance=settings.guidance > 1)
     unwanted = engine.encode_text(engine.tokenizer.encode("").ids)
+    how: dict[str, Any] = {"steps": steps or settings.steps, "guidance": settings.guidance}
     pictures, seconds = [], []
     for seed, text in enumerate(texts):
         started = time.perf_counter()
         encoded = engine.encode_text(engine.tokenizer.encode(text).ids)
-        how: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
         pictures.append(diffusion.draw(engine, encoded, unwanted, seed=seed, **how))
         seconds.append(time.perf_counter() - started)
         if len(pictures) % 20 == 0:
             print(f"{len(pictures)} of {len(texts)} drawn", file=sys.stderr, flush=True)
     return pictures, float(np.median(seconds))
+
+
+def decoder_psnr(folder: Path) -> float:
+    """Mean peak signal-to-noise ratio in dB of held-out scenes that were encoded, and decoded by the model's engine."""
+    engine = engines.load("cpu", folder)
+    ratios = []
+    for scene in test_scenes():
+        picture = render(scene)
+        decoded = diffusion.pixels(engine.decode(encode(to_tensor(picture)[None]).numpy()), engine.precision)
+        error = np.square((decoded.astype(np.float32) - picture) / 255).mean()
+        ratios.append(-10 * np.log10(error))
+    return float(np.mean(ratios))
 
 
 def figures(judgements: Iterable[Judgement]) -> dict[str, float]:
@@ -109,38 +134,47 @@ def sheet(asked: Sequence[Prompt], pictures: Sequence[Picture], judgements: Sequ
     return image
 
 
-def controls(asked: Sequence[Prompt], judgements: Sequence[Judgement], untrained: Path | None) -> dict[str, Any]:
-    """What the figures are when they must be perfect (true scenes), and when they must be chance."""
+def controls(asked: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """What the figures are when they must be perfect (fresh renders), and when they must be chance."""
     scenes = [scene for scene, _ in asked]
+    random = Random("fresh")
+    fresh = [sample_scene(random, features=dict.fromkeys(FEATURES, 1.0), test=True) for _ in range(FRESH)]
     rolled = scenes[1:] + scenes[:1]
-    found = {
-        "true scenes": figures(judge(render(scene), scene) for scene in scenes),
+    with tempfile.TemporaryDirectory() as folder:
+        untrained = Path(folder) / "untrained"
+        save(Run(Path(folder)), untrained, trained=False)
+        pictures, _ = draw(untrained, [text for _, text in asked[:UNTRAINED]])
+    return {
+        "true scenes": figures(judge(render(scene), scene) for scene in fresh),
         "another prompt's picture": figures(compare(j.read, s) for j, s in zip(judgements, rolled, strict=True)),
+        "untrained": figures(judge(p, s) for p, s in zip(pictures, scenes, strict=False)),
     }
-    if untrained:
-        pictures, _ = draw(untrained, [text for _, text in asked[:24]])
-        found["untrained"] = figures(judge(p, s) for p, s in zip(pictures, scenes, strict=False))
-    return found
 
 
-def evaluate(folder: Path, out: Path, *, count: int, known: Known = KNOWN, untrained: Path | None = None) -> None:
+def evaluate(folder: Path, out: Path, *, count: int) -> None:
     """Draw, judge, print; write `evaluation.json` and `sheet.jpg` to `out`."""
-    asked = prompts(count, known=known)
-    pictures, seconds = draw(folder, [text for _, text in asked])
+    asked = prompts(count)
+    texts = [text for _, text in asked]
+    pictures, seconds = draw(folder, texts)
     judgements = [judge(picture, scene) for picture, (scene, _) in zip(pictures, asked, strict=True)]
-    subjects = by_subject(asked, judgements)
     settings = engines.defaults(folder)
+    steps = {settings.steps: figures(judgements[:SHOWN])}
+    for more in STEPS:
+        drawn, _ = draw(folder, texts[:SHOWN], more)
+        steps[more] = figures(judge(picture, scene) for picture, (scene, _) in zip(drawn, asked, strict=False))
+    number = f"{settings.steps} step{'s' * (settings.steps > 1)}"
     result = {
         "prompts": count,
-        "subjects": len(known.subjects),
-        "sampler": f"{settings.sampler}, {settings.steps} steps, guidance {settings.guidance:g}",
+        "sampler": f"{settings.sampler}, {number}, guidance {settings.guidance:g}",
         "seconds": round(seconds, 2),
         "right": {"everything": figures(judgements), **by_feature(asked, judgements)},
-        "controls": controls(asked, judgements, untrained),
-        "subjects not always right": {name: row for name, row in subjects.items() if row[0] < row[1]},
+        "controls": controls(asked, judgements),
+        "steps": dict(sorted(steps.items())),
+        "decoder PSNR": round(decoder_psnr(folder), 2),
+        "subjects not always right": {k: row for k, row in by_subject(asked, judgements).items() if row[0] < row[1]},
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     out.mkdir(parents=True, exist_ok=True)
-    sheet(asked[:48], pictures[:48], judgements[:48]).save(out / "sheet.jpg", quality=88)
+    sheet(asked[:SHOWN], pictures[:SHOWN], judgements[:SHOWN]).save(out / "sheet.jpg", quality=88)
     (out / "evaluation.json").write_text(text, encoding="utf-8")
     print(text, end="")

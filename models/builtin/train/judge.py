@@ -1,24 +1,25 @@
 """Reads a picture back: which scene of the little world is this? It knows nothing of the prompt.
 
-Template matching at 64×64: the background is the nearest of all of them; then, of all layouts (one subject in three
-sizes, two, three), the one whose best sprites explain most of what differs from that background. Kinder than the eye:
-it tells whether the right thing is there and not whether it is drawn well.
+Two small networks (reader.py), trained on rendered scenes only, read it: one the background and the layout, the other
+what stands in each place of that layout. They tell whether the right thing is there and not whether it is drawn well.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from models.builtin.train.scenes import SIDES, SIZE, Floats, Picture, background, placement, sprite
-from models.builtin.vocabulary import BACKGROUNDS, HUES, PAINTABLE, SUBJECTS, VARIANTS, Scene, Subject
+from models.builtin.train.scenes import GRID, SIDES, Picture, placement, sprite
+from models.builtin.vocabulary import BACKGROUNDS, HUES, PAINTABLE, SUBJECTS, Scene, Subject
 
-SCALE = 8  # pixels of the picture per pixel of the comparison
-_SHIFTS = (-2, 0, 2)  # a subject may sit a grid cell off its place
-_CANDIDATES = [Subject(name) for name in SUBJECTS] + [Subject(name, hue) for name in PAINTABLE for hue in HUES]
+READER = Path(__file__).with_name("judge.xml")
+SIDE = 64  # pixels, of what the networks see
+LAYOUTS = tuple(SIDES)  # (size, count)
+PAINTS = (None, *HUES)
 
 
 class Judgement(NamedTuple):
@@ -37,72 +38,45 @@ class Judgement(NamedTuple):
         return all(self[:5])
 
 
-def _small(picture: Picture) -> Floats:
-    side = SIZE // SCALE
-    image = Image.fromarray(picture).resize((side, side), Image.Resampling.BOX)
-    return np.asarray(image, np.float32) / np.float32(255)
+def whole(picture: Picture) -> Picture:
+    """The picture at 64×64."""
+    return np.asarray(Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
-def _pool(values: Floats) -> Floats:
-    side = len(values) // SCALE
-    pooled: Floats = values.reshape(side, SCALE, side, SCALE, -1).mean((1, 3), dtype=np.float32)
-    return pooled
-
-
-@functools.cache
-def _backgrounds() -> list[tuple[str, Floats]]:
-    return [(name, _small(background(name, variant))) for name in BACKGROUNDS for variant in range(VARIANTS)]
+def crop(picture: Picture, side: int, left: int, top: int) -> Picture:
+    """The surroundings of a place in the picture, at 64×64."""
+    box = (left - GRID, top - GRID, left + side + GRID, top + side + GRID)
+    return np.asarray(Image.fromarray(picture).crop(box).resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 @functools.cache
-def _templates(side: int) -> tuple[Floats, Floats, Floats, Floats]:
-    """For every candidate: colours t, alpha a, a·t and a², as rows of side/8 · side/8 · 3."""
-    colours, alphas = [], []
-    for name, hue in _CANDIDATES:
-        rgb, alpha = sprite(name, side, hue)
-        colours.append(_pool(rgb / np.float32(255)).ravel())
-        alphas.append(np.repeat(_pool(alpha), 3, axis=2).ravel())
-    t, a = np.stack(colours), np.stack(alphas)
-    return t, a, a * t, a * a
+def _reader() -> Any:
+    import openvino
 
-
-def _best(picture: Floats, ground: Floats, side: int, left: int, top: int) -> tuple[float, Subject]:
-    """The candidate that explains most at one place, and how much squared error it takes away."""
-    t, a, at, aa = _templates(side)
-    differences, grounds = [], []
-    for dy in _SHIFTS:
-        for dx in _SHIFTS:
-            y, x, n = top // SCALE + dy, left // SCALE + dx, side // SCALE
-            if y < 0 or x < 0 or y + n > len(picture) or x + n > len(picture):
-                continue
-            b = ground[y : y + n, x : x + n].ravel()
-            differences.append(picture[y : y + n, x : x + n].ravel() - b)
-            grounds.append(b)
-    d, g = np.stack(differences), np.stack(grounds)
-    # With the sprite the picture would differ from the ground by u = t - a·g: the gain is |d|² - |d - u|².
-    # (The templates come first in every product: the other way round it takes fifteen times as long.)
-    energy = np.einsum("ij,ij->i", t, t)[:, None] - 2 * at @ g.T + aa @ (g * g).T
-    gain = 2 * (t @ d.T - a @ (d * g).T) - energy
-    best = gain.max(1)
-    k = int(best.argmax())
-    return float(best[k]), _CANDIDATES[k]
+    return openvino.Core().compile_model(READER, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # the same everywhere
 
 
 def read(picture: Picture) -> Scene:
     """The scene that a 512×512×3 picture looks most like."""
-    x = _small(picture)
-    # A subject covers much of the picture: differences count up to a quarter, so that it does not outvote the rest.
-    name, ground = min(_backgrounds(), key=lambda known: float(np.abs(x - known[1]).clip(max=0.25).mean()))
-    best: tuple[float, Scene] | None = None
-    for size, count in SIDES:
-        places = placement(Scene((Subject(SUBJECTS[0]),) * count, name, size))
-        found = [_best(x, ground, *place) for place in places]
-        scene = Scene(tuple(subject for _, subject in found), name, size)
-        gain = sum(gain for gain, _ in found)
-        if best is None or gain > best[0]:
-            best = gain, scene
-    assert best is not None
-    return best[1]
+
+    def as_input(pictures: list[Picture]) -> Any:
+        return np.stack(pictures).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+    def ask(scene: Picture, places: list[Picture]) -> tuple[Any, Any]:
+        answers = _reader()([as_input([scene]), as_input(places)])
+        return answers[0][0], answers[1]
+
+    small = whole(picture)
+    seen, _ = ask(small, [small])
+    size, count = LAYOUTS[int(seen[len(BACKGROUNDS) :].argmax())]
+    ground = BACKGROUNDS[int(seen[: len(BACKGROUNDS)].argmax())]
+    places = placement(Scene((Subject(SUBJECTS[0]),) * count, ground, size))
+    _, named = ask(small, [crop(picture, *place) for place in places])
+    subjects = []
+    for scores in named:
+        name, colour = SUBJECTS[int(scores[: len(SUBJECTS)].argmax())], PAINTS[int(scores[len(SUBJECTS) :].argmax())]
+        subjects.append(Subject(name, colour if name in PAINTABLE else None))
+    return Scene(tuple(subjects), ground, size)
 
 
 @functools.cache

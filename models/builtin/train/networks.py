@@ -92,9 +92,11 @@ def text_encoder(tokenizer: Any) -> Any:
 
 
 def unet() -> Any:
-    """An untrained UNet, 21.5 million weights.
+    """An untrained UNet, 15.1 million weights.
 
-    Cross-attention at 16×16, 8×8 and 4×4: with 8×8 and 4×4 alone a caption's subject was heeded far later.
+    The picture is made on the way up, from the caption at 4×4, 8×8 and 16×16; with 8×8 and 4×4 alone a caption's
+    subject was heeded far later. A middle block and attention on the way down came to nothing in the first weights
+    (without them the loss moved by less than 0.001), so there are none: they took a seventh of the arithmetic.
     """
     return UNet2DConditionModel(
         sample_size=SIZE // GRID,
@@ -103,7 +105,8 @@ def unet() -> Any:
         block_out_channels=(48, 96, 192, 256),
         layers_per_block=1,
         norm_num_groups=16,
-        down_block_types=["DownBlock2D", *["CrossAttnDownBlock2D"] * 3],
+        down_block_types=["DownBlock2D"] * 4,
+        mid_block_type=None,
         up_block_types=[*["CrossAttnUpBlock2D"] * 3, "UpBlock2D"],
         cross_attention_dim=WIDTH,
         attention_head_dim=(2, 3, 6, 8),

@@ -18,8 +18,9 @@ SAVE_EVERY = 240.0  # seconds; a checkpoint of the UNet is 345 MB
 class Training:
     """Trains `network.parameters()` that require a gradient, and keeps a running average of all its weights.
 
-    The learning rate rises over the first 100 steps, stays, and falls to zero over the last fifth of `total` samples:
-    a run can be lengthened before that without having been planned so, and a cut one is finished by a smaller total.
+    The learning rate rises over the first 100 steps, stays, and falls to zero over the last two fifths of `total`
+    samples: a run can be lengthened before that without having been planned so, and a cut one is finished by a smaller
+    total.
     """
 
     def __init__(self, run: Run, step: str, network: Any, *, rate: float, total: int, average: float) -> None:
@@ -49,7 +50,7 @@ class Training:
         """One step down `loss`, the mean over `samples` new samples."""
         left = max(0.0, 1 - self.samples / self.total)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * min(1.0, (self.steps + 1) / 100) * min(1.0, left / 0.2 + 0.01)
+            group["lr"] = self.rate * min(1.0, (self.steps + 1) / 100) * min(1.0, left / 0.4 + 0.01)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0)

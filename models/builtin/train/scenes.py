@@ -40,7 +40,7 @@ def _gradient(top: Any, bottom: Any, end: int = SIZE) -> Picture:
 
 
 class _Canvas:
-    """A background being painted, with the random numbers of its variant."""
+    """A background being painted, with its own random numbers."""
 
     def __init__(self, picture: Picture, random: Random) -> None:
         self.image, self.random = Image.fromarray(picture), random
@@ -181,29 +181,31 @@ def _table(c: _Canvas) -> None:
 
 
 _HORIZON = 340
+# The rows that subjects are centred on: four latents apart, so that the UNet learns a subject once for both.
+MIDDLE, GROUND = 256, 320
 # setting: (how it is painted, sky at the top, sky further down, the row of that, the row a subject is centred on)
 _PAINTERS: dict[str, tuple[Callable[[_Canvas], None], Colour, Colour, int, int]] = {
-    "night": (_night, (12, 18, 60), (40, 50, 110), _HORIZON, 288),
-    "space": (_space, (8, 6, 22), (30, 12, 50), SIZE, 256),
-    "beach": (_beach, (110, 190, 245), (200, 235, 250), _HORIZON, 320),
-    "ocean": (_ocean, (140, 205, 250), (215, 240, 252), _HORIZON, 304),
-    "underwater": (_underwater, (50, 170, 215), (8, 60, 120), SIZE, 272),
-    "snow": (_snow, (175, 205, 235), (225, 235, 245), _HORIZON, 304),
-    "forest": (_forest, (150, 205, 160), (90, 150, 90), _HORIZON, 304),
-    "meadow": (_meadow, (105, 185, 250), (200, 232, 252), _HORIZON, 304),
-    "desert": (_desert, (135, 200, 240), (250, 225, 180), _HORIZON, 304),
-    "mountains": (_mountains, (120, 185, 240), (215, 235, 250), _HORIZON, 304),
-    "sunset": (_sunset, (90, 50, 120), (255, 150, 70), _HORIZON, 288),
-    "city": (_city, (150, 190, 230), (225, 225, 235), _HORIZON, 320),
-    "clouds": (_clouds, (80, 160, 240), (170, 215, 250), SIZE, 256),
-    "table": (_table, (240, 225, 200), (228, 208, 178), _HORIZON, 288),
+    "night": (_night, (12, 18, 60), (40, 50, 110), _HORIZON, GROUND),
+    "space": (_space, (8, 6, 22), (30, 12, 50), SIZE, MIDDLE),
+    "beach": (_beach, (110, 190, 245), (200, 235, 250), _HORIZON, GROUND),
+    "ocean": (_ocean, (140, 205, 250), (215, 240, 252), _HORIZON, GROUND),
+    "underwater": (_underwater, (50, 170, 215), (8, 60, 120), SIZE, MIDDLE),
+    "snow": (_snow, (175, 205, 235), (225, 235, 245), _HORIZON, GROUND),
+    "forest": (_forest, (150, 205, 160), (90, 150, 90), _HORIZON, GROUND),
+    "meadow": (_meadow, (105, 185, 250), (200, 232, 252), _HORIZON, GROUND),
+    "desert": (_desert, (135, 200, 240), (250, 225, 180), _HORIZON, GROUND),
+    "mountains": (_mountains, (120, 185, 240), (215, 235, 250), _HORIZON, GROUND),
+    "sunset": (_sunset, (90, 50, 120), (255, 150, 70), _HORIZON, GROUND),
+    "city": (_city, (150, 190, 230), (225, 225, 235), _HORIZON, GROUND),
+    "clouds": (_clouds, (80, 160, 240), (170, 215, 250), SIZE, MIDDLE),
+    "table": (_table, (240, 225, 200), (228, 208, 178), _HORIZON, GROUND),
 }
 
 
 @functools.cache
-def background(name: str, variant: int) -> Picture:
-    """One of the drawings of a background, 512×512; the same on every machine."""
-    random = Random(f"{name}{variant}")
+def background(name: str) -> Picture:
+    """A background, 512×512; the same on every machine."""
+    random = Random(f"{name}0")  # with another number it would be another drawing
     if name in PLAIN:
         light = 1 if name in ("white", "black") else random.uniform(0.95, 1.03)
         colour = np.array(PLAIN[name]) * light
@@ -253,22 +255,21 @@ def sprite(name: str, side: int, colour: str | None = None) -> tuple[Floats, Flo
 
 
 SIDES = {("", 1): 288, ("big", 1): 384, ("small", 1): 160, ("", 2): 208, ("", 3): 160}  # (size, count): pixels
-_CENTRES = {1: (256,), 2: (144, 368), 3: (96, 256, 416)}
+_CENTRES = {1: (256,), 2: (136, 392), 3: (96, 256, 416)}
 
 
 def placement(scene: Scene) -> list[tuple[int, int, int]]:
     """(side, left, top) of every subject, in pixels; left and top lie on the grid."""
     count = len(scene.subjects)
     side = SIDES[scene.size, count]
-    middle = _PAINTERS[scene.background][4] if scene.background in _PAINTERS else SIZE // 2
-    middle = min(middle, SIZE - GRID - side // 2)
+    middle = _PAINTERS[scene.background][4] if scene.background in _PAINTERS and scene.size != "big" else MIDDLE
     top = (middle - side // 2) // GRID * GRID
     return [(side, (x - side // 2) // GRID * GRID, top) for x in _CENTRES[count]]
 
 
 def render(scene: Scene) -> Picture:
     """The picture of a scene, 512×512×3."""
-    picture = background(scene.background, scene.variant).astype(np.float32)
+    picture = background(scene.background).astype(np.float32)
     for (name, colour), (side, left, top) in zip(scene.subjects, placement(scene), strict=True):
         pixels, alpha = sprite(name, side, colour)
         window = picture[top : top + side, left : left + side]

@@ -14,7 +14,7 @@ from torch.nn import functional
 from models.builtin.train import networks
 from models.builtin.train.optimise import Training
 from models.builtin.train.run import Run
-from models.builtin.vocabulary import BACKGROUNDS, EVERYTHING, HUES, SIZES, SUBJECTS, Scene, caption, sample_scene
+from models.builtin.vocabulary import BACKGROUNDS, HUES, SIZES, SUBJECTS, Scene, caption, sample_scene
 
 _HUES, _SIZES = [None, *HUES], ["", *SIZES]
 QUESTIONS = {  # what is asked of the tokens: number of answers
@@ -74,7 +74,7 @@ def train(run: Run, *, total: int, batch: int = 128, rate: float = 1e-3) -> None
     where = networks.device()
     r = random.Random(5)
     if run.start is None and not (run.folder / "tokenizer" / "vocab.json").exists():
-        networks.make_tokenizer(run.folder, [caption(sample_scene(r, *EVERYTHING), r) for _ in range(60_000)])
+        networks.make_tokenizer(run.folder, [caption(sample_scene(r), r) for _ in range(60_000)])
     tokenizer = networks.tokenizer(run.vocabulary)
     text = networks.text_encoder(tokenizer)
     run.weights("text_encoder", text)
@@ -87,7 +87,7 @@ def train(run: Run, *, total: int, batch: int = 128, rate: float = 1e-3) -> None
         return {"right": dict(zip(QUESTIONS, right.numpy().round(3).tolist(), strict=True))}
 
     while not training.done:
-        scenes = [sample_scene(r, *EVERYTHING) for _ in range(batch)]
+        scenes = [sample_scene(r) for _ in range(batch)]
         tokens = networks.tokens(tokenizer, [caption(scene, r) for scene in scenes]).to(where)
         padding = tokens == tokenizer.eos_token_id
         wanted = torch.tensor([answers(scene) for scene in scenes], device=where)

@@ -13,25 +13,35 @@ from models.builtin.train import networks
 from models.builtin.train.latents import scene_latent
 from models.builtin.train.optimise import Training
 from models.builtin.train.run import Run
+from models.builtin.train.scenes import GRID, SIZE, placement
 from models.builtin.train.text import load as load_text
 from models.builtin.vocabulary import HUES, SIZES, Scene, Subject, caption, sample_scene
 
-UNCONDITIONAL = 0.08  # share of the samples without a caption, for classifier-free guidance
-NOISY = 0.3  # share of the samples from the noisiest tenth of the steps, where the caption decides everything
+UNCONDITIONAL = 0.05  # share of the samples without a caption, for classifier-free guidance
+SUBJECT = 3.0  # weight of the error where a subject is, against 1 beside it: backgrounds are learnt soon
+NOISY = 0.8  # share of the samples from the noisiest twentieth of the steps, where the caption decides everything
 
 
-class Samples(torch.utils.data.IterableDataset[tuple[torch.Tensor, str]]):
-    """Endless latents of random scenes with a caption each."""
+class Samples(torch.utils.data.IterableDataset[tuple[torch.Tensor, torch.Tensor, str]]):
+    """Endless latents of random scenes, the weights of their errors, and a caption each."""
 
     def __init__(self, subjects: Sequence[str], features: Mapping[str, float], seed: int) -> None:
         self.subjects, self.features, self.seed = subjects, features, seed
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, str]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, str]]:
         worker = torch.utils.data.get_worker_info()
         r = random.Random(f"{self.seed} {worker.id if worker else 0}")
         while True:
             scene = sample_scene(r, self.subjects, self.features)
-            yield scene_latent(scene), "" if r.random() < UNCONDITIONAL else caption(scene, r)
+            yield scene_latent(scene), weights(scene), "" if r.random() < UNCONDITIONAL else caption(scene, r)
+
+
+def weights(scene: Scene) -> torch.Tensor:
+    """How much the error of each latent of a scene counts: (1, 32, 32), with a mean of 1."""
+    counts = torch.ones(1, SIZE // GRID, SIZE // GRID)
+    for side, left, top in placement(scene):
+        counts[:, top // GRID : (top + side) // GRID, left // GRID : (left + side) // GRID] = SUBJECT
+    return counts / counts.mean()
 
 
 def _wrong(scene: Scene, subjects: Sequence[str], r: random.Random) -> Scene:
@@ -77,18 +87,20 @@ class Gate:
         }
 
 
-def loss(unet: Any, scheduler: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
-    """Mean squared error of the predicted velocity (Salimans & Ho 2022, arXiv:2202.00512)."""
+def loss(
+    unet: Any, scheduler: Any, x: torch.Tensor, noise: torch.Tensor, t: torch.Tensor, c: Any, weights: Any = 1.0
+) -> torch.Tensor:
+    """Weighted mean squared error of the predicted velocity (Salimans & Ho 2022, arXiv:2202.00512)."""
     with networks.half(x.device):
         velocity = unet(scheduler.add_noise(x, noise, t), t, c).sample
-    error: torch.Tensor = (velocity.float() - scheduler.get_velocity(x, noise, t)).square().mean()
+    error: torch.Tensor = (weights * (velocity.float() - scheduler.get_velocity(x, noise, t)).square()).mean()
     return error
 
 
 def timesteps(count: int) -> torch.Tensor:
     """Random timesteps 0…999, more of them at the noisy end, and spread evenly: no batch is all easy or all hard."""
     u = (torch.arange(count) + torch.rand(count)) / count
-    noisy, rest = 1000 - 100 * u / NOISY, 1000 * (1 - ((u - NOISY) / (1 - NOISY)).clamp(0) ** 1.3)
+    noisy, rest = 1000 - 50 * u / NOISY, 1000 * (1 - ((u - NOISY) / (1 - NOISY)).clamp(0) ** 1.6)
     return torch.where(u < NOISY, noisy, rest).long().clamp(0, 999)
 
 
@@ -122,10 +134,12 @@ def train(
     )
     compiled = torch.compile(unet) if where.type == "cuda" else unet
     training.report(1, lambda: {"gate": gate(training.averaged, scheduler)})
-    for latents, texts in data:
+    if training.done:
+        return
+    for latents, counts, texts in data:
         x = latents.to(where, non_blocking=True).float()
         noise = torch.randn_like(x)
-        error = loss(compiled, scheduler, x, noise, timesteps(batch).to(where), encode(texts))
+        error = loss(compiled, scheduler, x, noise, timesteps(batch).to(where), encode(texts), counts.to(where))
         training.update(error, batch)
         training.report(400, lambda: {"gate": gate(training.averaged, scheduler)})
         if training.done:
