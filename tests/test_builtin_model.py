@@ -250,7 +250,8 @@ def test_an_evaluation_has_every_kind_of_scene_and_its_controls(
     assert set(kinds) == {"everything", *FEATURES} and result["steps"].keys() == {"1", "2"}
     assert result["controls"]["true scenes"]["all"] == 1 and result["controls"]["untrained"]["all"] == 0
     assert result["controls"]["another prompt's picture"]["all"] < 0.5 and 25 < result["decoder PSNR"] < 60
-    assert Image.open(tmp_path / "sheet.jpg").size == (8 * 192, 192 + 28)
+    width, height = Image.open(tmp_path / "sheet.jpg").size
+    assert (width, height % (192 + 28)) == (8 * 192, 0)
 
 
 def test_the_two_hundred_captions_ask_for_every_subject_once_alone() -> None:
