@@ -119,7 +119,7 @@ def _draw_steps(axes: Axes, figures: list[Figure]) -> None:
     axes.set_yticks(range(len(figures)), names, fontsize=7)
     axes.margins(0.12)
     axes.invert_yaxis()
-    axes.set(xlabel="seconds a step with guidance (logarithmic)", xscale="log")
+    axes.set(xlabel="seconds a step (logarithmic)", xscale="log")
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -27,7 +27,7 @@ from models.builtin.vocabulary import FEATURES, PLAIN, SPELLINGS, SUBJECTS, UNSA
 Prompt = tuple[Scene, str]
 ASKED = {"size": 0.08, "colour": 0.09, "count": 0.09, "pair": 0.09}  # the rest is single: of 200, each subject once
 FRESH = 500  # rendered scenes that the judge is measured on
-SHOWN = 48  # pictures on the sheet
+SHOWN = 48  # pictures on the sheet, and those of the others that are wrong
 UNTRAINED = 24  # pictures of an untrained model
 STEPS = (2, 4, 20)  # to compare the model's own number of steps with
 
@@ -175,6 +175,8 @@ def evaluate(folder: Path, out: Path, *, count: int) -> None:
     }
     text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
     out.mkdir(parents=True, exist_ok=True)
-    sheet(asked[:SHOWN], pictures[:SHOWN], judgements[:SHOWN]).save(out / "sheet.jpg", quality=88)
+    shown = [i for i in range(count) if i < SHOWN or not judgements[i].all]
+    some = [asked[i] for i in shown], [pictures[i] for i in shown], [judgements[i] for i in shown]
+    sheet(*some).save(out / "sheet.jpg", quality=88)
     (out / "evaluation.json").write_text(text, encoding="utf-8")
     print(text, end="")
