@@ -20,10 +20,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from helpers import archive, catalog, hub
-from helpers.catalog import Entry, File, Source, human
-from helpers.hub import Patience
-from helpers.stage import ROOT, Parser, StageError, is_set, run, say, setting
+from helpers.catalog import archive, catalog, hub
+from helpers.catalog.catalog import Entry, File, Source, human
+from helpers.catalog.hub import Patience
+from helpers.core.stage import ROOT, Parser, StageError, is_set, run, say, setting
 
 ROOM = 100_000  # bytes by which a file of a size that is known roughly may differ from it, beside a half
 
@@ -114,10 +114,10 @@ def remove(entry: Entry) -> None:
     if entry.shipped:
         raise StageError(os.EX_USAGE, f"{entry.name} ships with the repository and is not removed")
     paths = [entry.folder, incoming(entry)]
-    if entry.kind == "image" and "cpu" in entry.engines:
-        from helpers.engines import cpu
+    if entry.kind == "image" and "openvino" in entry.engines:
+        from helpers.draw.engines import openvino_engine
 
-        paths += cpu.compiled_copies(entry.folder)
+        paths += openvino_engine.compiled_copies(entry.folder)
     with writing(entry.folder):
         freed = 0
         for path in paths:

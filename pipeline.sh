@@ -191,11 +191,11 @@ ours() { # <module> [arguments]: one of our stages; from the root, so that no fi
 }
 
 choose_stages() {
-  RECORD=(ours helpers.record)
-  TRANSCRIBE=(ours helpers.transcribe)
+  RECORD=(ours helpers.listen.record)
+  TRANSCRIBE=(ours helpers.listen.transcribe)
   REMOVE_PARENTHESES=(ours remove_parentheses)
   ENRICH=()
-  GENERATE=(ours helpers.generate)
+  GENERATE=(ours helpers.draw.generate)
   # Words are split at spaces and nothing is expanded: these name a program and its options.
   [ -z "${A2I_RECORD:-}" ] || read -r -a RECORD <<<"$A2I_RECORD"
   [ -z "${A2I_TRANSCRIBE:-}" ] || read -r -a TRANSCRIBE <<<"$A2I_TRANSCRIBE"
@@ -229,7 +229,7 @@ pipe() {
 
 words() {
   tee "$session/transcript.txt" 2>/dev/null | stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
-    if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.confirm | enrich; else enrich; fi
+    if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.words.confirm | enrich; else enrich; fi
 }
 
 enrich() {
@@ -314,17 +314,17 @@ main() {
   fi
   check_options
   case $(uname -s) in
-    Darwin) . "$root/helpers/platform/darwin.sh" ;;
-    *) . "$root/helpers/platform/linux.sh" ;;
+    Darwin) . "$root/helpers/shell/platform/darwin.sh" ;;
+    *) . "$root/helpers/shell/platform/linux.sh" ;;
   esac
-  . "$root/helpers/environment.sh"
-  . "$root/helpers/session.sh"
-  . "$root/helpers/stages.sh"
+  . "$root/helpers/shell/environment.sh"
+  . "$root/helpers/shell/session.sh"
+  . "$root/helpers/shell/supervisor.sh"
   choose_opening
   [ "${A2I_CONFIRM:-0}" = 0 ] || { : >/dev/tty; } 2>/dev/null || die 69 "--confirm asks on a terminal, and there is none"
   ensure_environment
   if [ "$want" = devices ]; then
-    (ours helpers.record --list-devices)
+    (ours helpers.listen.record --list-devices)
     return
   fi
   if [ "$want" = doctor ]; then

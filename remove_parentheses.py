@@ -2,7 +2,7 @@
 """Take out what the speech recogniser wrote and nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|>, a loop …
 
 A filter, one line in and one line out. Whatever may be the speaker's own words stays: "a heart with an arrow (red)".
-What is taken for an annotation or an invented sentence stands in helpers/hallucinations.json.
+What is taken for an annotation or an invented sentence stands in helpers/words/hallucinations.json.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from helpers import loops, stage
+from helpers.core import stage
+from helpers.words import repetition
 
 NAME = "remove_parentheses"
 LISTS = stage.ROOT / "helpers" / "hallucinations.json"
@@ -218,7 +219,7 @@ def remove_parentheses(text: str) -> str:
     said = stage.printable(text.replace("\ufeff", " "))
     annotated = False
     for _ in range(20):  # what one removal uncovers; twice at most in practice
-        cleaned = loops.collapse(stage.printable(_without_marks(_without_brackets(said))))
+        cleaned = repetition.collapse(stage.printable(_without_marks(_without_brackets(said))))
         if cleaned == said:
             break
         annotated = True

@@ -355,8 +355,8 @@ main() {
     Darwin) platform=darwin ;;
     *) platform=linux ;;
   esac
-  . "$root/helpers/platform/$platform.sh"
-  . "$root/helpers/environment.sh"
+  . "$root/helpers/shell/platform/$platform.sh"
+  . "$root/helpers/shell/environment.sh"
   . "$root/helpers/install/steps.sh"
   . "$root/helpers/install/$platform.sh"
   steps=''

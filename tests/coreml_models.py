@@ -8,7 +8,7 @@ from pathlib import Path
 
 from small_models import BUILTIN, random_model
 
-from helpers import convert_coreml
+from helpers.compress import convert_coreml
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="audio-to-image.")  # deleted when the tests end
 

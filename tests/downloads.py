@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hub import Hub
 
-from helpers.stage import ROOT
+from helpers.core.stage import ROOT
 
 FIRST, MIRROR = "first/repo", "second/mirror"
 CONTENT = random.Random(1).randbytes(300_000)
@@ -60,7 +60,7 @@ def model(name: str, source: str, files: dict[str, bytes], pinned: bool = True) 
     ]
     return (
         f'[models."{name}"]\nkind = "image"\nabout = "for tests"\nlicense = "MIT"\nmemory_mb = 1\n'
-        f'engines = ["cpu"]\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
+        f'engines = ["openvino"]\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
     )
 
 
@@ -68,7 +68,7 @@ ARCHIVE = {"x_compiled.zip": zipped({f"x_compiled/{path}": body for path, body i
 CATALOG = "\n".join(
     [
         "[defaults]",
-        *(f'{role} = "one"' for role in ("english", "coreml", "coreml-gpu", "cuda", "cpu", "filter")),
+        *(f'{role} = "one"' for role in ("english", "coreml", "coreml-gpu", "torch", "openvino", "filter")),
         'multilingual = "alone"',
         *(
             f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'

@@ -9,5 +9,5 @@ make_fake_root() { # <folder>: sets root
   cp -R "$here/pipeline.sh" "$here/pyproject.toml" "$here/remove_parentheses.py" "$here/helpers" "$root/"
   root=$(cd "$root" && pwd -P)
   ln -s "$(command -v python3)" "$root/.venv/bin/python"
-  (. "$root/helpers/environment.sh" && environment_stamp) >"$root/.venv/whole"
+  (. "$root/helpers/shell/environment.sh" && environment_stamp) >"$root/.venv/whole"
 }

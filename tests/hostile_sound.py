@@ -20,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 import measured
 import pytest
 
-from helpers import audio, stage
+from helpers.core import stage
+from helpers.listen import audio
 
 MOST_MEMORY = 300  # MB, of record and FFmpeg together
 MOST_TIME = 60.0  # seconds, on a machine that has other things to do; 0.3 on one that has not
@@ -51,7 +52,7 @@ def record(
     settings |= {"TMPDIR": str(temporary), "HOME": str(temporary), "PYTHONUTF8": "1", "PYTHONPATH": str(stage.ROOT)}
     began = time.monotonic()
     with (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
-        command = [sys.executable, "-m", "helpers.record", f"--input={source}"]
+        command = [sys.executable, "-m", "helpers.listen.record", f"--input={source}"]
         code, peak = measured.run(command, 2 * MOST_TIME, cwd=folder, env=settings, stdin=stdin, stdout=out, stderr=err)
         out.seek(0)
         err.seek(0)

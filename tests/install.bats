@@ -29,8 +29,8 @@ teardown() {
 copy_repository() {
   (cd "$here" && git ls-files -z --cached --others --exclude-standard -- '*.sh' '*.py' pyproject.toml examples models \
     README.md LICENSE .gitignore helpers | tar --null --ignore-failed-read -T - -cf - | tar -xf - -C "$root")
-  sed 's|^_SIGNS = .*|_SIGNS = (Path(__file__).with_name("driver"),)|' "$here/helpers/engines/nvidia.py" \
-    >"$root/helpers/engines/nvidia.py" # a GPU of the machine that runs the tests is not seen
+  sed 's|^_SIGNS = .*|_SIGNS = (Path(__file__).with_name("driver"),)|' "$here/helpers/draw/engines/nvidia.py" \
+    >"$root/helpers/draw/engines/nvidia.py" # a GPU of the machine that runs the tests is not seen
 }
 
 fake_platform() {
@@ -61,7 +61,7 @@ fake_python() { # the environment gets what the tests have; pip is checked and t
 cd "\$4"/lib/python3.*/site-packages && mkdir pip && touch pip/__init__.py && cat >pip/__main__.py <<'END'
 import os, pathlib, sys, sysconfig, time
 root = pathlib.Path(sys.prefix).parent
-extra = "[cuda]" if (root / "helpers/engines/driver").exists() and (root / ".venv/whole").exists() else ""
+extra = "[cuda]" if (root / "helpers/draw/engines/driver").exists() and (root / ".venv/whole").exists() else ""
 assert sys.argv[1:] == ["install", "-e", f"{root}{extra}"], sys.argv
 for name in ("PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "PIP_NO_INPUT"):
     assert os.environ[name] == "1", f"pip would write into the home directory without {name}"
@@ -83,7 +83,7 @@ EOF
 
 fake_gpu() { # a driver of NVIDIA; what draws on it is not among the packages
   local path
-  touch "$root/helpers/engines/driver"
+  touch "$root/helpers/draw/engines/driver"
   mkdir "$BATS_TEST_TMPDIR/theirs"
   for path in "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"/*; do
     case ${path##*/} in torch | diffusers | transformers) ;; *) ln -s "$path" "$BATS_TEST_TMPDIR/theirs" ;; esac
@@ -269,7 +269,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   A2I_ENGINE=coreml run "$python" -S -B -m helpers.install.wanted_models
   [ "$status" -eq 0 ]
   [ "$(cut -f 1-3 <<<"$output")" = $'base.en-q5_1\t60 MB\tmissing\nstable-diffusion-2-1-base-coreml-ne\t1.1 GB\tmissing' ]
-  A2I_LANGUAGE=de A2I_ENGINE=cpu run "$python" -S -B -m helpers.install.wanted_models
+  A2I_LANGUAGE=de A2I_ENGINE=openvino run "$python" -S -B -m helpers.install.wanted_models
   [ "$(cut -f 1,3 <<<"$output")" = $'base-q5_1\tmissing\nbuiltin\there' ]
 }
 
@@ -305,7 +305,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [[ $stderr = *'  models       fetch base.en-q5_1 (60 MB), stable-diffusion-2-1-base (2.6 GB)'* ]]
   [[ $stderr = *' -m pip install -e '*' -m pip install -e '*'\[cuda\]'*'download_model.py stable-diffusion-2-1-base'* ]]
   is_clean
-  A2I_ENGINE=cpu run --separate-stderr installer --dry-run
+  A2I_ENGINE=openvino run --separate-stderr installer --dry-run
   [[ $stderr != *PyTorch* && $stderr != *stable-diffusion* ]]
 
   touch "$BATS_TEST_TMPDIR/no-pytorch"
@@ -589,7 +589,7 @@ EOF
 @test "the real thing: pip, the steps of this system, an ordinary user and an empty home directory" {
   top=$(mktemp -d /tmp/audio-to-image.XXXXXX)
   PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
-  python=$(. "$here/helpers/environment.sh" && base_python) || skip "no Python of the system that serves"
+  python=$(. "$here/helpers/shell/environment.sh" && base_python) || skip "no Python of the system that serves"
   export HOME=$top/home XDG_CURRENT_DESKTOP=sway
   root="$top/a fresh cöpy & more"
   mkdir -p "$HOME/.config/sway" "$root"

@@ -17,7 +17,7 @@ setup() {
   unset NONINTERACTIVE
   program "$root/pipeline.sh" 'while [ "$1" != --output ]; do shift; done
 printf "\211PNG\r\n\032\n" >"$2/image.png" && printf "%s\n" "$2/image.png"'
-  program "$root/helpers/press.sh" 'printf "%s\n" "$0" >>"$MAC_STATE/pressed"'
+  program "$root/helpers/shell/hotkey.sh" 'printf "%s\n" "$0" >>"$MAC_STATE/pressed"'
   app="$HOME/Applications/Audio to Image.app"
   workflow="$HOME/Library/Services/Audio to Image.workflow"
   entry='(null) - Audio to Image - runWorkflowAsService'
@@ -30,7 +30,7 @@ program() { # <path> <script>
 
 make_environment() { # one that counts as whole
   mkdir -p "$root/.venv/bin" "$root/.venv/lib/python3.11/site-packages/some" && ln -sf "$(command -v python3)" "$root/.venv/bin/python"
-  (. "$root/helpers/environment.sh" && environment_stamp) >"$root/.venv/whole"
+  (. "$root/helpers/shell/environment.sh" && environment_stamp) >"$root/.venv/whole"
 }
 
 theirs() { # shortcuts of the user's own, of all the types that a property list knows
@@ -89,7 +89,7 @@ calls() { # <how the line begins>: the calls of a program, as JSON
   [[ $output == *'hs.hotkey.bind({"ctrl", "alt"}, "i"'* ]]
   [ "$(shortcuts)" = "$settings" ]
   press_key '^~i'
-  [ "$(cat "$MAC_STATE/pressed")" = "$root/helpers/press.sh" ]
+  [ "$(cat "$MAC_STATE/pressed")" = "$root/helpers/shell/hotkey.sh" ]
   installed=$(tree)
   : >"$MAC_STATE/calls"
   run install
@@ -199,7 +199,7 @@ EOF
   install
   [ "$(signed)" -eq 2 ]
   codesign --verify "$app"
-  printf -- '-- news\n' >>"$root/helpers/install/press.applescript"
+  printf -- '-- news\n' >>"$root/helpers/install/hotkey.applescript"
   install
   [ "$(signed)" -eq 3 ]
   install
@@ -242,7 +242,7 @@ EOF
   make_environment
   install
   press_key '^~i'
-  [ "$(cat "$MAC_STATE/pressed")" = "$root/helpers/press.sh" ]
+  [ "$(cat "$MAC_STATE/pressed")" = "$root/helpers/shell/hotkey.sh" ]
   uninstall
   [ ! -e "$HOME/Applications" ]
   [ ! -e "$HOME/Library/Services" ]
@@ -378,18 +378,18 @@ for name in pathlib.Path(sys.argv[1]).read_text().splitlines():
     assert said.decode() == f"/usr/bin/open\0-g\0-a\0{name}/Applications/Audio to Image.app\0", said
     subprocess.run(["bash", root / "press"], check=True)
 EOF
-  cmp <(sed 's:$:/helpers/press.sh:' "$BATS_TEST_TMPDIR/list") "$MAC_STATE/pressed"
+  cmp <(sed 's:$:/helpers/shell/hotkey.sh:' "$BATS_TEST_TMPDIR/list") "$MAC_STATE/pressed"
 }
 
 @test "the launcher ends with the last program that a press has started" {
-  program "$root/helpers/press.sh" '(sleep 1.5; echo done >"$MAC_STATE/done") </dev/null >/dev/null 2>&1 &'
+  program "$root/helpers/shell/hotkey.sh" '(sleep 1.5; echo done >"$MAC_STATE/done") </dev/null >/dev/null 2>&1 &'
   darwin app_launcher >"$BATS_TEST_TMPDIR/press"
   bash "$BATS_TEST_TMPDIR/press"
   [ -e "$MAC_STATE/done" ]
 }
 
 @test "what was said reaches a notification as an argument" {
-  . "$root/helpers/platform/darwin.sh"
+  . "$root/helpers/shell/platform/darwin.sh"
   notify '-e "title"' '"; do shell script "touch hacked" -- ünï'
   [ "$(cat "$MAC_STATE/notifications")" = '["-e \"title\"", "\"; do shell script \"touch hacked\" -- ünï"]' ]
   play_sound start && play_sound stop && wait

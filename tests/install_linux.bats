@@ -21,8 +21,8 @@ make_root() { # [more]: everything that some reader of a command could trip over
   [ -z "${root:-}" ] || rm -rf "$root"
   make_fake_root "$BATS_TEST_TMPDIR/a \"copy\" & its ümläut's; #, [\\n] <b>${1-" \$HOME 100%"}"
   sed "s/^STEPS=.*/STEPS='app shortcut'/" "$here/shortcut_install.sh" >"$root/shortcut_install.sh" # the rest needs no desktop
-  printf '#!/bin/sh\necho pressed >>"%s"\n' "$BATS_TEST_TMPDIR/pressed" >"$root/helpers/press.sh"
-  chmod +x "$root/helpers/press.sh"
+  printf '#!/bin/sh\necho pressed >>"%s"\n' "$BATS_TEST_TMPDIR/pressed" >"$root/helpers/shell/hotkey.sh"
+  chmod +x "$root/helpers/shell/hotkey.sh"
 }
 
 teardown() {
@@ -372,7 +372,7 @@ kde_gone() {
   mv "$root" "$BATS_TEST_TMPDIR/moved"
   root=$BATS_TEST_TMPDIR/moved
   installer --yes
-  command="'$root/helpers/press.sh'"
+  command="'$root/helpers/shell/hotkey.sh'"
   [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>i')" = "$command" ]
   installer --yes --key ctrl+alt+f9
   [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>F9')" = "$command" ]

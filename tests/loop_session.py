@@ -22,10 +22,10 @@ from typing import Any
 
 from jiwer import wer
 
+from benchmark.spoken_prompts import PROMPTS, VOICES
 from examples.make_examples import speak
-from helpers.benchmark.spoken_prompts import PROMPTS, VOICES
-from helpers.stage import ROOT
-from models.builtin.language_model import spoken
+from helpers.core.stage import ROOT
+from training.builtin.language_model import spoken
 
 sys.path.append(str(Path(__file__).parent))  # as pytest does
 import microphone
@@ -43,7 +43,7 @@ def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
         text, voice = PROMPTS[number % len(PROMPTS)].text, VOICES[number % len(VOICES)]
         path = folder / f"{number}.wav"
         speak(voice, text, path)
-        command = [sys.executable, "-m", "helpers.transcribe", "--whisper", "builtin", str(path)]
+        command = [sys.executable, "-m", "helpers.listen.transcribe", "--whisper", "builtin", str(path)]
         heard = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
         if heard == spoken(text):
             found.append((heard, path))

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmark.spoken_prompts import PROMPTS
 from examples.make_examples import VOICES, speak
-from helpers.benchmark.spoken_prompts import PROMPTS
 
 Sound = NDArray[np.float64]
 

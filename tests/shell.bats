@@ -61,7 +61,7 @@ EOF
 }
 
 @test "every script ends in main, so that half of it does nothing" {
-  for script in pipeline.sh shortcut_install.sh helpers/press.sh tests/run.sh; do
+  for script in pipeline.sh shortcut_install.sh helpers/shell/hotkey.sh tests/run.sh; do
     [ "$(tail -n 1 "$script")" = 'main "$@"' ]
   done
 }

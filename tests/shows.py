@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from models.builtin.train.judge import judge
-from models.builtin.vocabulary import Scene, Subject
+from training.builtin.judge import judge
+from training.builtin.vocabulary import Scene, Subject
 
 
 def main(path: str, subject: str, background: str) -> int:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers import diffusion
-from helpers.stage import ROOT
+from helpers.core.stage import ROOT
+from helpers.draw import diffusion
 
 diffusers: Any = pytest.importorskip("diffusers")
 torch: Any = pytest.importorskip("torch")

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from small_models import BUILTIN
 from test_coreml_xl import LENGTH, model
 
-from helpers import diffusion
-from helpers.engines import coreml
+from helpers.draw import diffusion
+from helpers.draw.engines import coreml
 
 diffusers: Any = pytest.importorskip("diffusers")
 transformers: Any = pytest.importorskip("transformers")

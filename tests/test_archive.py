@@ -16,8 +16,8 @@ from downloads import zipped
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import archive
-from helpers.stage import StageError
+from helpers.catalog import archive
+from helpers.core.stage import StageError
 
 NOISE = MODEL["Unet.mlmodelc/weights/weight.bin"]
 

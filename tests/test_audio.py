@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers import audio, microphone, stage
+from helpers.core import stage
+from helpers.listen import audio, microphone
 
 SECONDS = 2.0
 FORMATS = ["wav", "mp3", "m4a", "ogg", "opus", "flac", "aac", "aiff", "webm", "mka", "caf", "wma", "au", "w64", "amr"]

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers.benchmark import __main__ as benchmark
-from helpers.benchmark import energy, plots, report, results
-from helpers.benchmark.results import Bar, Results, Timeline
-from helpers.stage import StageError
+from benchmark import __main__ as benchmark
+from benchmark import energy, plots, report, results
+from benchmark.results import Bar, Results, Timeline
+from helpers.core.stage import StageError
 
 
 def found(scale: float = 1.0, ratio: float = 3.0) -> Results:
@@ -153,7 +153,7 @@ def test_a_regression_is_exit_code_1(
 
 
 def test_a_section_that_fails_is_noted_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from helpers.benchmark import image, models, pipe, speech
+    from benchmark import image, models, pipe, speech
 
     def broken(*_: object) -> None:
         raise StageError(70, "no picture was drawn")

@@ -18,13 +18,15 @@ import pytest
 from small_models import random_model
 from whole_pipe import Pipe
 
+from benchmark import gpu, image, microphone, models, pipe, results, shapes, speech
+from benchmark.results import Results
+from benchmark.speech import Heard, Sample
+from benchmark.worker import Worker
 from examples import make_examples
-from helpers import audio, engines, machine
-from helpers.benchmark import gpu, image, microphone, models, pipe, results, shapes, speech
-from helpers.benchmark.results import Results
-from helpers.benchmark.speech import Heard, Sample
-from helpers.benchmark.worker import Worker
-from helpers.stage import ROOT, StageError
+from helpers.core import system
+from helpers.core.stage import ROOT, StageError
+from helpers.draw import engines
+from helpers.listen import audio
 
 
 @pytest.fixture
@@ -42,12 +44,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"the engine that is measured ended with 69: .*") as raised:
-        Worker("engine", engine="cpu", folder=str(tmp_path))
+        Worker("engine", engine="openvino", folder=str(tmp_path))
     assert raised.value.code == os.EX_SOFTWARE and "\n" not in raised.value.message
 
 
 def test_an_engine_is_measured_from_outside(tiny: Path, tmp_path: Path) -> None:
-    with Worker("engine", engine="cpu", folder=str(tiny), cache=str(tmp_path / "cache")) as worker:
+    with Worker("engine", engine="openvino", folder=str(tiny), cache=str(tmp_path / "cache")) as worker:
         assert worker.loaded > 0 and list((tmp_path / "cache").iterdir())
         assert 0 < worker.ask("step")[0] < worker.loaded and worker.seconds("decode")() > 0
         few, many = (min(worker.ask("picture", steps=steps)[0] for _ in range(5)) for steps in (1, 20))
@@ -290,8 +292,8 @@ def test_the_arithmetic_of_stable_diffusion_2_1_base() -> None:
 
 
 def test_without_room_for_it_nothing_is_made(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "available", lambda: ("cpu",))
-    monkeypatch.setattr(machine, "memory", lambda: (16 * 10**9, 3 * 10**9))
+    monkeypatch.setattr(engines, "available", lambda: ("openvino",))
+    monkeypatch.setattr(system, "memory", lambda: (16 * 10**9, 3 * 10**9))
     image.full_size(made, True, lambda: None)
     assert made.figures == {} and "need 13.0 GB of free memory; there is 3.0 GB" in made.notes[0]
 
@@ -321,7 +323,7 @@ def test_smaller_weights_are_measured(made: Results) -> None:
 
 
 def test_the_program_answers_at_once_and_needs_no_model() -> None:
-    program = "import sys, helpers.benchmark.__main__; print({'numpy', 'torch'} & {*sys.modules})"
+    program = "import sys, benchmark.__main__; print({'numpy', 'torch'} & {*sys.modules})"
     command = [sys.executable, "-c", program]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "set()\n"
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.builtin import card, vocabulary
-from models.builtin.vocabulary import (
+from training.builtin import card, vocabulary
+from training.builtin.vocabulary import (
     BACKGROUNDS,
     FEATURES,
     FOLDER,
@@ -135,7 +135,7 @@ def test_the_same_seed_gives_the_same_scenes_and_captions() -> None:
 
 
 def test_words_and_card_are_current() -> None:
-    remedy = "run: python -m models.builtin.card"
+    remedy = "run: python -m training.builtin.card"
     assert card.WORDS.read_text(encoding="utf-8") == vocabulary.words_file(), remedy
     assert card.CARD.read_text(encoding="utf-8") == card.card(), remedy
     assert all(subject in card.generated() for subject in SUBJECTS)
@@ -143,7 +143,7 @@ def test_words_and_card_are_current() -> None:
 
 def test_the_folder_is_small_and_what_diffusers_loads() -> None:
     diffusers = pytest.importorskip("diffusers")
-    from models.builtin.train import networks
+    from training.builtin import networks
 
     files = [path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert sum(path.stat().st_size for path in files) < 40 * MEGABYTE
@@ -163,7 +163,7 @@ def test_the_folder_is_small_and_what_diffusers_loads() -> None:
 
 @font
 def test_scenes_are_drawn_the_same_every_time() -> None:
-    from models.builtin.train import scenes
+    from training.builtin import scenes
 
     random = Random(8)
     some = [sample_scene(random) for _ in range(12)]
@@ -181,8 +181,8 @@ def test_scenes_are_drawn_the_same_every_time() -> None:
 
 @font
 def test_the_judge_reads_true_scenes() -> None:
-    from models.builtin.train.judge import judge
-    from models.builtin.train.scenes import render
+    from training.builtin.judge import judge
+    from training.builtin.scenes import render
 
     random = Random("judge")
     scenes = [sample_scene(random, features={kind: 1.0}, test=True) for kind in FEATURES for _ in range(20)]
@@ -193,8 +193,8 @@ def test_the_judge_reads_true_scenes() -> None:
 @font
 def test_the_judge_reads_soft_pictures_too() -> None:
     """Not only the pixels that it was trained on: what is drawn is softer, and its colours are off."""
-    from models.builtin.train.judge import judge
-    from models.builtin.train.scenes import render
+    from training.builtin.judge import judge
+    from training.builtin.scenes import render
 
     random = Random("soft")
     right = 0
@@ -208,8 +208,8 @@ def test_the_judge_reads_soft_pictures_too() -> None:
 
 @font
 def test_the_judge_tells_what_is_wrong() -> None:
-    from models.builtin.train.judge import judge
-    from models.builtin.train.scenes import render
+    from training.builtin.judge import judge
+    from training.builtin.scenes import render
 
     cat = Scene((Subject("cat"),), "beach")
     picture = render(cat)
@@ -224,8 +224,8 @@ def test_the_judge_tells_what_is_wrong() -> None:
 
 @font
 def test_the_model_draws_combinations_it_never_saw() -> None:
-    from models.builtin.train import evaluate
-    from models.builtin.train.judge import judge
+    from training.builtin import evaluate
+    from training.builtin.judge import judge
 
     asked = evaluate.prompts(6, seed=11)
     assert all(held_out(scene) for scene, _ in asked if scene.feature == "single")
@@ -239,7 +239,7 @@ def test_an_evaluation_has_every_kind_of_scene_and_its_controls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("diffusers")
-    from models.builtin.train import evaluate
+    from training.builtin import evaluate
 
     for name, value in {"SHOWN": 3, "FRESH": 5, "UNTRAINED": 1, "STEPS": (2,)}.items():
         monkeypatch.setattr(evaluate, name, value)
@@ -256,7 +256,7 @@ def test_an_evaluation_has_every_kind_of_scene_and_its_controls(
 
 def test_the_two_hundred_captions_ask_for_every_subject_once_alone() -> None:
     pytest.importorskip("diffusers")
-    from models.builtin.train import evaluate
+    from training.builtin import evaluate
 
     asked = evaluate.prompts(200)
     single = [scene.subjects[0].name for scene, _ in asked if scene.feature == "single"]
@@ -268,7 +268,7 @@ def test_the_two_hundred_captions_ask_for_every_subject_once_alone() -> None:
 
 
 def test_one_command_makes_a_model_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from models.builtin.train import __main__ as train
+    from training.builtin import __main__ as train
 
     done: list[tuple[str, bool]] = []
     monkeypatch.setattr(train, "_carry_out", lambda o: done.append((o.step, getattr(o, "from_nothing", True))))
@@ -279,7 +279,7 @@ def test_one_command_makes_a_model_from_nothing(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_curves_of_a_training(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from models.builtin.train.curves import HISTORY, curves
+    from training.builtin.curves import HISTORY, curves
 
     lines = [{"step": "unet", "samples": n, "gate": {"single": [0.3 - n / 9, 0.4]}} for n in range(2)]
     lines += [{"step": "decoder", "samples": n, "psnr": 28.0 + n} for n in range(2)]
@@ -293,7 +293,7 @@ def test_the_curves_of_a_training(tmp_path: Path) -> None:
 def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("diffusers")
-    from models.builtin.train.__main__ import main
+    from training.builtin.__main__ import main
 
     handler = signal.getsignal(signal.SIGTERM)
     run = tmp_path / "run"
@@ -325,7 +325,7 @@ def test_training_carries_on_where_it_was_stopped(tmp_path: Path) -> None:
 @font
 def test_errors_count_more_where_a_subject_is() -> None:
     pytest.importorskip("torch")
-    from models.builtin.train import scenes, unet
+    from training.builtin import scenes, unet
 
     scene = Scene((Subject("cat"), Subject("dog")), "beach")
     weights = unet.weights(scene)
@@ -340,8 +340,8 @@ def test_the_reader_learns_and_is_written_as_the_judge_reads_it(tmp_path: Path) 
     torch = pytest.importorskip("torch")
     import openvino
 
-    from models.builtin.train import judge, reader
-    from models.builtin.train.run import Run
+    from training.builtin import judge, reader
+    from training.builtin.run import Run
 
     handler = signal.getsignal(signal.SIGTERM)
     written = tmp_path / "judge.xml"
@@ -363,7 +363,7 @@ def test_the_reader_learns_and_is_written_as_the_judge_reads_it(tmp_path: Path) 
 def test_larger_networks_start_from_smaller_ones(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
-    from models.builtin.train.run import Run
+    from training.builtin.run import Run
 
     def decoder(channels: int) -> tuple[Any, Any]:
         vae = diffusers.AutoencoderKL(
@@ -384,7 +384,7 @@ def test_larger_networks_start_from_smaller_ones(tmp_path: Path) -> None:
 @font
 def test_every_batch_has_timesteps_of_all_kinds() -> None:
     torch = pytest.importorskip("torch")
-    from models.builtin.train import unet
+    from training.builtin import unet
 
     torch.manual_seed(0)
     batches = [unet.timesteps(16) for _ in range(200)]
@@ -396,9 +396,9 @@ def test_every_batch_has_timesteps_of_all_kinds() -> None:
 @font
 def test_a_model_can_be_made_from_nothing(tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
-    from models.builtin.train import networks, text
-    from models.builtin.train.run import Run
-    from models.builtin.train.save import save
+    from training.builtin import networks, text
+    from training.builtin.run import Run
+    from training.builtin.save import save
 
     handler = signal.getsignal(signal.SIGTERM)
     networks.make_tokenizer(tmp_path, ["a delicious burger on a blue background"] * 3)

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from measure_noise import listen
+from measure_denoise import listen
 
+from benchmark import spoken_prompts
+from benchmark.speech import word_error_rate
+from benchmark.spoken_prompts import Recording
 from examples.make_examples import speak
-from helpers import audio, builtin_recogniser
-from helpers.benchmark import spoken_prompts
-from helpers.benchmark.speech import word_error_rate
-from helpers.benchmark.spoken_prompts import Recording
-from helpers.builtin_recogniser import BuiltinRecogniser
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.listen import audio, builtin_recogniser
+from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
 OTHER = (  # speech that has nothing to do with the little world
     "the stock market fell sharply on tuesday afternoon",
@@ -49,7 +49,7 @@ def pcm(samples: Samples) -> bytes:
 
 
 def test_word_error_rate(recordings: list[Recording]) -> None:
-    """A sixth of what `python -m helpers.benchmark speech` measures."""
+    """A sixth of what `python -m benchmark speech` measures."""
     heard = listen(recordings)
     assert len({item.sample.voice for item in heard}) == 5 and len(heard) == 25
     assert word_error_rate(heard) <= 0.10
@@ -127,7 +127,7 @@ def test_a_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_it_loads_fast() -> None:
     """Imports, acoustic model, dictionary and language model: 0.2 s of processor time on a quiet machine."""
     program = (
-        "import resource; from helpers.builtin_recogniser import BuiltinRecogniser; BuiltinRecogniser();"
+        "import resource; from helpers.listen.builtin_recogniser import BuiltinRecogniser; BuiltinRecogniser();"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_utime)"
     )
     output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from helpers import archive, catalog
-from helpers.stage import ROOT, StageError
+from helpers.catalog import archive, catalog
+from helpers.core.stage import ROOT, StageError
 
 MINIMAL: dict[str, Any] = {
     "defaults": dict.fromkeys(catalog.ROLES, "one"),
@@ -26,7 +26,7 @@ MINIMAL: dict[str, Any] = {
             "about": "a model",
             "license": "MIT",
             "memory_mb": 1,
-            "engines": ["cpu"],
+            "engines": ["openvino"],
             "languages": "en",
             "source": "here",
             "files": [{"path": "one.bin", "bytes": 3, "sha256": "b" * 64}],
@@ -74,7 +74,7 @@ def test_defaults_fit_their_roles() -> None:
     for engine in catalog.ENGINES:
         model = catalog.default(engine)
         assert model.kind == "image" and engine in model.engines
-    assert catalog.default("cpu").name == "builtin"
+    assert catalog.default("openvino").name == "builtin"
     assert catalog.default("coreml-gpu").engines == ("coreml",)
     assert "split_einsum" in catalog.default("coreml").files[0].path, "the Neural Engine computes no other attention"
     assert "original" in catalog.default("coreml-gpu").files[0].path
@@ -87,7 +87,7 @@ def test_the_detector_of_safe_is_no_model_that_draws() -> None:
 
 def test_a_diffusers_folder_has_each_part_that_is_drawn_with() -> None:
     for entry in catalog.entries().values():
-        if "cuda" not in entry.engines:
+        if "torch" not in entry.engines:
             continue
         paths = {file.path for file in entry.files}
         parts = ["text_encoder", *(["text_encoder_2"] if "xl" in entry.name else []), "unet", "vae"]
@@ -260,14 +260,16 @@ def test_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_table_has_every_model() -> None:
-    printed = subprocess.run([sys.executable, "-m", "helpers.catalog"], capture_output=True, text=True, check=True)
+    printed = subprocess.run(
+        [sys.executable, "-m", "helpers.catalog.catalog"], capture_output=True, text=True, check=True
+    )
     assert printed.stdout == catalog.markdown_table() + "\n"
     rows = printed.stdout.splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(catalog.entries())
 
 
 def test_import_is_light() -> None:
-    code = "import sys, helpers.catalog as c; c.find('builtin'); print(*sys.modules)"
+    code = "import sys, helpers.catalog.catalog as c; c.find('builtin'); print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "dataclasses", "subprocess", "zipfile"}
     assert not heavy & set(printed.stdout.split())

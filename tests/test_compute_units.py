@@ -13,9 +13,9 @@ import coreml_standin
 import pytest
 from coreml_models import converted
 
-from helpers.engines import compute_units
-from helpers.engines.compute_units import Machine, choose_unit, machine
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw.engines import compute_units
+from helpers.draw.engines.compute_units import Machine, choose_unit, machine
 
 NE, GPU, CPU = "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"
 GB = 1 << 30
@@ -168,7 +168,7 @@ def test_a_refusal_is_told_in_core_mls_words(mac: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupted_trial_leaves_no_process(mac: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mac.setenv("COREML_FAULTS", json.dumps({NE: {"TextEncoder": "hang"}}))
-    program = "import sys; from pathlib import Path; from helpers.engines import compute_units as c; "
+    program = "import sys; from pathlib import Path; from helpers.draw.engines import compute_units as c; "
     program += f"c.try_unit(Path({str(converted('tiny'))!r}), {NE!r})"
     parent = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
     log, deadline = tmp_path / "loaded", time.monotonic() + 60

@@ -20,7 +20,7 @@ def confirm(heard: str, keys: bytes, folder: Path) -> tuple[int, str, str]:
     are pressed when it asks for the first time.
     """
     (folder / "heard").write_text(heard)
-    script = f'set -m; "{sys.executable}" -m helpers.confirm <"$1/heard" >"$1/drawn" & wait "$!"; exit "$?"'
+    script = f'set -m; "{sys.executable}" -m helpers.words.confirm <"$1/heard" >"$1/drawn" & wait "$!"; exit "$?"'
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
@@ -70,7 +70,7 @@ def test_a_key_stops_the_clock(tmp_path: Path) -> None:
         os.environ.update(TERM="xterm", A2I_SESSION="")
         sys.stdin = open(tmp_path / "heard")  # noqa: SIM115, PTH123
         os.dup2(sys.stdin.fileno(), 0)
-        os.execv(sys.executable, [sys.executable, "-m", "helpers.confirm"])
+        os.execv(sys.executable, [sys.executable, "-m", "helpers.words.confirm"])
     shown = b""
     while b"draw: " not in shown:
         shown += os.read(terminal, 4096)
@@ -100,7 +100,7 @@ def test_what_was_heard_cannot_move_the_cursor(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "helpers.confirm"]
+    command = [sys.executable, "-m", "helpers.words.confirm"]
     done = subprocess.run(
         command, cwd=ROOT, input=b"a cat\n", capture_output=True, start_new_session=True, timeout=30, check=False
     )

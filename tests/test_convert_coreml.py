@@ -12,8 +12,8 @@ from coreml_models import converted, source
 from mil_evaluator import Program
 from small_models import reference, torch
 
-from helpers import convert_coreml
-from helpers.stage import StageError
+from helpers.compress import convert_coreml
+from helpers.core.stage import StageError
 
 
 def psnr(exact: Any, mine: Any) -> float:
@@ -144,12 +144,12 @@ def test_it_needs_no_pytorch() -> None:
     import sys
     import tempfile
 
-    from helpers.stage import ROOT
+    from helpers.core.stage import ROOT
 
     with tempfile.TemporaryDirectory() as folder:
         program = f"""
 import sys
-from helpers import convert_coreml
+from helpers.compress import convert_coreml
 convert_coreml.main([{str(source("tiny"))!r}, "-o", {folder + "/new"!r}])
 print([name for name in ("torch", "diffusers", "transformers") if sys.modules.get(name)])
 """

@@ -16,9 +16,9 @@ import pytest
 from coreml_models import converted, source
 from small_models import BUILTIN, picture
 
-from helpers import diffusion, engines
-from helpers.engines import compute_units, coreml
-from helpers.stage import ROOT, StageError
+from helpers.core.stage import ROOT, StageError
+from helpers.draw import diffusion, engines
+from helpers.draw.engines import compute_units, coreml
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_the_picture_is_that_of_the_cpu_engine(monkeypatch: pytest.MonkeyPatch, 
     """Weights of 16 bits: computed in 32, and with every result rounded to 16, it is the same picture to the eye."""
     monkeypatch.setenv("COREML_HALF", half)
     mine = engines.load("coreml", converted("builtin"))
-    theirs = engines.load("cpu", BUILTIN)
+    theirs = engines.load("openvino", BUILTIN)
     assert (mine.size, mine.factor, mine.channels) == (theirs.size, theirs.factor, theirs.channels)
     assert (mine.scheduler, mine.defaults) == (theirs.scheduler, theirs.defaults)
     for prompt in ("a burger on a blue background", "an owl at night"):
@@ -57,7 +57,7 @@ def test_every_layout_draws_the_same(tmp_path: Path, layout: str, guidance: floa
     folder = converted("tiny", "original", batch, chunked)
     if "compiled" in layout:
         folder = coreml_standin.compiled(folder, tmp_path / "compiled")
-    expected = picture(engines.load("cpu", source("tiny"), guidance=guidance > 1), guidance=guidance)
+    expected = picture(engines.load("openvino", source("tiny"), guidance=guidance > 1), guidance=guidance)
     assert psnr(picture(engines.load("coreml", folder), guidance=guidance), expected) > 45
     kind = "UnetChunk2" if chunked else "Unet"
     assert f" CPU_ONLY {kind}\n" in (tmp_path / "loaded").read_text()
@@ -172,7 +172,10 @@ def test_sizes_and_precisions_that_a_model_does_not_have(monkeypatch: pytest.Mon
 def generate(folder: Path, tmp_path: Path, **more: str) -> subprocess.CompletedProcess[str]:
     """Draw with the last stage, as on a Mac but for the stand-in."""
     settings = {"A2I_ENGINE": "coreml", "A2I_OUTPUT": str(tmp_path / "out"), "A2I_MODEL": str(folder), "A2I_SEED": "5"}
-    command, environment = [sys.executable, "-m", "helpers.generate"], coreml_standin.environment(**settings | more)
+    command, environment = (
+        [sys.executable, "-m", "helpers.draw.generate"],
+        coreml_standin.environment(**settings | more),
+    )
     return subprocess.run(command, input="a red heart\n", cwd=ROOT, env=environment, text=True, capture_output=True)
 
 
@@ -218,7 +221,7 @@ def test_the_engines_own_python_starts_quickly_and_without_pytorch(tmp_path: Pat
 import sys, time
 start = time.perf_counter()
 from pathlib import Path
-from helpers import diffusion, engines, generate
+from helpers.draw import diffusion, engines, generate
 engine = engines.load("coreml", Path({str(folder)!r}))
 text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in ("a cat", ""))
 diffusion.draw(engine, text, empty, seed=1, steps=20, guidance=7.5)

@@ -16,9 +16,10 @@ from coremltools.converters.mil.mil import types
 from numpy.typing import NDArray
 from small_models import BUILTIN
 
-from helpers import convert_coreml, diffusion, engines
-from helpers.engines import compute_units, coreml
-from helpers.stage import StageError
+from helpers.compress import convert_coreml
+from helpers.core.stage import StageError
+from helpers.draw import diffusion, engines
+from helpers.draw.engines import compute_units, coreml
 
 transformers: Any = pytest.importorskip("transformers")
 

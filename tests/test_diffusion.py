@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.diffusion import BlankPicture, check_size, draw, sample
-from helpers.engines import Defaults
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw.diffusion import BlankPicture, check_size, draw, sample
+from helpers.draw.engines import Defaults
 
 TEXT, UNWANTED = (np.full((1, 5, 3), value, np.float32) for value in (1, -1))
 
@@ -192,6 +192,6 @@ def test_sizes_that_can_be_drawn() -> None:
 def test_the_loop_knows_no_framework() -> None:
     """Neither the loop nor what it imports may bring torch or OpenVINO along."""
     program = (
-        "import sys, helpers.diffusion; print([n for n in ('torch', 'openvino', 'diffusers') if n in sys.modules])"
+        "import sys, helpers.draw.diffusion; print([n for n in ('torch', 'openvino', 'diffusers') if n in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"

@@ -24,10 +24,14 @@ import microphone as speaker
 import pytest
 import whisper_fixture
 
-from helpers import audio, catalog, doctor, engines, machine, microphone
-from helpers.doctor import Finding
-from helpers.engines import compute_units, nvidia
-from helpers.stage import StageError
+from helpers.catalog import catalog
+from helpers.core import system
+from helpers.core.stage import StageError
+from helpers.doctor import checks
+from helpers.doctor.checks import Finding
+from helpers.draw import engines
+from helpers.draw.engines import compute_units, nvidia
+from helpers.listen import audio, microphone
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCTOR = [sys.executable, "-m", "helpers.doctor"]
@@ -68,17 +72,17 @@ def test_the_environment_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: [*requires, "numpy==8.8; python_version < '3.11'"])
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "8.8"}[name])
     monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
-    found = doctor.environment()
+    found = checks.environment()
     assert found.state == "ok" and found.text.endswith("1 packages as pinned: numpy 8.8")
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "7.7"}[name])
-    found = doctor.environment()
+    found = checks.environment()
     assert (found.state, found.text) == ("!", "other versions than those that were tested: numpy 7.7")
     assert "./pipeline.sh" in found.remedy
 
 
 def test_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    found = doctor.environment()
+    found = checks.environment()
     assert (found.state, found.code) == ("no", 69) and found.text.startswith("pocketsphinx cannot be loaded: ")
 
 
@@ -87,7 +91,7 @@ def test_packages_that_were_never_installed(monkeypatch: pytest.MonkeyPatch) -> 
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", missing)
-    assert doctor.environment()[::3] == ("no", 69)
+    assert checks.environment()[::3] == ("no", 69)
 
 
 # ---- FFmpeg
@@ -112,7 +116,7 @@ def test_ffmpeg(
     monkeypatch.setenv("PATH", str(tmp_path))
     if script:
         program(tmp_path / "ffmpeg", *script)
-    found = doctor.examine(doctor.ffmpeg)
+    found = checks.examine(checks.ffmpeg)
     assert found.state == state and text.replace("/.*", "").split(", ")[-1] in found.text
     assert bool(found.remedy) == (state != "ok") and found.code == (69 if state == "no" else 0)
 
@@ -132,9 +136,9 @@ def test_ffmpeg(
 def test_the_microphone(
     monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Iterator[bytes]], state: str, code: int, text: str
 ) -> None:
-    monkeypatch.setattr(doctor, "_device", lambda: "Yeti")
+    monkeypatch.setattr(checks, "_device", lambda: "Yeti")
     monkeypatch.setattr(microphone, "listen", listen)
-    found = doctor.listening()
+    found = checks.listening()
     assert (found.state, found.code) == (state, code) and text in found.text
     assert bool(found.remedy) == (state != "ok")
 
@@ -147,25 +151,25 @@ def test_no_microphone(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
     monkeypatch.setattr(microphone, "devices", list)
     monkeypatch.setattr(microphone, "listen", listen)
-    assert doctor.listening() == Finding("no", "no microphone was found", "Connect one.", code)
+    assert checks.listening() == Finding("no", "no microphone was found", "Connect one.", code)
 
 
 def test_the_microphone_that_is_asked_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_DEVICE", "yeti")
     monkeypatch.setattr(microphone, "devices", lambda: [microphone.Device("pulse", "x", "Blue Yeti")])
     monkeypatch.setattr(microphone, "listen", sound(3000, -3000))
-    assert doctor.listening().text.startswith("Blue Yeti: ")
+    assert checks.listening().text.startswith("Blue Yeti: ")
 
 
 def test_a_mac_names_its_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
     items = [{"_name": "Speakers"}, {"_name": "Studio Mic", "coreaudio_default_audio_input_device": "spaudio_yes"}]
     report = json.dumps({"SPAudioDataType": [{"_items": items}]})
-    monkeypatch.setattr(machine, "said", lambda *command: report if command[0] == "system_profiler" else "")
+    monkeypatch.setattr(system, "said", lambda *command: report if command[0] == "system_profiler" else "")
     monkeypatch.setattr(microphone, "devices", lambda: [microphone.Device("avfoundation", ":Teams", "Teams")])
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert doctor._device() == "Studio Mic"
-    monkeypatch.setattr(machine, "said", lambda *command: "")
-    assert doctor._device() == "Teams"
+    assert checks._device() == "Studio Mic"
+    monkeypatch.setattr(system, "said", lambda *command: "")
+    assert checks._device() == "Teams"
 
 
 # ---- models
@@ -188,21 +192,21 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_models_are_checked(base: Path) -> None:
-    assert doctor.models() == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
-    assert doctor.speech() == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
+    assert checks.models() == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
+    assert checks.speech() == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
     data = base.read_bytes()
     anew = "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1"
     for damage in (data[:-1] + bytes([data[-1] ^ 1]), data[:-1]):
         base.write_bytes(damage)
-        assert doctor.models() == Finding("no", "base.en-q5_1 is damaged", anew, 65)
+        assert checks.models() == Finding("no", "base.en-q5_1 is damaged", anew, 65)
 
 
 def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.models() == Finding("ok", "builtin")
-    monkeypatch.setattr(engines, "available", lambda: ("cuda", "cpu"))
-    found = doctor.models()
+    assert checks.models() == Finding("ok", "builtin")
+    monkeypatch.setattr(engines, "available", lambda: ("torch", "openvino"))
+    found = checks.models()
     assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.default('cuda').name}")
-    found = doctor.speech()
+    found = checks.speech()
     assert (found.state, found.remedy) == ("!", "./download_model.py base.en-q5_1") and "few words" in found.text
 
 
@@ -211,7 +215,7 @@ def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_no_recogniser_for_this(monkeypatch: pytest.MonkeyPatch, setting: str, value: str, code: int) -> None:
     monkeypatch.setenv(f"A2I_{setting}", value)
-    found = doctor.speech()
+    found = checks.speech()
     assert (found.state, found.code) == ("no", code) and "./download_model.py" in found.remedy
 
 
@@ -220,36 +224,36 @@ def test_no_recogniser_for_this(monkeypatch: pytest.MonkeyPatch, setting: str, v
 
 def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "advice", lambda: "")
-    monkeypatch.setattr(engines, "available", lambda: ("cpu",))
-    assert doctor.engine() == Finding("ok", "OpenVINO on the processor")
+    monkeypatch.setattr(engines, "available", lambda: ("openvino",))
+    assert checks.engine() == Finding("ok", "OpenVINO on the processor")
     monkeypatch.setattr(nvidia, "advice", lambda: "the NVIDIA GPU is not used: pip")
-    assert doctor.engine() == Finding("!", "OpenVINO on the processor", "The NVIDIA GPU is not used: pip")
+    assert checks.engine() == Finding("!", "OpenVINO on the processor", "The NVIDIA GPU is not used: pip")
 
 
 def test_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "memory", lambda: (16 << 30, 8 << 30))
+    monkeypatch.setattr(system, "memory", lambda: (16 << 30, 8 << 30))
     monkeypatch.setenv("A2I_ENGINE", "steam")
-    assert doctor.engine()[::3] == ("no", 64)
-    assert doctor.models().state == doctor.memory().state == "ok"  # it is told once
+    assert checks.engine()[::3] == ("no", 64)
+    assert checks.models().state == checks.memory().state == "ok"  # it is told once
 
 
 def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engines, "available", lambda: ("coreml", "cpu"))
+    monkeypatch.setattr(engines, "available", lambda: ("coreml", "openvino"))
     monkeypatch.setattr(nvidia, "advice", lambda: "")
     mac = compute_units.Machine("Apple M2 Max", 32 << 30, "24G90")
     monkeypatch.setattr(compute_units, "machine", lambda: mac)
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
-    assert doctor.engine() == Finding("ok", "Core ML on Apple M2 Max")
+    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max")
     (tmp_path / "units.json").write_text(json.dumps({"24G90 x": {"model": "/m", "unit": "CPU_AND_GPU", "failed": {}}}))
-    assert doctor.engine() == Finding("ok", "Core ML on Apple M2 Max, CPU_AND_GPU")
+    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max, CPU_AND_GPU")
     (tmp_path / "units.json").write_text("[1")
-    assert doctor.engine() == Finding("ok", "Core ML on Apple M2 Max")
+    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max")
 
 
 @pytest.mark.parametrize("free, state", [(8 << 30, "ok"), (100 << 20, "!"), (0, "ok")])
 def test_memory(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
-    monkeypatch.setattr(machine, "memory", lambda: (16 << 30, free))
-    found = doctor.memory()
+    monkeypatch.setattr(system, "memory", lambda: (16 << 30, free))
+    found = checks.memory()
     assert found.state == state and found.text.startswith("17.2 GB, ") and found.text.endswith("take 510 MB")
 
 
@@ -258,14 +262,14 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, state:
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / "not" / "yet"))
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    found = doctor.disk()
+    found = checks.disk()
     assert (found.state, found.code) == (state, 73 if state == "no" else 0)
     assert not (tmp_path / "not").exists()
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_OUTPUT", "/proc/pictures")  # not even by root
-    found = doctor.disk()
+    found = checks.disk()
     assert (found.state, found.code) == ("no", 73) and found.text.startswith("cannot write to /proc/pictures: ")
 
 
@@ -283,11 +287,11 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_shortcut(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: str | None, state: str, text: str
 ) -> None:
-    monkeypatch.setattr(doctor, "JOURNAL", tmp_path / "journal")
-    monkeypatch.setattr(doctor, "INSTALLER", program(tmp_path / "installer", f"echo 'app   yes'; echo '{status}'"))
+    monkeypatch.setattr(checks, "JOURNAL", tmp_path / "journal")
+    monkeypatch.setattr(checks, "INSTALLER", program(tmp_path / "installer", f"echo 'app   yes'; echo '{status}'"))
     if status is not None:
         (tmp_path / "journal").touch()
-    found = doctor.shortcut()
+    found = checks.shortcut()
     assert (found.state, found.text) == (state, text) and bool(found.remedy) == (state != "ok")
 
 
@@ -296,7 +300,7 @@ def test_the_shortcut(
 
 def test_a_picture_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_STEPS", "nonsense")  # the user's settings are not what is tried
-    found = doctor.picture()
+    found = checks.picture()
     assert found.state == "ok" and found.text.startswith("drawn by the built-in model in ")
 
 
@@ -320,8 +324,8 @@ def test_no_picture_is_drawn(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lines: list[str], code: int, text: str, remedy: str
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(program(tmp_path / "python", *lines)))
-    monkeypatch.setattr(doctor, "PATIENCE", 0.5 if "sleep" in lines[0] else 60)
-    found = doctor.picture()
+    monkeypatch.setattr(checks, "PATIENCE", 0.5 if "sleep" in lines[0] else 60)
+    found = checks.picture()
     assert found[:2] == ("no", text) and found.code == code and remedy in found.remedy
 
 
@@ -329,16 +333,16 @@ def test_no_picture_is_drawn(
 
 
 def every(**others: Finding) -> dict[str, Callable[[], Finding]]:
-    return {name: functools.partial(others.get, name, Finding("ok", "x")) for name in doctor.CHECKS}  # type: ignore[misc]
+    return {name: functools.partial(others.get, name, Finding("ok", "x")) for name in checks.CHECKS}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", doctor.CHECKS)
+@pytest.mark.parametrize("name", checks.CHECKS)
 def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     for finding in (Finding("!", "works, but", "Do."), Finding("no", "broken", "Mend.", 73)):
-        monkeypatch.setattr(doctor, "CHECKS", every(**{name: finding}))
-        code = doctor.main([])
+        monkeypatch.setattr(checks, "CHECKS", every(**{name: finding}))
+        code = checks.main([])
         printed = capsys.readouterr().out
         needed = name in ("Python", "models", "engine", "disk", "picture")
         assert code == (73 if finding.state == "no" and needed else 0)
@@ -350,7 +354,7 @@ def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
 def test_a_check_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ffmpeg", None)
     monkeypatch.setattr(microphone, "devices", list)
-    found = doctor.examine(doctor.listening)
+    found = checks.examine(checks.listening)
     assert (found.text, found.code) == ("the Python package ffmpeg is missing", 69) and "./pipeline.sh" in found.remedy
 
 
@@ -358,8 +362,8 @@ def test_a_check_that_fails_itself(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     def broken() -> Finding:
         raise ZeroDivisionError("no chip")
 
-    monkeypatch.setattr(doctor, "CHECKS", {**every(), "memory": broken, "picture": broken})
-    assert doctor.main([]) == 70
+    monkeypatch.setattr(checks, "CHECKS", {**every(), "memory": broken, "picture": broken})
+    assert checks.main([]) == 70
     assert capsys.readouterr().out.count("the check failed: ZeroDivisionError: no chip") == 2
 
 
@@ -369,13 +373,13 @@ def test_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         capture_output=True, timeout=100, check=False,
     )  # fmt: skip
     answer: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == answer["code"] == 0 and list(answer["checks"]) == list(doctor.CHECKS)
+    assert done.returncode == answer["code"] == 0 and list(answer["checks"]) == list(checks.CHECKS)
     assert answer["checks"]["microphone"]["state"] == "no" and answer["checks"]["picture"]["state"] == "ok"
     assert answer["verdict"].startswith("A picture can be drawn, with --prompt, but you cannot speak")
 
 
 def test_nothing_private_is_printed() -> None:
-    found = doctor.examine(lambda: Finding("no", f"{Path.home()}/x", f"cd {Path.home()}", 69))
+    found = checks.examine(lambda: Finding("no", f"{Path.home()}/x", f"cd {Path.home()}", 69))
     assert found == Finding("no", "~/x", "cd ~", 69)
 
 

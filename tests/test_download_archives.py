@@ -15,8 +15,8 @@ from downloads import ARCHIVE, COMPILED, FIRST, Tree, sha256, zipped
 from hub import Hub
 
 import download_model
-from helpers import archive, catalog
-from helpers.stage import StageError
+from helpers.catalog import archive, catalog
+from helpers.core.stage import StageError
 
 NAME, CONTENT = next(iter(ARCHIVE.items()))
 WHOLE = {"packed/" + path: len(body) for path, body in COMPILED.items()}

@@ -20,7 +20,7 @@ from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 import download_model
-from helpers.stage import ROOT, StageError
+from helpers.core.stage import ROOT, StageError
 
 
 @pytest.fixture
@@ -323,7 +323,7 @@ def test_remove_and_list(tree: Tree) -> None:
 def test_remove_takes_what_the_engine_compiled_from_it(tree: Tree) -> None:
     folder, cache = tree.models / "parts", tree.root / ".cache" / "openvino"
     shutil.copytree(ROOT / "models" / "builtin", folder)
-    load = "import pathlib, sys; from helpers.engines import load; load('cpu', pathlib.Path(sys.argv[1]))"
+    load = "import pathlib, sys; from helpers.draw.engines import load; load('cpu', pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", load, folder], cwd=tree.root, env=tree.environment, check=True)
     other = cache / "0123456789abcdef-unet-0123456789abcdef.blob"
     other.touch()

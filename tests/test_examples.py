@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmark import spoken_prompts
 from examples import make_examples
-from helpers import audio
-from helpers.benchmark import spoken_prompts
-from models.builtin.vocabulary import PLAIN, SETTINGS, SUBJECTS, Scene, Subject, held_out, unknown_words
+from helpers.listen import audio
+from training.builtin.vocabulary import PLAIN, SETTINGS, SUBJECTS, Scene, Subject, held_out, unknown_words
 
 FOLDER = Path(make_examples.__file__).parent
 TOOLS = ("flite", "text2wave", "espeak-ng", "ffmpeg")

@@ -11,10 +11,11 @@ from typing import Any
 import fault_figures
 import pytest
 
-from helpers import catalog, hearing, record, utterances
-from helpers.audio import BYTES_PER_SECOND
-from helpers.benchmark import pipe, plots, report, results
-from helpers.stage import ROOT
+from benchmark import pipe, plots, report, results
+from helpers.catalog import catalog
+from helpers.core.stage import ROOT
+from helpers.listen import endpointing, pcm_stream, record
+from helpers.listen.audio import BYTES_PER_SECOND
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -38,14 +39,17 @@ def said_by(file: str, text: str) -> str:
 # What is no measurement: (number, unit) and the code that it comes from.
 SETTINGS = {
     (record.SILENCE, "s"): "how long nobody speaks before the recording ends",
-    (utterances.BEFORE, "s"): "of sound before the first word",
+    (endpointing.BEFORE, "s"): "of sound before the first word",
     (pipe.WINDOW, "s"): "the window of the benchmark's microphone",
     (pipe.SCENES[2].end, "s"): "where speech ends in one of its scenes",
     (64, "KiB"): "a pipe of the system holds so much",
     (65536 / BYTES_PER_SECOND, "s"): "of sound in a pipe",
-    (hearing.LONGEST, "s"): "of one recording that are heard",
-    (float(said_by("helpers/environment.sh", "450 MB")[:3]), "MB"): "what the first run says that it installs",
-    (float(said_by("helpers/engines/nvidia.py", "6 GB")[0]), "GB"): "what is said of PyTorch before it is installed",
+    (pcm_stream.LONGEST, "s"): "of one recording that are heard",
+    (float(said_by("helpers/shell/environment.sh", "450 MB")[:3]), "MB"): "what the first run says that it installs",
+    (
+        float(said_by("helpers/draw/engines/nvidia.py", "6 GB")[0]),
+        "GB",
+    ): "what is said of PyTorch before it is installed",
     (float(said_by("tests/recordings.py", "(30, 15, 5)")[-2]), "dB"): "the loudest noise in the tests of the detector",
     (11, "s"): "the length of a recording that others have measured with",
 }
@@ -129,7 +133,7 @@ def test_a_number_from_nowhere_is_found() -> None:
 
 
 def test_the_tables_are_made_of_what_is_stored() -> None:
-    """After another run, or a change of report.py: python -m helpers.benchmark report --output docs"""
+    """After another run, or a change of report.py: python -m benchmark report --output docs"""
     assert (DOCS / "benchmarks.md").read_text(encoding="utf-8") == report.markdown(STORED)
     for plot in (plots.TIMELINE, plots.PICTURES, plots.PALETTES):
         assert (DOCS / plot).is_file() == plots.has(STORED, plot)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import generate, stage
+from helpers.core import stage
+from helpers.draw import generate
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +27,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 
 def run(text: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "helpers.generate", "--steps", "1", *options]
+    command = [sys.executable, "-m", "helpers.draw.generate", "--steps", "1", *options]
     return subprocess.run(command, input=text, capture_output=True, cwd=stage.ROOT)
 
 

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from huggingface_hub import constants, utils
 
-from helpers import hub
-from helpers.stage import StageError
+from helpers.catalog import hub
+from helpers.core.stage import StageError
 
 PATIENCE = hub.Patience(1, 1, 1, 1)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from models.builtin import language_model, vocabulary
-from models.builtin.language_model import LANGUAGE_MODEL, PRONUNCIATIONS, spoken
+from training.builtin import language_model, vocabulary
+from training.builtin.language_model import LANGUAGE_MODEL, PRONUNCIATIONS, spoken
 
 TEXTS = ["a cat on the beach", "a dog on the beach", "the cat", "a cat in the snow", "a cat in the snow"]
-REMEDY = "run: python -m models.builtin.language_model"
+REMEDY = "run: python -m training.builtin.language_model"
 
 
 def read(arpa: str) -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float]]:

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from small_models import BUILTIN, close, picture, random_model, reference, torch
 
-from helpers import engines
-from helpers.engines import cpu
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw import engines
+from helpers.draw.engines import openvino_engine
 
 # The cache of compiled models
 
@@ -29,34 +29,34 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A copy of a small model, with an empty cache."""
-    monkeypatch.setattr(cpu, "CACHE", tmp_path / "cache" / "openvino")
+    monkeypatch.setattr(openvino_engine, "CACHE", tmp_path / "cache" / "openvino")
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
 def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     built: list[str] = []
-    graph = cpu._graph
+    graph = openvino_engine._graph
 
     def counting(folder: Path, part: str, shape: tuple[int, ...]) -> Any:
         built.append(part)
         return graph(folder, part, shape)
 
-    monkeypatch.setattr(cpu, "_graph", counting)
+    monkeypatch.setattr(openvino_engine, "_graph", counting)
     return built
 
 
 def test_a_compiled_model_is_read_back_without_building_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     built = count_builds(monkeypatch)
-    first = picture(engines.load("cpu", own))
+    first = picture(engines.load("openvino", own))
     assert sorted(built) == ["text_encoder", "unet", "vae"]
-    assert np.array_equal(first, picture(engines.load("cpu", own)))
+    assert np.array_equal(first, picture(engines.load("openvino", own)))
     assert len(built) == 3
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "folder"])
 def test_a_damaged_compiled_model_is_made_anew(own: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
-    first = picture(engines.load("cpu", own))
-    blob = next(cpu.CACHE.glob("*-unet-*.blob"))
+    first = picture(engines.load("openvino", own))
+    blob = next(openvino_engine.CACHE.glob("*-unet-*.blob"))
     content = bytearray(blob.read_bytes())
     if damage == "cut":
         del content[len(content) // 2 :]
@@ -69,29 +69,31 @@ def test_a_damaged_compiled_model_is_made_anew(own: Path, monkeypatch: pytest.Mo
     else:
         blob.write_bytes(damaged)
     built = count_builds(monkeypatch)
-    assert np.array_equal(first, picture(engines.load("cpu", own)))
+    assert np.array_equal(first, picture(engines.load("openvino", own)))
     assert built == ["unet"]
     if damage != "folder":
         assert blob.read_bytes() != damaged
-        engines.load("cpu", own)
+        engines.load("openvino", own)
         assert built == ["unet"]
 
 
 def test_a_compiled_model_of_another_runtime_is_made_anew(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checksum is right, but the runtime does not take it."""
-    first = picture(engines.load("cpu", own))
-    blob = next(cpu.CACHE.glob("*-unet-*.blob"))
+    first = picture(engines.load("openvino", own))
+    blob = next(openvino_engine.CACHE.glob("*-unet-*.blob"))
     content = b"<?xml version='1.0'?>" + b"\0" * 5000
     blob.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
     built = count_builds(monkeypatch)
-    assert np.array_equal(first, picture(engines.load("cpu", own)))
+    assert np.array_equal(first, picture(engines.load("openvino", own)))
     assert built == ["unet"]
 
 
 def test_without_a_cache_that_can_be_written_it_draws_too(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = picture(engines.load("cpu", own))
-    monkeypatch.setattr(cpu, "CACHE", own / "model_index.json" / "openvino")  # a file, where a folder should be
-    assert np.array_equal(first, picture(engines.load("cpu", own)))
+    first = picture(engines.load("openvino", own))
+    monkeypatch.setattr(
+        openvino_engine, "CACHE", own / "model_index.json" / "openvino"
+    )  # a file, where a folder should be
+    assert np.array_equal(first, picture(engines.load("openvino", own)))
 
 
 def test_a_full_disk_leaves_no_half_file(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,11 +111,11 @@ def test_a_full_disk_leaves_no_half_file(own: Path, monkeypatch: pytest.MonkeyPa
             written.append(self.file.write(data))
             return written[-1]
 
-    export = cpu._Export
-    monkeypatch.setattr(cpu, "_Export", lambda file: export(cast(BinaryIO, Full(file))))
-    picture(engines.load("cpu", own))
+    export = openvino_engine._Export
+    monkeypatch.setattr(openvino_engine, "_Export", lambda file: export(cast(BinaryIO, Full(file))))
+    picture(engines.load("openvino", own))
     assert written
-    assert list(cpu.CACHE.iterdir()) == []
+    assert list(openvino_engine.CACHE.iterdir()) == []
 
 
 def test_the_cache_does_not_grow_and_a_changed_model_is_compiled_anew(
@@ -121,14 +123,14 @@ def test_the_cache_does_not_grow_and_a_changed_model_is_compiled_anew(
 ) -> None:
     built = count_builds(monkeypatch)
     for width in (32, 34, 36, 38):
-        engines.load("cpu", own, size=(width, 32))
-    assert len(list(cpu.CACHE.glob("*-unet-*"))) == len(list(cpu.CACHE.glob("*-vae-*"))) == 2
-    assert len(list(cpu.CACHE.glob("*-text_encoder-*"))) == 1
+        engines.load("openvino", own, size=(width, 32))
+    assert len(list(openvino_engine.CACHE.glob("*-unet-*"))) == len(list(openvino_engine.CACHE.glob("*-vae-*"))) == 2
+    assert len(list(openvino_engine.CACHE.glob("*-text_encoder-*"))) == 1
     built.clear()
-    engines.load("cpu", own, size=(38, 32))
+    engines.load("openvino", own, size=(38, 32))
     assert built == []
     os.utime(own / "unet" / "diffusion_pytorch_model.safetensors", (1, 1))
-    engines.load("cpu", own, size=(38, 32))
+    engines.load("openvino", own, size=(38, 32))
     assert built == ["unet"]
 
 
@@ -161,10 +163,10 @@ def with_prefix(tensors: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_older_names_of_weights(own: Path) -> None:
-    first = picture(engines.load("cpu", own))
+    first = picture(engines.load("openvino", own))
     rewrite(own / "vae" / "diffusion_pytorch_model.safetensors", old_names)
     rewrite(own / "text_encoder" / "model.safetensors", with_prefix)
-    assert np.array_equal(first, picture(engines.load("cpu", own)))
+    assert np.array_equal(first, picture(engines.load("openvino", own)))
 
 
 @pytest.mark.parametrize(
@@ -178,7 +180,7 @@ def test_shards_variants_and_small_floats(own: Path, dtype: str, save: dict[str,
     pipe.save_pretrained(folder, **save)
     shutil.copytree(BUILTIN / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
     assert (len(list((folder / "unet").glob("*.safetensors"))) > 1) == ("max_shard_size" in save)
-    engine, pipe = engines.load("cpu", folder), pipe.to(torch.float32)
+    engine, pipe = engines.load("openvino", folder), pipe.to(torch.float32)
     text = engine.encode_text(engine.tokenizer.encode("a cat").ids)
     latents = np.random.RandomState(2).randn(2, 4, 16, 16).astype(np.float32)
     with torch.no_grad():
@@ -213,7 +215,7 @@ def test_a_setting_that_is_not_computed_is_named(own: Path, part: str, key: str,
     path = own / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(StageError, match=key) as raised:
-        engines.load("cpu", own)
+        engines.load("openvino", own)
     assert raised.value.code == 69
 
 
@@ -237,7 +239,7 @@ def more(tensors: dict[str, Any]) -> dict[str, Any]:
 def test_weights_that_do_not_fit_are_named(own: Path, change: Callable[..., Any], what: str) -> None:
     rewrite(own / "unet" / "diffusion_pytorch_model.safetensors", change)
     with pytest.raises(StageError, match=what) as raised:
-        engines.load("cpu", own)
+        engines.load("openvino", own)
     assert raised.value.code == 69
 
 
@@ -273,6 +275,6 @@ def lost_shard(folder: Path) -> None:
 def test_a_model_that_is_missing_or_damaged_is_one_line(own: Path, damage: Callable[[Path], None], what: str) -> None:
     damage(own)
     with pytest.raises(StageError, match=what) as raised:
-        engines.load("cpu", own)
+        engines.load("openvino", own)
     assert raised.value.code == 69
     assert "\n" not in raised.value.message

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from small_models import BUILTIN, torch
 
-from helpers import engines, generate
-from helpers.engines import cuda, nvidia
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw import engines, generate
+from helpers.draw.engines import nvidia, torch_engine
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(folder: Path) -> StageError:
     with pytest.raises(StageError) as raised:
-        engines.load("cuda", folder)
+        engines.load("torch", folder)
     assert raised.value.code == 69 and "\n" not in raised.value.message and raised.value.remedy
     return raised.value
 
@@ -34,14 +34,14 @@ def test_a_gpu_without_pytorch_is_not_used_and_the_command_is_said(monkeypatch: 
     monkeypatch.delenv("A2I_ENGINE", raising=False)
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(nvidia, "has_driver", lambda: True)
-    assert engines.available() == ("cuda", "cpu") and not nvidia.advice()
+    assert engines.available() == ("torch", "openvino") and not nvidia.advice()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
-    assert engines.available() == ("cpu",)
-    assert generate.choose_model("builtin").engine == "cpu"
+    assert engines.available() == ("openvino",)
+    assert generate.choose_model("builtin").engine == "openvino"
     assert ".venv/bin/python -m pip install -e '.[cuda]'" in capfd.readouterr().err
     assert refused(BUILTIN).remedy == nvidia.INSTALL
-    monkeypatch.setenv("A2I_ENGINE", "cpu")
+    monkeypatch.setenv("A2I_ENGINE", "openvino")
     generate.choose_model("builtin")
     assert not capfd.readouterr().err
 
@@ -50,9 +50,9 @@ def test_a_machine_without_a_gpu_draws_with_the_cpu_engine(monkeypatch: pytest.M
     monkeypatch.delenv("A2I_ENGINE", raising=False)
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(nvidia, "has_driver", lambda: False)
-    assert engines.available() == ("cpu",)
-    monkeypatch.setenv("A2I_ENGINE", "cuda")
-    assert generate.choose_model(str(BUILTIN)).engine == "cuda"
+    assert engines.available() == ("openvino",)
+    monkeypatch.setenv("A2I_ENGINE", "torch")
+    assert generate.choose_model(str(BUILTIN)).engine == "torch"
 
 
 def test_the_driver_is_found_by_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ FAULTS = [
     ),
     (AssertionError("Torch not compiled with CUDA enabled"), "not compiled with CUDA", nvidia.INSTALL),
     (RuntimeError("No CUDA GPUs are available"), "No CUDA GPUs are available", "CUDA_VISIBLE_DEVICES hides it"),
-    (RuntimeError("CUDA unknown error - this may be due to …"), "CUDA unknown error", "A2I_ENGINE=cpu"),
+    (RuntimeError("CUDA unknown error - this may be due to …"), "CUDA unknown error", "A2I_ENGINE=openvino"),
 ]
 
 
@@ -107,8 +107,8 @@ def test_the_best_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ((False, True), "mps", "f16"),
         ((False, False), "cpu", "f32"),
     ):
-        device = cuda._device(machine(*here))
-        assert (device.type, cuda._precision(machine(*here), device, "")) == (kind, usual)
+        device = torch_engine._device(machine(*here))
+        assert (device.type, torch_engine._precision(machine(*here), device, "")) == (kind, usual)
     with pytest.raises(StageError) as raised:  # an old card
-        cuda._precision(machine(True, False), torch.device("cuda"), "bf16")
+        torch_engine._precision(machine(True, False), torch.device("cuda"), "bf16")
     assert raised.value.code == 64 and "f16 or f32" in raised.value.remedy

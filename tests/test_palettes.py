@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 from small_models import BUILTIN
 
-from helpers import palettes
-from helpers.engines.weights import read_weights
+from helpers.adapt.diffusers_folder import read_weights
+from helpers.compress import palettes
 
 Weights = NDArray[np.float16]
 

@@ -19,13 +19,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from small_models import picture
 
-from helpers import engines, layer_effects, palette_signal, palettes, palettize
-from helpers.convert_coreml import PARTS
-from helpers.engines import compute_units, cpu, openvino_graph
-from helpers.engines.architecture import todays_name
-from helpers.engines.coreml_graph import identifier
-from helpers.engines.weights import read_config, read_weights, weight_files
-from helpers.stage import ROOT, StageError
+from helpers.adapt.diffusers_folder import read_config, read_weights, weight_files
+from helpers.compress import palettes, palettize, report, sensitivity
+from helpers.compress.convert_coreml import PARTS
+from helpers.core.stage import ROOT, StageError
+from helpers.draw import engines
+from helpers.draw.engines import compute_units, openvino_engine, openvino_graph
+from helpers.draw.engines.architecture import todays_name
+from helpers.draw.engines.coreml_graph import identifier
 
 KINDS = {"linear-8": "macOS14", "palette-6": "macOS14", "mixed-4": "macOS14", "palette-4-grouped": "macOS15",
          "mixed-3": "macOS15"}  # fmt: skip
@@ -33,7 +34,7 @@ KINDS = {"linear-8": "macOS14", "palette-6": "macOS14", "mixed-4": "macOS14", "p
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr(cpu, "CACHE", tmp_path_factory.getbasetemp() / "openvino")
+    monkeypatch.setattr(openvino_engine, "CACHE", tmp_path_factory.getbasetemp() / "openvino")
 
 
 def run(*arguments: object) -> int:
@@ -93,9 +94,9 @@ def test_the_picture_is_that_of_the_decoded_folder(
     monkeypatch.setenv("A2I_COMPUTE_UNITS", "CPU_ONLY")
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
     _, folder, decoded = small
-    theirs, mine = picture(engines.load("cpu", decoded)), picture(engines.load("coreml", folder))
-    assert palette_signal.psnr(theirs, mine, 255) > 60
-    assert not np.array_equal(theirs, picture(engines.load("cpu", source("tiny"))))
+    theirs, mine = picture(engines.load("openvino", decoded)), picture(engines.load("coreml", folder))
+    assert report.psnr(theirs, mine, 255) > 60
+    assert not np.array_equal(theirs, picture(engines.load("openvino", source("tiny"))))
 
 
 def test_the_packages_are_as_small_as_their_bits(small: tuple[str, Path, Path]) -> None:
@@ -180,15 +181,15 @@ def test_without_the_model_that_it_was_made_from(tmp_path: Path) -> None:
     ("part", "chosen"), [("text_encoder", ("token", "k_proj", "fc2")), ("unet", ("conv_in", "to_v"))]
 )
 def test_gains_are_what_a_changed_weight_does_to_the_engine(part: str, chosen: tuple[str, ...], tmp_path: Path) -> None:
-    gains = layer_effects.gains(source("tiny"), part)
-    assert layer_effects.gains(source("tiny"), part) is gains
+    gains = sensitivity.gains(source("tiny"), part)
+    assert sensitivity.gains(source("tiny"), part) is gains
     assert min(gains.values()) > 0
     weights = read_weights(source("tiny") / part)
     assert gains.keys() == {todays_name(key) for key, weight in weights.items() if weight.ndim > 1}
-    inputs = layer_effects.samples(source("tiny"))[part]
+    inputs = sensitivity.samples(source("tiny"))[part]
 
     def outputs(folder: Path) -> list[Any]:
-        engine = engines.load("cpu", folder)
+        engine = engines.load("openvino", folder)
         if part == "text_encoder":
             return [engine.encode_text(tokens[0]) for (tokens,) in inputs]
         config = read_config(folder / "unet/config.json")
@@ -208,18 +209,18 @@ def test_gains_are_what_a_changed_weight_does_to_the_engine(part: str, chosen: t
 
 def test_mixed_bits_draw_better_than_the_same_bits_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the built-in model at 4 bits, effects measured at one moment of one picture, which is less than it can do."""
-    monkeypatch.setattr(layer_effects, "_PROMPTS", ("a cat in the snow",))
-    monkeypatch.setattr(layer_effects, "_MOMENTS", (0.2,))
-    layer_effects.samples.cache_clear()
-    layer_effects.gains.cache_clear()
+    monkeypatch.setattr(sensitivity, "_PROMPTS", ("a cat in the snow",))
+    monkeypatch.setattr(sensitivity, "_MOMENTS", (0.2,))
+    sensitivity.samples.cache_clear()
+    sensitivity.gains.cache_clear()
     folder, prompts = converted("builtin"), ["a red heart on a green background"]
-    exact = palette_signal.drawn(source("builtin"), prompts)
+    exact = report.drawn(source("builtin"), prompts)
     found = {}
     for name in ("palette-4", "mixed-4"):
         run("compress", folder, name, "-o", tmp_path / name)
         run("decode", tmp_path / name, "-o", tmp_path / f"{name}-decoded")
-        drawn = palette_signal.drawn(tmp_path / f"{name}-decoded", prompts)
-        found[name] = palette_signal.signal(name, 0, (source("builtin"), exact), (tmp_path / f"{name}-decoded", drawn))
+        drawn = report.drawn(tmp_path / f"{name}-decoded", prompts)
+        found[name] = report.signal(name, 0, (source("builtin"), exact), (tmp_path / f"{name}-decoded", drawn))
     assert found["mixed-4"].latents > found["palette-4"].latents + 3
     assert found["mixed-4"].pictures > found["palette-4"].pictures + 1
     for part in PARTS:
@@ -229,8 +230,8 @@ def test_mixed_bits_draw_better_than_the_same_bits_everywhere(monkeypatch: pytes
         )
         assert mixed <= uniform
         assert mixed > 0.97 * uniform
-    layer_effects.samples.cache_clear()
-    layer_effects.gains.cache_clear()
+    sensitivity.samples.cache_clear()
+    sensitivity.gains.cache_clear()
 
 
 def test_compare_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -262,15 +263,14 @@ def test_what_compare_refuses_before_it_computes(tmp_path: Path, capsys: pytest.
 def test_help_answers_at_once(command: tuple[str, ...]) -> None:
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        arguments = [sys.executable, "-m", "helpers.palettize", *command, "--help"]
+        arguments = [sys.executable, "-m", "helpers.compress.palettize", *command, "--help"]
         done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.startswith(f"usage: {' '.join(['python -m helpers.palettize', *command])} [-h]")
+        assert done.stdout.startswith(f"usage: {' '.join(['python -m helpers.compress.palettize', *command])} [-h]")
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert min(seconds() for _ in range(5)) < 0.2  # of processor time
-    program = (
-        "import sys, helpers.palettize; print({'numpy', 'safetensors', 'coremltools', 'openvino'} & {*sys.modules})"
-    )
+    program = "import sys, helpers.compress.palettize"
+    program += "; print({'numpy', 'safetensors', 'coremltools', 'openvino'} & {*sys.modules})"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert loaded.stdout == "set()\n"

@@ -9,10 +9,18 @@ import subprocess
 import fault_figures
 import pytest
 
-from helpers import catalog, stage
+from helpers.catalog import catalog
+from helpers.core import stage
 
 README = (stage.ROOT / "README.md").read_text(encoding="utf-8")
-PROGRAMS = ["pipeline.sh", "*.py", "helpers/*.py", "helpers/*.sh", "helpers/engines/*.py", "helpers/platform/*.sh"]
+PROGRAMS = [
+    "pipeline.sh",
+    "*.py",
+    "helpers/*.py",
+    "helpers/*.sh",
+    "helpers/draw/engines/*.py",
+    "helpers/shell/platform/*.sh",
+]
 SOURCE = "\n".join(path.read_text(encoding="utf-8") for pattern in PROGRAMS for path in stage.ROOT.glob(pattern))
 
 

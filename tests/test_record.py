@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 
 from examples.make_examples import speak
-from helpers import audio, meter
+from helpers.core import terminal
+from helpers.listen import audio
 
 ROOT = Path(__file__).resolve().parent.parent
-RECORD = [sys.executable, "-m", "helpers.record"]
+RECORD = [sys.executable, "-m", "helpers.listen.record"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("A2I_", "PYTHON"))}
 
 
@@ -330,24 +331,24 @@ def test_the_line_shows_what_is_understood_so_far(
 ) -> None:
     monkeypatch.setenv("A2I_SESSION", str(tmp_path))
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    line = meter.Meter(10)
-    (tmp_path / meter.PARTIAL).write_text("a cat \x1b[2J on")
+    line = terminal.Meter(10)
+    (tmp_path / terminal.PARTIAL).write_text("a cat \x1b[2J on")
     line.show(1, -35)
     assert capsys.readouterr().err == "\r  9.0 s left  [##########          ]  a cat [2J on\x1b[K"
-    (tmp_path / meter.ASKING).touch()  # confirm has the terminal
+    (tmp_path / terminal.ASKING).touch()  # confirm has the terminal
     line.show(2, -35)
     assert capsys.readouterr().err == ""
 
 
 def test_a_line_fits_the_terminal() -> None:
-    assert [meter.fitting("a cat", cells) for cells in (5, 4)] == ["a cat", "a ca"]
-    assert [meter.fitting("雪の犬", cells) for cells in (6, 5)] == ["雪の犬", "雪の"]
+    assert [terminal.fitting("a cat", cells) for cells in (5, 4)] == ["a cat", "a ca"]
+    assert [terminal.fitting("雪の犬", cells) for cells in (6, 5)] == ["雪の犬", "雪の"]
 
 
 def test_meter() -> None:
-    assert meter.meter(9.96, -100) == " 10.0 s left  [                    ]"
-    assert meter.meter(3, -35) == "  3.0 s left  [##########          ]"
-    assert meter.meter(0, 0) == "  0.0 s left  [####################]"
+    assert terminal.meter(9.96, -100) == " 10.0 s left  [                    ]"
+    assert terminal.meter(3, -35) == "  3.0 s left  [##########          ]"
+    assert terminal.meter(0, 0) == "  0.0 s left  [####################]"
 
 
 # ------------------------------------------------------------------------------------------------------- a file

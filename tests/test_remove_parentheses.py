@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from helpers import stage
-from helpers.benchmark import spoken_prompts
+from benchmark import spoken_prompts
+from helpers.core import stage
 from remove_parentheses import LISTS, is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent

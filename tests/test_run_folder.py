@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import run_folder, stage
+from helpers.core import stage
+from helpers.draw import run_folder
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +99,7 @@ def test_the_recording_of_a_failed_run_is_kept(output: Path, tmp_path: Path, sec
     (session / "generate.error").write_text("generate: no\n")
     environment = {"A2I_SESSION": str(session), "A2I_OUTPUT": str(output), "A2I_JSON": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "helpers.run_folder", "--stage", "generate", "--code", "70"],
+        [sys.executable, "-m", "helpers.draw.run_folder", "--stage", "generate", "--code", "70"],
         env=environment,
         cwd=stage.ROOT,
         capture_output=True,

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from small_models import random_model, transformers
 from torch_models import safety_checker
 
-from helpers import generate
-from helpers.diffusion import BlankPicture, FilteredPicture
-from helpers.engines import Defaults, nvidia, safety
-from helpers.stage import ROOT, StageError
+from helpers.core.stage import ROOT, StageError
+from helpers.draw import generate, safety
+from helpers.draw.diffusion import BlankPicture, FilteredPicture
+from helpers.draw.engines import Defaults, nvidia
 
 
 @pytest.fixture
@@ -120,8 +120,8 @@ def test_nothing_is_kept_of_a_picture_that_the_filter_took(tmp_path: Path) -> No
     safety_checker(model / "safety_checker", True)
     outputs = tmp_path / "outputs"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
-    environment |= {"A2I_OUTPUT": str(outputs), "A2I_SAFE": "1", "A2I_ENGINE": "cpu", "A2I_STEPS": "1"}
-    command = [sys.executable, "-m", "helpers.generate", "--model", str(model)]
+    environment |= {"A2I_OUTPUT": str(outputs), "A2I_SAFE": "1", "A2I_ENGINE": "openvino", "A2I_STEPS": "1"}
+    command = [sys.executable, "-m", "helpers.draw.generate", "--model", str(model)]
     how: dict[str, Any] = {"input": "a cat\n", "env": environment, "cwd": ROOT, "capture_output": True, "text": True}
     done = subprocess.run(command, **how)
     assert done.returncode == 65, done.stderr

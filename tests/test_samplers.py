@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers import samplers
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw import samplers
 
 diffusers: Any = pytest.importorskip("diffusers")
 torch: Any = pytest.importorskip("torch")

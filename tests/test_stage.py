@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers import stage
+from helpers.core import stage
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

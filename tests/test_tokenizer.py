@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.stage import ROOT, StageError
-from helpers.tokenizer import Tokenizer
+from helpers.core.stage import ROOT, StageError
+from helpers.draw.tokenizer import Tokenizer
 
 transformers: Any = pytest.importorskip("transformers")
 

@@ -19,11 +19,12 @@ import pytest
 import whisper_fixture
 
 from examples.make_examples import speak
-from helpers import audio, catalog, recognisers, transcribe
-from helpers.stage import StageError
+from helpers.catalog import catalog
+from helpers.core.stage import StageError
+from helpers.listen import audio, recognisers, transcribe
 
 ROOT = Path(__file__).resolve().parent.parent
-TRANSCRIBE = [sys.executable, "-m", "helpers.transcribe"]
+TRANSCRIBE = [sys.executable, "-m", "helpers.listen.transcribe"]
 SENTENCE = "a red apple on a wooden table"
 BUILTIN = "transcribe: the built-in recogniser knows few words; a better one: ./download_model.py base.en-q5_1\n"
 

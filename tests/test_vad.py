@@ -12,9 +12,9 @@ import pytest
 import recordings
 from recordings import Recording
 
-from helpers import vad
-from helpers.stage import StageError
-from helpers.utterances import Listener, is_spoken
+from helpers.core.stage import StageError
+from helpers.listen import vad
+from helpers.listen.endpointing import Listener, is_spoken
 
 SECOND = 32_000  # bytes
 CHUNK = SECOND // 10

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import whisper_fixture
 
-from helpers import whisper
-from helpers.stage import StageError
-from helpers.whisper import Model, Whisper
+from helpers.core.stage import StageError
+from helpers.listen import whisper
+from helpers.listen.whisper import Model, Whisper
 
 SENTENCE = "a red apple on a wooden table"
 # Noise at -40 dBFS; what it hears does not matter to the fixture.

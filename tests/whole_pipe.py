@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.stage import ROOT
+from helpers.core.stage import ROOT
 
 SHELL = os.environ.get("A2I_TEST_BASH", "bash")
 
@@ -31,7 +31,7 @@ class Pipe:
         python = self.root / ".venv" / "bin" / "python"
         python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
         python.chmod(0o755)
-        stamp = f"root={shlex.quote(str(self.root))}; . helpers/environment.sh; environment_stamp >.venv/whole"
+        stamp = f"root={shlex.quote(str(self.root))}; . helpers/shell/environment.sh; environment_stamp >.venv/whole"
         subprocess.run(["bash", "-c", stamp], cwd=self.root, check=True)
         (self.root / ".cache").mkdir()
         (self.root / ".cache" / "speech-model-offered").touch()  # so that no run asks a hub

@@ -47,7 +47,7 @@ system_check() { # what stops it goes to stdout, what only slows it down to stde
 
 app_launcher() { # what the applet runs
   printf '#!/bin/bash\n# Ends with the last program that the press has started: all of them hold fd 6.\n'
-  printf '%s 6>&1 >/dev/null 2>&1 | cat\n' "$(quote "$root/helpers/press.sh")"
+  printf '%s 6>&1 >/dev/null 2>&1 | cat\n' "$(quote "$root/helpers/shell/hotkey.sh")"
 }
 
 app_plist() { # name, type and value of what is set in its Info.plist; the version is the app's own and stays
@@ -62,7 +62,7 @@ EOF
 }
 
 app_recipe() { # everything that the app is made from; it lies in the app, under its signature
-  cat -- "$root/helpers/install/press.applescript"
+  cat -- "$root/helpers/install/hotkey.applescript"
   app_launcher
   app_plist
 }
@@ -106,7 +106,7 @@ app_plan() {
 make_app() { # <bundle>
   local resources=$1/Contents/Resources line name
   rm -rf -- "$1" && mkdir -p -- "${1%/*}" &&
-    osacompile -s -o "$1" "$root/helpers/install/press.applescript" || return
+    osacompile -s -o "$1" "$root/helpers/install/hotkey.applescript" || return
   while IFS= read -r line; do
     name=${line%% *} line=${line#* }
     plutil -replace "$name" "${line%% *}" "${line#* }" "$1/Contents/Info.plist" || return

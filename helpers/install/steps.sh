@@ -136,14 +136,14 @@ wants_pytorch() { # a GPU of NVIDIA, and something of what draws on it is not in
   local program=$python
   [ "$platform" = linux ] && [ "${A2I_ENGINE:-cuda}" = cuda ] || return 1
   [ -x "$program" ] || program=$(base_python) || return 1
-  (cd -- "$root" && "$program" -c 'import sys; from helpers.engines import nvidia
+  (cd -- "$root" && "$program" -c 'import sys; from helpers.draw.engines import nvidia
 sys.exit(not (nvidia.has_driver() and (sys.argv[1] != sys.executable or nvidia.missing())))' "$python") 2>/dev/null
 }
 
 environment_plan() {
   local list=''
   environment_is_whole || list=', the Python packages (about 450 MB)'
-  ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; A2I_ENGINE=cpu leaves it out)"
+  ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; A2I_ENGINE=openvino leaves it out)"
   printf '%s, in .venv\n' "${list#, }"
 }
 
@@ -280,7 +280,7 @@ models_status() {
 selftest_plan() { printf 'draw one picture from examples/burger.wav\n'; }
 
 selftest_stamp() { # what was proved: these programs with this environment
-  { environment_stamp && cat -- "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*.* "$root"/helpers/engines/*.py; } |
+  { environment_stamp && cat -- "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*/*.* "$root"/helpers/draw/engines/*.py; } |
     cksum
 }
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from helpers import catalog, engines, generate
-from helpers.stage import is_set, run, setting
+from helpers.catalog import catalog
+from helpers.core.stage import is_set, run, setting
+from helpers.draw import engines, generate
 
 
 def usual() -> list[str]:

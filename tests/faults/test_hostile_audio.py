@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from hostile_sound import DECODERS, FTYP, MOST_TIME, RIFF, SYSTEM, box, chunk, held, png, record, seeds, wav, with_cover
 
-from helpers import audio, stage
+from helpers.core import stage
+from helpers.listen import audio
 
 
 def mutated(number: int) -> tuple[str, bytes]:
@@ -231,7 +232,7 @@ def test_a_pipe_that_nobody_writes_to(tmp_path: Path) -> None:
     """A named pipe that nobody writes to is waited for; ending the wait leaves no process."""
     fifo = tmp_path / "fifo.wav"
     os.mkfifo(fifo)
-    command = [sys.executable, "-m", "helpers.record", "--input", str(fifo)]
+    command = [sys.executable, "-m", "helpers.listen.record", "--input", str(fifo)]
     with subprocess.Popen(command, cwd=stage.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         writer = opened(fifo)
         process.terminate()

@@ -17,8 +17,8 @@ import pytest
 from downloads import ARCHIVE, CONTENT, FIRST, PARTS, Tree, zipped
 from hub import Does, Handler, Hub, Lie
 
-from helpers import hub
-from helpers.stage import StageError
+from helpers.catalog import hub
+from helpers.core.stage import StageError
 
 NAME = f"{FIRST}/model.bin"
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"

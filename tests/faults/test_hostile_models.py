@@ -25,10 +25,11 @@ import whisper_fixture
 from downloads import COMPILED, zipped
 from small_models import random_model
 
-from helpers import archive, engines
-from helpers.recognisers import choose_model
-from helpers.stage import ROOT, StageError, printable
-from helpers.whisper import Whisper
+from helpers.catalog import archive
+from helpers.core.stage import ROOT, StageError, printable
+from helpers.draw import engines
+from helpers.listen.recognisers import choose_model
+from helpers.listen.whisper import Whisper
 
 TESTS = Path(__file__).resolve().parent.parent
 REFUSED = (os.EX_DATAERR, os.EX_UNAVAILABLE)
@@ -97,7 +98,7 @@ def test_image_models(
         ("audio_to_image.json", "steps", "many"), ("audio_to_image.json", "steps", 10**9),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_sizes_of_no_model(engine: str, file: str, key: str, value: Any, tiny: Path, tmp_path: Path) -> None:
     """A setting for which there is no memory, or no time: refused when the model is loaded, by its name."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / file
@@ -112,7 +113,7 @@ def test_a_network_larger_than_its_weights(tiny: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [80_000, 160_000]}))
     with pytest.raises(StageError, match=r"numbers are described, \d+ are there"):
-        engines.load("cuda", tmp_path / "model")
+        engines.load("torch", tmp_path / "model")
 
 
 def test_image_models_for_pytorch(
@@ -276,7 +277,7 @@ class Canary:
         return os.mkdir, (str(self.sings),)
 
 
-@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
     """Pickles, under each name they come by and under the name of something else: refused and never opened."""
     sings = tmp_path / "it sings"
@@ -300,7 +301,7 @@ def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Calla
             shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("engine", ["cpu", "cuda"])
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_code_of_a_model(
     engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -27,7 +27,9 @@ from prompt_toolkit.utils import get_cwidth
 from test_confirm import confirm
 from whole_pipe import Pipe
 
-from helpers import audio, generate, meter, run_folder, stage, transcribe
+from helpers.core import stage, terminal
+from helpers.draw import generate, run_folder
+from helpers.listen import audio, transcribe
 
 PLATFORM = stage.ROOT / "helpers" / "platform"
 SHELLS = sorted({"bash", os.environ.get("A2I_TEST_BASH", "bash")})
@@ -88,9 +90,9 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
         for number in range(tried):
             text = line(number).decode(errors="replace")
             assert transcribe.careful(always(text))(pcm) == stage.printable(text), number
-        show = meter.Meter(9)
+        show = terminal.Meter(9)
         for number in range(100 * tried):
-            (tmp_path / meter.PARTIAL).write_bytes(line(number))
+            (tmp_path / terminal.PARTIAL).write_bytes(line(number))
             screen.seek(0)
             screen.truncate()
             show.show(1.0, -20.0)
@@ -121,7 +123,7 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
         settings = {**os.environ, "A2I_MODEL": "builtin", "A2I_STEPS": "1", "A2I_JSON": switch, "A2I_SESSION": ""}
         settings |= {"A2I_OUTPUT": str(tmp_path / "outputs"), "PYTHONUTF8": "1", "A2I_CONTROL": ""}
         terminal, end = pty.openpty()
-        command = [sys.executable, "-m", "helpers.generate"]
+        command = [sys.executable, "-m", "helpers.draw.generate"]
         with (tmp_path / "texts").open("rb") as texts, os.fdopen(terminal, "rb", buffering=0) as screen:
             stage_ = subprocess.Popen(command, cwd=stage.ROOT, env=settings, stdin=texts, stdout=end, stderr=end)
             os.close(end)
@@ -138,7 +140,7 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
     record_property("tried", 2 * tried)
 
 
-@pytest.mark.parametrize("what", ["remove_parentheses", "helpers.generate"])
+@pytest.mark.parametrize("what", ["remove_parentheses", "helpers.draw.generate"])
 def test_a_line_without_end(tmp_path: Path, what: str) -> None:
     """A line that never ends is refused in one line when it is longer than any text, and fills no memory."""
     fifo = tmp_path / "fifo"
@@ -229,7 +231,7 @@ def test_folders_whose_name_is_no_text(tmp_path: Path) -> None:
     for switch in (b"0", b"1"):
         settings = {**os.environb, b"A2I_OUTPUT": output, b"A2I_MODEL": b"builtin", b"A2I_STEPS": b"1"}
         settings |= {b"A2I_JSON": switch, b"A2I_SESSION": b"", b"A2I_CONTROL": b"", b"PYTHONUTF8": b"1"}
-        command = [sys.executable, "-m", "helpers.generate"]
+        command = [sys.executable, "-m", "helpers.draw.generate"]
         ended = subprocess.run(
             command, cwd=stage.ROOT, env=settings, input=b"a cat\n", capture_output=True, check=False
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from whole_pipe import Pipe
 
-from helpers.stage import ROOT
+from helpers.core.stage import ROOT
 
 Size = Callable[[int, int], int]
 Record = Callable[[str, object], None]
@@ -35,7 +35,7 @@ def test_one_process(tmp_path: Path, size: Size, record_property: Record) -> Non
     record_property("tried", count := size(60, 1000))
     environment = {**os.environ, "A2I_OUTPUT": str(tmp_path), "A2I_STEPS": str(size(1, 4)), "A2I_QUIET": "1"}
     generate = subprocess.Popen(
-        [sys.executable, "-m", "helpers.generate"],
+        [sys.executable, "-m", "helpers.draw.generate"],
         cwd=ROOT,
         env={key: value for key, value in environment.items() if key != "A2I_SESSION"},
         stdin=subprocess.PIPE,

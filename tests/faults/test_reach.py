@@ -21,7 +21,7 @@ from downloads import CONTENT, FIRST, Tree
 from hub import Hub
 from whole_pipe import Pipe
 
-from helpers.stage import ROOT
+from helpers.core.stage import ROOT
 
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 SAID = "examples/burger.wav"
@@ -327,10 +327,10 @@ def is_private(pipe: Pipe, run: str, mask: str, tmp_path: Path) -> None:
 
 
 MAY = {  # module: what of the network it may import, and why
-    "helpers/hub.py": {"urllib", "httpx2", "huggingface_hub"},  # the models
-    "helpers/machine.py": {"socket"},  # the name of this machine
-    "helpers/whisper.py": {"multiprocessing"},  # a pair of sockets to its own child
-    "helpers/confirm.py": {"asyncio"},
+    "helpers/catalog/hub.py": {"urllib", "httpx2", "huggingface_hub"},  # the models
+    "helpers/core/system.py": {"socket"},  # the name of this machine
+    "helpers/listen/whisper.py": {"multiprocessing"},  # a pair of sockets to its own child
+    "helpers/words/confirm.py": {"asyncio"},
 }
 NETWORK = (
     r"(socket|ssl|httpx?2?|httpcore|requests|urllib3?|aiohttp|asyncio|ftplib|smtplib|poplib|imaplib|telnetlib|xmlrpc|"
@@ -355,7 +355,7 @@ def test_which_modules_may_reach_a_network() -> None:
             names += [node.value] if isinstance(node, ast.Constant) and isinstance(node.value, str) else []
             if reaching := {name.split(".")[0] for name in names if re.match(NETWORK, name)}:
                 found.setdefault(str(path.relative_to(ROOT)), set()).update(reaching)
-    benchmark = {name for name in found if name.startswith("helpers/benchmark")}
+    benchmark = {name for name in found if name.startswith("benchmark")}
     unknown = {name: names - MAY.get(name, set()) for name, names in found.items() if name not in benchmark}
     assert not {name: names for name, names in unknown.items() if names}
     assert len(shipped(".py")) > 40 and len(shipped(".sh")) > 8

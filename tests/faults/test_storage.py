@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 from whole_pipe import Pipe
 
-from helpers import run_folder
-from helpers.stage import StageError
+from helpers.core.stage import StageError
+from helpers.draw import run_folder
 
 Size = Callable[[int, int], int]
 Record = Callable[[str, object], None]

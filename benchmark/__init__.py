@@ -1,0 +1,1 @@
+"""How fast, how small and how true this is on a machine: `python -m benchmark`."""

@@ -1,0 +1,54 @@
+"""`helpers.listen.record` with a recording in the place of the microphone, heard in real time, with a quiet
+room around it.
+
+A2I_RECORD='.venv/bin/python -m benchmark.microphone', with the WAV file (16 kHz, mono) in BENCHMARK_WAV and the
+second in which its last word is to end in BENCHMARK_END. It notes that moment as the event `said`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import wave
+from collections.abc import Callable, Generator
+
+import numpy as np
+
+from helpers.core import stage
+from helpers.listen import microphone, record
+from helpers.listen.audio import RATE
+
+CHUNK = RATE // 20  # samples; FFmpeg hands on as much at a time
+ROOM = 20  # of 32768; a real microphone is never silent
+
+
+def speech(path: str) -> bytes:
+    """The samples of the WAV file from the first to the last sound (s16le). Raises OSError, wave.Error."""
+    with wave.open(path) as sound:
+        samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2")
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 0.02 * np.abs(samples.astype(np.int32)).max())
+    return samples[loud[0] : loud[-1] + 1].tobytes()
+
+
+def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Generator[bytes, None, None]:
+    """In the place of microphone.listen; it never ends by itself."""
+    said = np.frombuffer(speech(os.environ["BENCHMARK_WAV"]), "<i2")
+    end = round(float(os.environ["BENCHMARK_END"]) * RATE)
+    random = np.random.default_rng(0)
+    began, position, told = time.monotonic(), 0, False
+    while not stopped():
+        chunk = random.normal(0, ROOM, CHUNK)
+        place = np.arange(position, position + CHUNK) - (end - len(said))
+        within = (place >= 0) & (place < len(said))
+        chunk[within] += said[place[within]]
+        position += CHUNK
+        time.sleep(max(0.0, began + position / RATE - time.monotonic()))
+        if position >= end and not told:
+            told = True
+            stage.event(record.NAME, "said")
+        yield chunk.clip(-32768, 32767).astype("<i2").tobytes()
+
+
+if __name__ == "__main__":
+    microphone.listen = listen
+    stage.run(record.NAME, record.main)

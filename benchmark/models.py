@@ -1,0 +1,78 @@
+"""How large each model that is here is, and what smaller weights cost: size, signal and fidelity by recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmark import spoken_prompts
+from benchmark.results import Results
+from benchmark.worker import Worker
+from helpers.catalog import catalog
+from helpers.compress import convert_coreml
+from helpers.core.stage import ROOT
+from helpers.draw import engines
+
+RECIPES = ("linear-8", "palette-6", "palette-4", "mixed-4", "palette-2", "mixed-2")
+
+
+def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
+    """Add the figures and ratios of this section."""
+    for entry in catalog.entries().values():
+        if entry.is_present():
+            size = sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file()) / 1e6
+            results.add(f"models / {entry.name} / on disk", "MB", [size], "its files")
+    if importlib.util.find_spec("coremltools") is None:
+        results.notes.append("models: coremltools is not here to make palettes: pip install -e '.[benchmark]'")
+        return
+    if "coreml" not in engines.available():
+        results.notes.append("models: what memory palettes save is a Mac's to tell; here no Core ML computes with them")
+    palettes(results, RECIPES[1:3] if quick else RECIPES, 4 if quick else 8, tick)
+
+
+def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Callable[[], object]) -> None:
+    """The built-in model with each recipe of helpers.compress.palettize, against itself in 16 bits."""
+    from helpers.compress import report
+
+    asked = spoken_prompts.PROMPTS[:prompts]
+    how = f"the built-in model's three networks; {prompts} prompts, medians"
+    with tempfile.TemporaryDirectory(prefix="audio-to-image.") as temporary:
+        folder = Path(temporary) / "coreml"
+        folder.mkdir()
+        with contextlib.redirect_stderr(io.StringIO()):  # it tells each part
+            convert_coreml.convert(ROOT / "models" / "builtin", folder, "original", None, 2)
+        plain = report.size(folder) / 1e6
+        results.add("models / 16 bits / size", "MB", [plain], how)
+        rows = report.measured(folder, recipes, [one.text for one in asked])
+        with contextlib.redirect_stderr(io.StringIO()):
+            for row, drawn, small in rows:
+                tick()
+                subject = f"models / {row.recipe}"
+                results.add(f"{subject} / size", "MB", [row.bytes / 1e6], how)
+                results.add(f"{subject} / of 16 bits", "%", [100 * row.bytes / 1e6 / plain], how)
+                for what, value in (("weights", row.weights), ("latents", row.latents), ("picture", row.pictures)):
+                    results.add(f"{subject} / {what}, signal to noise", "dB", [value], how)
+                right = sum(shows(picture, one) for (_, picture), one in zip(drawn, asked, strict=True))
+                results.add(
+                    f"{subject} / right", "pictures", [right], f"{how}; of {prompts}, by training/builtin/judge.py"
+                )
+                if "coreml" in engines.available():
+                    with Worker("engine", engine="coreml", folder=str(small)) as worker:
+                        worker.ask("step")
+                        results.add(f"{subject} / memory", "MB", [worker.ask("memory")[1]], "Core ML's process")
+                results.compare(f"models: 16 bits / {row.recipe}, size", "models / 16 bits / size", f"{subject} / size")
+
+
+def shows(picture: np.ndarray[tuple[int, ...], np.dtype[np.float32]], asked: spoken_prompts.Prompt) -> bool:
+    """Whether a picture, (1, 3, 512, 512) in whole numbers 0…255, shows what was asked."""
+    from training.builtin.judge import judge
+    from training.builtin.vocabulary import Scene, Subject
+
+    pixels = np.ascontiguousarray(picture[0].transpose(1, 2, 0).astype(np.uint8))
+    return judge(pixels, Scene((Subject(asked.subject),), asked.background)).all

@@ -1,0 +1,125 @@
+"""How well and how quickly each recogniser that is here hears: word error rate, real-time factor, loading, memory.
+
+The recordings are thirty prompts in synthetic voices (spoken_prompts.py), or a folder of the user's: WAV files with the
+words in a text file of the same name, or LibriSpeech's layout (FLAC files, and `*.trans.txt` that says what is said).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmark import spoken_prompts
+from benchmark.results import Results
+from benchmark.worker import Worker
+from examples import make_examples
+from helpers.catalog import catalog
+from training.builtin.language_model import spoken
+
+
+class Sample(NamedTuple):
+    """A recording, who speaks in it, and what is said."""
+
+    path: Path
+    voice: str
+    said: str
+
+
+class Heard(NamedTuple):
+    """What was written for a recording, the seconds that took, and its length in seconds."""
+
+    sample: Sample
+    written: str
+    seconds: float
+    length: float
+
+
+def measure(results: Results, quick: bool, tick: Callable[[], object], folder: Path | None = None) -> None:
+    """Add the figures and ratios of this section; folder: the user's recordings instead of the synthetic ones."""
+    with tempfile.TemporaryDirectory(prefix="audio-to-image.") as temporary, contextlib.ExitStack() as stack:
+        samples = of_folder(folder) if folder else synthetic(Path(temporary))
+        if not samples:
+            missing = "no recording with its words was found" if folder else "no synthetic voice is installed"
+            results.notes.append(f"speech: {missing}; nothing was measured")
+            return
+        samples = samples[:: 6 if quick else 1]
+        workers = {name: stack.enter_context(Worker("recogniser", name=name)) for name in names()}
+        heard: dict[str, list[Heard]] = {name: [] for name in workers}
+        for sample in samples:
+            for name, worker in workers.items():
+                _, answer = worker.ask("hear", path=str(sample.path))
+                heard[name].append(Heard(sample, answer["text"], answer["seconds"], answer["length"]))
+            tick()
+        for name, worker in workers.items():
+            add(results, name, heard[name])
+            results.add(f"speech / {name} / loading", "s", [worker.loaded], "from the start of its process; once")
+            results.add(f"speech / {name} / memory", "MB", [worker.ask("memory")[1]], "of its processes, at most")
+    builtin, *others = workers
+    for name in others:
+        results.compare(
+            f"speech: real-time factor, {name} / {builtin}",
+            f"speech / {name} / real-time factor",
+            f"speech / {builtin} / real-time factor",
+        )
+
+
+def add(results: Results, name: str, heard: list[Heard]) -> None:
+    """Add how well and how quickly a recogniser heard."""
+    voices: dict[str, list[Heard]] = defaultdict(list)
+    for item in heard:
+        voices[item.sample.voice].append(item)
+    how = f"{len(heard)} recordings of {len(voices)} voices; case, punctuation, two spellings of one sound do not count"
+    subject = f"speech / {name}"
+    results.add(f"{subject} / word error rate", "%", [100 * word_error_rate(heard)], how)
+    results.add(
+        f"{subject} / real-time factor", "s/s", [item.seconds / item.length for item in heard], "for each recording"
+    )
+    said = sum(len(spoken(item.sample.said).split()) for item in heard)
+    right = said * max(0.0, 1 - word_error_rate(heard))
+    results.add(f"{subject} / words said", "words", [said], how)
+    results.add(f"{subject} / words right", "words", [right], "words said, less the errors")
+    results.compare(f"speech: words right / words said, {name}", f"{subject} / words right", f"{subject} / words said")
+    for voice, items in voices.items():
+        results.add(f"speech / {name}, voice {voice} / its word error rate", "%", [100 * word_error_rate(items)], how)
+
+
+def word_error_rate(heard: Iterable[Heard]) -> float:
+    """Wrong words by words said. Case, punctuation and two spellings of one sound do not count."""
+    import jiwer
+
+    pairs = [(spoken(item.sample.said), spoken(item.written)) for item in heard]
+    return float(jiwer.wer([said for said, _ in pairs], [written for _, written in pairs]))
+
+
+def names() -> list[str]:
+    """The recognisers of this machine: the built-in one, and whisper.cpp with each of its models that is here."""
+    entries = catalog.entries().values()
+    return ["builtin", *(entry.name for entry in entries if entry.kind == "whisper" and entry.is_present())]
+
+
+def synthetic(folder: Path) -> list[Sample]:
+    """The spoken prompts, in the voices that are installed."""
+    if not shutil.which("ffmpeg"):
+        return []
+    voices = [voice for voice in spoken_prompts.VOICES if shutil.which(make_examples.VOICES[voice][0])]
+    recordings = spoken_prompts.make(folder, voices)
+    return [Sample(path, voice, prompt.text) for path, voice, prompt in recordings]
+
+
+def of_folder(folder: Path) -> list[Sample]:
+    """Every recording under `folder` whose words are there, too; who speaks is the name of its folder."""
+    samples = []
+    for listed in sorted(folder.rglob("*.trans.txt")):  # LibriSpeech: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt
+        for line in listed.read_text(encoding="utf-8").splitlines():
+            name, _, said = line.partition(" ")
+            if (path := listed.with_name(f"{name}.flac")).is_file():
+                samples.append(Sample(path, listed.parent.parent.name, said))
+    for path in sorted(folder.rglob("*.wav")):
+        if (text := path.with_suffix(".txt")).is_file():
+            samples.append(Sample(path, path.parent.name, " ".join(text.read_text(encoding="utf-8").split())))
+    return samples

@@ -1,0 +1,230 @@
+"""The parts of a model folder in the layout of diffusers: configuration and weights of one part, never a pickle."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import mmap
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.core.stage import StageError
+
+_FETCH = "Fetch the model again."
+_NO_PICKLE = "Use a copy of the model with *.safetensors; with PyTorch (A2I_ENGINE=torch), A2I_ALLOW_PICKLE=1 opens it."
+# Far above what any model has; a file that says more is damaged, or made to fill the memory.
+_LARGEST_FILE = 64 << 20  # bytes that are read as a whole; CLIP's vocabulary has 1 MB
+_LARGEST, _LONGEST = 1_000_000, 10_000  # a number, and a list (1000 betas)
+_MOST = {
+    "layers_per_block": 8,
+    "num_hidden_layers": 64,
+    "num_train_timesteps": 10_000,
+    "original_inference_steps": 10_000,
+}
+_MOST |= dict.fromkeys(("transformer_layers_per_block", "reverse_transformer_layers_per_block"), 32)
+_LONGEST_TEXT = 1024  # tokens; CLIP's are 77
+_LARGEST_SIDE = 4096  # pixels of the size that a model was trained at
+_DTYPES = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "F8_E4M3": np.uint8,
+    "I64": np.int64,
+    "I32": np.int32,
+}
+
+
+def library(name: str) -> Any:
+    """torch, diffusers or transformers, which are to ask no hub for anything and to run no code that a model names."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "USE_HUB_KERNELS": "NO"}
+    return importlib.import_module(name)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of a model, with no setting that no model has: a number of layers, say, that would fill the memory.
+
+    Raises:
+        StageError: 69 if it is missing, no JSON object, or absurd.
+    """
+    try:
+        config = json.loads(plain(path).read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("no JSON object")
+        for key, value in config.items():
+            _check_plausible(key, value)
+    except OSError as error:
+        raise StageError(os.EX_UNAVAILABLE, f"the model has no {path}: {error.strerror}", _FETCH) from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, error) from error
+    return config
+
+
+def plain(path: Path) -> Path:
+    """`path`, a file that is read as a whole. Raises OSError, or ValueError for one that is no file or too large."""
+    if not stat.S_ISREG((status := path.stat()).st_mode):
+        raise ValueError("no file")
+    if status.st_size > _LARGEST_FILE:
+        raise ValueError(f"{status.st_size} bytes")
+    return path
+
+
+def _check_plausible(key: str, value: Any) -> None:
+    """Raises ValueError for a number or a list that is larger than any model's."""
+    if isinstance(value, (list, dict)):
+        if len(value) > _LONGEST:
+            raise ValueError(f"{key[:80]} has {len(value)} parts")
+        for one in value.values() if isinstance(value, dict) else value:
+            _check_plausible(key, one)
+    elif isinstance(value, (int, float)) and abs(value) > _MOST.get(key, _LARGEST) and abs(value) != math.inf:
+        raise ValueError(f"{key[:80]} is {value:.3g}" if value < 1e300 else f"{key[:80]} is absurd")
+
+
+def damaged(path: Path, why: object) -> StageError:
+    """The error for a file of a model that is not what it should be."""
+    return StageError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {str(why)[:200]}", _FETCH)
+
+
+def factor(vae: Mapping[str, Any]) -> int:
+    """Pixels per latent: each block of the autoencoder but the last halves the picture. Raises KeyError, TypeError."""
+    blocks = vae.get("block_out_channels") or vae["decoder_block_out_channels"]
+    if not isinstance(blocks, list) or len(blocks) > 8:
+        raise TypeError("block_out_channels is no list of one to eight numbers")
+    return int(2 ** (len(blocks) - 1))
+
+
+def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], *encoders: Mapping[str, Any]) -> None:
+    """Refuse parts that do not belong together, and kinds of model that want more than a prompt.
+
+    Raises: StageError 69, KeyError or TypeError for what a configuration does not say.
+    """
+    width, channels = sum(encoder["hidden_size"] for encoder in encoders), vae["latent_channels"]
+    for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
+        found = unet[key]
+        if found != value and found != [value] * len(unet["block_out_channels"]):
+            raise unknown("unet", key, found, f"its other parts want {value}")
+    for encoder in encoders:
+        if not 3 <= (length := encoder["max_position_embeddings"]) <= _LONGEST_TEXT:
+            raise unknown("text_encoder", "max_position_embeddings", length)
+
+
+def misfit(folder: Path, error: Exception) -> StageError:
+    """The error for a model whose configuration and weights contradict each other."""
+    lines = str(error).strip().splitlines() or [""]
+    message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1][:200]}"
+    return StageError(os.EX_UNAVAILABLE, message, _FETCH)
+
+
+def unknown(part: str, key: str, value: object, why: str = "which is not computed here") -> StageError:
+    """The error for a setting of a part of a model."""
+    message = f"the model's {part}/config.json has {key[:80]}={repr(value)[:80]}, {why}"
+    return StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+
+
+def check_amount(described: int, files: list[Path]) -> None:
+    """Refuse a configuration that describes far more numbers than the safetensors files hold, before they take memory.
+
+    Raises: ValueError; safetensors' own exceptions for a damaged file.
+    """
+    from safetensors import safe_open
+
+    held = 0
+    for file in files:
+        with safe_open(file, "numpy") as tensors:
+            held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    if described > 2 * held:
+        raise ValueError(f"{described} numbers are described, {held} are there")
+
+
+def native_size(unet: Mapping[str, Any], factor: int) -> tuple[int, int]:
+    """Width and height in pixels that the model was trained at. Raises: StageError 69 for a size that none is."""
+    native = unet.get("sample_size") or 64  # latents: of a side, or height and width
+    rows, columns = native if isinstance(native, list) else (native, native)
+    if not (isinstance(rows, int) and isinstance(columns, int) and 0 < max(rows, columns) * factor <= _LARGEST_SIDE):
+        raise unknown("unet", "sample_size", native)
+    return columns * factor, rows * factor
+
+
+def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16")) -> list[Path]:
+    """The safetensors files of one part of a model (`unet/`): one file or its shards, of the first of `variants`.
+
+    Raises:
+        StageError: 69 if there is none; a model that is there as a pickle only is refused, because opening a pickle
+            runs whatever it says.
+    """
+    stems = ("diffusion_pytorch_model", "model")
+    for variant in variants:
+        for stem in stems:
+            if (file := folder / f"{stem}{variant}.safetensors").is_file():
+                return [file]
+            if (index := folder / f"{stem}.safetensors.index{variant}.json").is_file():
+                names = {Path(str(name)).name for name in read_config(index).get("weight_map", {}).values()}
+                shards = sorted(folder / name for name in names)
+                if lost := [shard for shard in shards if not shard.is_file()]:
+                    raise StageError(os.EX_UNAVAILABLE, f"the model has no {str(lost[0])[:400]}", _FETCH)
+                return shards
+    if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
+        message = f"{folder} holds its weights as a pickle only, which could run anything and is not opened"
+        raise StageError(os.EX_UNAVAILABLE, message, _NO_PICKLE)
+    raise StageError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
+
+
+def _float8_values() -> NDArray[np.float16]:
+    """What each byte means as an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+
+    Micikevicius et al., FP8 Formats for Deep Learning, 2022 (arXiv:2209.05433), table 1.
+    """
+    byte = np.arange(256)
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    value = np.where(exponent, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
+    value[byte & 127 == 127] = np.nan
+    return np.where(byte < 128, value, -value).astype(np.float16)
+
+
+def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
+    """Every tensor of one part of a model by name: float32 or float16, straight from the file's pages.
+
+    Raises:
+        StageError: 69 for a file that is missing, damaged or of another kind.
+    """
+    weights: dict[str, NDArray[Any]] = {}
+    for file in weight_files(folder):
+        try:
+            weights |= _read(file)
+        except StageError:
+            raise
+        except Exception as error:  # safetensors has its own exceptions
+            raise damaged(file, error) from error
+    return weights
+
+
+def _read(file: Path) -> dict[str, NDArray[Any]]:
+    from safetensors import safe_open
+
+    with safe_open(file, "numpy"):  # checks the whole header: sizes, offsets, gaps, overlaps
+        pass
+    with file.open("rb") as stream:
+        pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO shares writable memory only
+    length = int.from_bytes(pages[:8], "little")
+    header: Mapping[str, Any] = json.loads(pages[8 : 8 + length])
+    weights = {}
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        if tensor["dtype"] not in _DTYPES:
+            raise ValueError(f"{name[:80]} is {tensor['dtype']}, which is not known here")
+        begin, end = tensor["data_offsets"]
+        dtype = np.dtype(_DTYPES[tensor["dtype"]])
+        array = np.frombuffer(pages, dtype, (end - begin) // dtype.itemsize, 8 + length + begin)
+        if tensor["dtype"] == "BF16":  # the upper half of a float32
+            array = (array.astype(np.uint32) << 16).view(np.float32)
+        elif tensor["dtype"] == "F8_E4M3":
+            array = _float8_values()[array]
+        weights[name] = array.reshape(tensor["shape"])
+    return weights

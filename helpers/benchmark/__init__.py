@@ -1,1 +1,0 @@
-"""How fast, how small and how true this is on a machine: `python -m helpers.benchmark`."""

@@ -1,0 +1,76 @@
+"""What this machine is and has, in words that are fit for a bug report."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from helpers import __version__
+from helpers.core import stage
+from helpers.draw.engines import compute_units
+
+
+def said(*command: str) -> str:
+    """What a program prints; nothing when it cannot be run."""
+    try:
+        run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return run.stdout.decode(errors="replace")
+
+
+def memory() -> tuple[int, int]:
+    """Bytes that there are, and that are free; 0 where the system does not say."""
+    if sys.platform == "darwin":
+        pages = dict(re.findall(r"^(.+?):\s+(\d+)\.$", vm := said("vm_stat"), re.M))
+        page = re.search(r"page size of (\d+)", vm)
+        free = sum(int(pages.get(f"Pages {kind}", 0)) for kind in ("free", "inactive", "speculative", "purgeable"))
+        return compute_units.machine().memory, free * int(page[1] if page else 0)
+    try:
+        sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M))
+    except OSError:
+        sizes = {}
+    return int(sizes.get("MemTotal", 0)) * 1024, int(sizes.get("MemAvailable", 0)) * 1024
+
+
+def system() -> str:
+    """The machine in a few words: version of the program, system, processor."""
+    if sys.platform == "darwin":
+        chip, name = compute_units.machine().chip, f"macOS {platform.mac_ver()[0]}"
+    else:
+        known = Path("/proc/cpuinfo")
+        models = re.findall(r"^model name\s*: (.*)$", known.read_text(), re.M) if known.exists() else []
+        chip = models[0] if models else platform.machine()
+        name = f"Linux {platform.release().split('-')[0]}"
+        with contextlib.suppress(OSError):
+            name = f"{platform.freedesktop_os_release()['PRETTY_NAME']}, {name}"
+    return f"audio-to-image {__version__}, {name}, {chip}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def short(path: str | Path) -> str:
+    """A path as it may be shown: of the repository, or with ~ for the home folder."""
+    text = str(path)
+    for folder, name in ((f"{stage.ROOT}/", ""), (str(Path.home()), "~")):
+        text = text.replace(folder, name) if folder.strip("/") else text
+    return text
+
+
+def private(text: str) -> str:
+    """`text` without the user's names, home folder and the machine's name: AirPods are called after their owner."""
+    names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
+    with contextlib.suppress(ImportError, KeyError):
+        import pwd
+
+        names |= set(pwd.getpwuid(os.getuid()).pw_gecos.split(",")[0].split())
+    text = re.sub(r"\S+['’]s (?=\S)", "", short(text))
+    for name in sorted(names - {"root", "localhost", ""}, key=len, reverse=True):  # the whole before a part of it
+        if len(name) > 2:
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text, flags=re.IGNORECASE)
+    return stage.printable(text)

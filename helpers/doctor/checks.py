@@ -1,0 +1,414 @@
+"""What works on this machine and what does not, a line each, with what to do about it.
+
+`python -m helpers.doctor [--json]` listens for three seconds, checks the sha256 of every model and draws a picture. It
+changes nothing, and nothing leaves the machine. What it prints is fit for a bug report: no name, no path, no prompt of
+yours is in it. It ends with 0 only if a picture can be drawn, else with the code of what is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+from helpers.catalog import catalog
+from helpers.catalog.catalog import Entry, human
+from helpers.core import stage, system, terminal
+from helpers.core.stage import ROOT, StageError, is_set, setting
+from helpers.draw import engines, run_folder
+from helpers.draw.engines import compute_units, nvidia
+from helpers.install import wanted_models
+from helpers.listen import audio, microphone, recognisers
+from helpers.listen.levels import SoundCheck
+
+NAME = "doctor"
+SECONDS = 3.0  # of listening
+QUIET_DBFS = -50.0  # the loudest of a person who speaks close to a microphone of normal gain is above -30
+ROOM = 1 << 30  # bytes free that are plenty: a picture with its recording is below 2 MB
+LEAST_ROOM = 20 << 20
+PATIENCE = 300  # seconds for the picture, which takes one
+INSTALLER = ROOT / "shortcut_install.sh"
+JOURNAL = ROOT / ".cache" / "install" / "journal"
+REPAIR = "Run ./pipeline.sh: it repairs its environment .venv first."
+PROMPT = "a cat on the beach"
+
+
+class Finding(NamedTuple):
+    """What a check found. state: `ok`, `!` (works, but …) or `no`; remedy: what to do; code: sysexits, of a `no`."""
+
+    state: str
+    text: str
+    remedy: str = ""
+    code: int = 0
+
+
+def worse(error: StageError) -> Finding:
+    return Finding("no", error.message, error.remedy, error.code)
+
+
+# ---- the checks, in the order of the pipe
+
+
+def environment() -> Finding:
+    """The packages of pyproject.toml, each in the version that is pinned there."""
+    try:
+        wanted = metadata.requires("audio-to-image") or []
+    except metadata.PackageNotFoundError:
+        return Finding("no", "the packages of pyproject.toml are not installed", REPAIR, os.EX_UNAVAILABLE)
+    pinned: defaultdict[str, set[str]] = defaultdict(set)  # two versions where Python's own decides
+    for name, version in re.findall(r"^([\w-]+)==([\w.]+)(?!.*extra ==)", "\n".join(wanted), re.MULTILINE):
+        pinned[name].add(version)
+    there = {}
+    for name in pinned:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # of another system, or named below
+            there[name] = metadata.version(name)
+    for module in ("ffmpeg", "numpy", "openvino", "pocketsphinx", "pywhispercpp", "PIL", "tokenizers", "safetensors"):
+        try:
+            __import__(module)
+        except Exception as error:
+            return Finding("no", f"{module} cannot be loaded: {error}", REPAIR, os.EX_UNAVAILABLE)
+    other = [f"{name} {there[name]}" for name in there if there[name] not in pinned[name]]
+    if other:
+        return Finding("!", f"other versions than those that were tested: {', '.join(other)}", REPAIR)
+    some = ", ".join(f"{name} {there[name]}" for name in ("openvino", "pywhispercpp", "numpy") if name in there)
+    return Finding("ok", f"{platform.python_version()}, {len(there)} packages as pinned: {some}")
+
+
+def ffmpeg() -> Finding:
+    """Which FFmpeg there is, and whether it can record."""
+    best = Finding("no", "FFmpeg is missing", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
+    for program in audio.ffmpeg_programs():
+        version = re.search(r"version (\S+)", system.said(program, "-version"))
+        text = f"{version[1][:20] if version else 'of unknown version'}, {system.short(program)}"
+        inputs = [
+            name
+            for name in microphone.SYSTEMS
+            if re.search(rf"^ D\S* +\S*{name}", system.said(program, "-devices"), re.M)
+        ]
+        if not version:
+            best = Finding("no", f"{system.short(program)} does not run", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
+        elif inputs:
+            return Finding("ok", f"{text}, records with {' and '.join(inputs)}")
+        elif best.state == "no":
+            best = Finding("!", f"{text}, reads files but cannot record", audio.install_ffmpeg())
+    return best
+
+
+def listening() -> Finding:
+    """What the microphone hears in three seconds."""
+    try:
+        name, sound = _device(), SoundCheck()
+        if sys.stderr.isatty():
+            stage.say(f"Say something: the microphone is heard for {SECONDS:g} seconds.")
+        line, pcm = terminal.Meter(SECONDS), bytearray()
+        with contextlib.closing(microphone.listen(setting("DEVICE"))) as chunks:
+            for chunk in chunks:
+                if chunk:
+                    pcm += chunk
+                    line.show(sound.seconds, sound.hear(chunk))
+                if sound.seconds >= SECONDS:
+                    break
+        line.clear()
+    except StageError as error:
+        return worse(error)
+    text = f"{name}: {sound.loudest:.0f} dBFS at the loudest, {audio.level_dbfs(pcm):.0f} on average"
+    if sound.is_silent():
+        return Finding("no", f"{name} gives only silence", microphone.unmute(), os.EX_NOPERM)
+    if complaint := sound.complaint():
+        what, _, remedy = complaint.partition(": ")
+        return Finding("!", f"{text}; {what}", remedy[:1].upper() + remedy[1:])
+    if sound.loudest < QUIET_DBFS:
+        return Finding(
+            "!", f"{text}; too quiet, if you spoke", "Speak while it listens, or turn the microphone's level up."
+        )
+    return Finding("ok", text)
+
+
+def speech() -> Finding:
+    """Which recogniser the pipe would take."""
+    language, translate = setting("LANGUAGE", "en"), is_set("TRANSLATE")
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            model = recognisers.choose_model(setting("WHISPER"), language, translate)
+    except StageError as error:
+        return worse(error)
+    if model:
+        return Finding("ok", f"whisper.cpp with {model.path.name}, language {language}{' to English' * translate}")
+    better = catalog.default("english" if language == "en" and not translate else "multilingual").name
+    known = Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better}")
+    return (
+        known if language == "en" else known._replace(state="no", text="none for this language", code=os.EX_UNAVAILABLE)
+    )
+
+
+def models() -> Finding:
+    """Every model that was fetched, against the sizes and hashes of the catalogue; and what this machine could use."""
+    here = ["builtin"]
+    fetched = [entry for entry in catalog.entries().values() if entry.files and entry.problem() != "missing"]
+    size = sum(entry.bytes for entry in fetched) or 1
+    done = 0
+    for entry in fetched:
+        damaged = Finding(
+            "no",
+            f"{entry.name} is damaged",
+            f"./download_model.py --remove {entry.name}; ./download_model.py {entry.name}",
+            os.EX_DATAERR,
+        )
+        if entry.problem():
+            return damaged
+        for file in entry.contents():
+            digest = hashlib.sha256()
+            for block in _blocks(entry.folder / file.path):
+                digest.update(block)
+                done += len(block)
+                _progress(f"checking {entry.name}", done / size)
+            if file.sha256 and digest.hexdigest() != file.sha256:
+                return damaged
+        here.append(f"{entry.name} {human(entry.bytes)}")
+    _progress("", 0)
+    text = ", ".join(here) + ("; every pinned sha256 is right" if fetched else "")
+    better = [entry.name for entry in _suitable() if entry.kind == "image" and entry.problem()]
+    if not better:
+        return Finding("ok", text)
+    return Finding("!", f"{text}; this machine can use a better one", f"./download_model.py {better[0]}")
+
+
+def engine() -> Finding:
+    """What computes the pictures, and what is missing for something quicker."""
+    try:
+        best = engines.available()[0]
+    except StageError as error:
+        return worse(error)
+    text = {
+        "coreml": f"Core ML on {compute_units.machine().chip}",
+        "torch": "PyTorch on an NVIDIA GPU",
+        "openvino": "OpenVINO on the processor",
+    }[best]
+    units = setting("COMPUTE_UNITS") or ", ".join(sorted(_units()))
+    if best == "coreml" and units:
+        text += f", {units}"
+    return Finding("!", text, advice[:1].upper() + advice[1:]) if (advice := nvidia.advice()) else Finding("ok", text)
+
+
+def memory() -> Finding:
+    """Whether what the models take is there."""
+    total, free = system.memory()
+    here = sum(entry.memory_mb for entry in _suitable() if not entry.problem())
+    need = max(catalog.find("builtin").memory_mb, here) * 10**6
+    text = f"{human(total)}, {human(free)} free; the models here take {human(need)}"
+    if free and free < need:
+        return Finding("!", text, "Close other programs, or draw with less: --model builtin --whisper builtin.")
+    return Finding("ok", text)
+
+
+def disk() -> Finding:
+    """Whether pictures can be kept."""
+    folder = run_folder.output_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    elsewhere = "--output DIR keeps the pictures somewhere else."
+    try:
+        tempfile.TemporaryFile(dir=there).close()
+        free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("no", f"cannot write to {system.short(folder)}: {error.strerror}", elsewhere, os.EX_CANTCREAT)
+    text = f"{human(free)} free for {system.short(folder)}"
+    if free < LEAST_ROOM:
+        return Finding("no", text, f"Make room. {elsewhere}", os.EX_CANTCREAT)
+    return Finding("ok", text) if free >= ROOM else Finding("!", text, f"Make room soon. {elsewhere}")
+
+
+def shortcut() -> Finding:
+    """Whether a key is bound, as the installer sees it."""
+    bind = "./shortcut_install.sh binds one."
+    if not JOURNAL.exists():
+        return Finding("!", "no key is bound", bind)
+    found = re.search(r"^shortcut +(.*)$", system.said("bash", str(INSTALLER), "--status"), re.M)
+    text = found[1] if found else "the installer does not say"
+    bound = found and not re.match("no |not |this desktop", text)
+    return Finding("ok", text) if bound else Finding("!", text, bind)
+
+
+def picture() -> Finding:
+    """The proof: a picture drawn by the built-in model, in a process of its own, and thrown away."""
+    settings = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    with tempfile.TemporaryDirectory() as folder:
+        settings |= {"A2I_MODEL": "builtin", "A2I_ENGINE": "openvino", "A2I_SEED": "1"}
+        settings |= {"A2I_OUTPUT": folder, "A2I_QUIET": "1"}
+        began = time.monotonic()
+        try:
+            run = subprocess.run(
+                [sys.executable, "-m", "helpers.draw.generate"],
+                input=f"{PROMPT}\n".encode(),
+                cwd=ROOT,
+                env=settings,
+                capture_output=True,
+                timeout=PATIENCE,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return Finding("no", f"none within {PATIENCE} seconds", _VERBOSE, os.EX_SOFTWARE)
+        seconds = time.monotonic() - began
+        drawn = Path(run.stdout.decode(errors="replace").strip() or folder)
+        whole = drawn.is_file() and drawn.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    if run.returncode == 0 and whole:
+        return Finding("ok", f"drawn by the built-in model in {seconds:.1f} s, with loading")
+    said = run.stderr.decode(errors="replace").strip().splitlines()
+    how = f"signal {-run.returncode}" if run.returncode < 0 else f"exit code {run.returncode}"
+    what = said[0].removeprefix("generate: ") if said else f"no picture came ({how})"
+    code = run.returncode if run.returncode >= os.EX_USAGE else os.EX_SOFTWARE
+    return Finding("no", what, said[1].strip() if len(said) > 1 else _VERBOSE, code)
+
+
+_VERBOSE = f'./pipeline.sh --prompt "{PROMPT}" --model builtin --verbose shows why.'
+CHECKS: dict[str, Callable[[], Finding]] = {
+    "Python": environment,
+    "FFmpeg": ffmpeg,
+    "microphone": listening,
+    "speech": speech,
+    "models": models,
+    "engine": engine,
+    "memory": memory,
+    "disk": disk,
+    "shortcut": shortcut,
+    "picture": picture,
+}
+# Without which there is no picture, whatever it is made from.
+NEEDED = ("Python", "models", "engine", "disk", "picture")
+
+
+# ---- what the checks ask the system
+
+
+def _device() -> str:
+    """What people call the microphone that is used. Raises: StageError 69."""
+    if name := setting("DEVICE"):
+        return microphone.find(name).name
+    known, inputs = microphone.devices(), []
+    if sys.platform == "darwin":
+        with contextlib.suppress(ValueError):
+            sound = json.loads(system.said("system_profiler", "-json", "SPAudioDataType"))["SPAudioDataType"]
+            items = [item for group in sound for item in group.get("_items", [])]
+            inputs = [item["_name"] for item in items if "coreaudio_default_audio_input_device" in item]
+    else:
+        default = system.said("pactl", "get-default-source").strip()
+        inputs = [device.name for device in known if device.address == default]
+    names = inputs or [device.name for device in known][:1]
+    return stage.printable(names[0]) if names else "the default one"
+
+
+def _suitable() -> list[Entry]:
+    """The models for this machine, for hearing and drawing; none where the engine is unknown, which `engine` tells."""
+    try:
+        return [catalog.find(name) for name in wanted_models.usual()]
+    except StageError:
+        return []
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            yield block
+
+
+def _progress(what: str, part: float) -> None:
+    """A bar on the terminal; an empty `what` clears it."""
+    if sys.stderr.isatty() and not is_set("QUIET"):
+        terminal.draw(f"{what} [{'#' * round(20 * part):20}] {part:4.0%}" if what else "")
+
+
+def _units() -> set[str]:
+    """The compute units that were found to work on this Mac, for any model."""
+    try:
+        return {str(found["unit"]) for found in json.loads(compute_units.REMEMBERED.read_text()).values()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return set()
+
+
+# ---- what is printed
+
+_COLOURS = {"ok": "\x1b[32m", "!": "\x1b[33m", "no": "\x1b[31m"}
+
+
+def lines(name: str, finding: Finding) -> str:
+    """A finding as it is printed: its state, its name, what was found; on the next line what to do."""
+    colour, plain = (_COLOURS[finding.state], "\x1b[0m") if _coloured() else ("", "")
+    text = f"{colour}{finding.state:>2}{plain}  {name:11}{filled(finding.text, ' ' * 15).lstrip()}"
+    return "\n".join(filter(None, [text, filled(finding.remedy, f"{' ' * 15}→ ")]))
+
+
+def filled(text: str, before: str = "") -> str:
+    """`text` in lines that fit the terminal, each as far to the right as `before` moves the first one."""
+    width = min(100, shutil.get_terminal_size().columns) - 1
+    return textwrap.fill(text, width, initial_indent=before, subsequent_indent=" " * len(before))
+
+
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def verdict(findings: dict[str, Finding]) -> tuple[int, str]:
+    """The exit code, and one line that says what it means."""
+    failed = [name for name, finding in findings.items() if finding.state == "no"]
+    for name in failed:
+        if name in NEEDED:
+            return findings[name].code, f"No picture can be drawn: see {name}."
+    if failed:
+        return 0, f"A picture can be drawn, with --prompt, but you cannot speak: see {failed[0]}."
+    return 0, "A picture can be drawn."
+
+
+def examine(check: Callable[[], Finding]) -> Finding:
+    """What a check finds; what it did not expect is found as well."""
+    try:
+        found = check()
+    except StageError as error:
+        found = worse(error)
+    except ModuleNotFoundError as error:
+        found = Finding("no", f"the Python package {error.name} is missing", REPAIR, os.EX_UNAVAILABLE)
+    except Exception as error:
+        found = Finding("no", f"the check failed: {type(error).__name__}: {error}", "This is a bug.", os.EX_SOFTWARE)
+    return found._replace(text=system.private(found.text), remedy=system.private(found.remedy))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage.Parser(prog="python -m helpers.doctor", description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument("--json", action="store_true", default=is_set("JSON"), help="the same as one JSON object")
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the pipe, which starts us, ignores it
+    pipe = stage.take_stdout() if arguments.json else None  # libraries print
+    if not arguments.json:
+        print(filled(system.private(system.system())), end="\n\n")
+    findings: dict[str, Finding] = {}
+    for name, check in CHECKS.items():
+        findings[name] = examine(check)
+        if not arguments.json:
+            print(lines(name, findings[name]), flush=True)
+    code, text = verdict(findings)
+    if pipe:
+        checks = {name: finding._asdict() for name, finding in findings.items()}
+        answer = {"system": system.private(system.system()), "checks": checks, "verdict": text, "code": code}
+        pipe.write(json.dumps(answer, indent=2, ensure_ascii=False).encode() + b"\n")
+        pipe.flush()
+    else:
+        print(f"\n{text}\nAll of this may stand in a bug report: nothing private is in it.")
+    return code
+
+
+if __name__ == "__main__":
+    stage.run(NAME, main)

@@ -1,0 +1,61 @@
+"""Whether this machine has what draws on an NVIDIA GPU; found out without importing PyTorch, in under a millisecond."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from helpers.core.stage import StageError
+
+INSTALL = ".venv/bin/python -m pip install -e '.[cuda]'"
+PACKAGES = ("torch", "diffusers", "transformers")  # the extra "cuda" of pyproject.toml
+_VERSION = Path("/proc/driver/nvidia/version")
+_SIGNS = (_VERSION, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # Linux, containers, Windows' Linux
+
+
+def has_driver() -> bool:
+    """Whether an NVIDIA driver is loaded; on a machine without such a GPU it is not."""
+    return any(sign.exists() for sign in _SIGNS)
+
+
+def missing() -> str:
+    """The first of PACKAGES that is not installed, or ""."""
+    return next((name for name in PACKAGES if importlib.util.find_spec(name) is None), "")
+
+
+def advice() -> str:
+    """What to tell somebody whose GPU is not used because packages are missing, on one line; "" where nothing is."""
+    if not (has_driver() and (package := missing())):
+        return ""
+    return f"the NVIDIA GPU is not used, {package} is missing: {INSTALL} (about 6 GB); A2I_ENGINE=openvino keeps it so"
+
+
+def check_packages() -> None:
+    """Raises: StageError 69 with the command that installs what is missing."""
+    if package := missing():
+        raise StageError(os.EX_UNAVAILABLE, f"drawing with PyTorch needs the package {package}", INSTALL)
+
+
+def check(torch: Any) -> None:
+    """Ask the driver for the GPU; torch: the module, which says that it is not available.
+
+    Raises: StageError 69 with what keeps PyTorch from using it: no GPU that it may see, a driver that is too old for
+    it, a PyTorch that was made without CUDA.
+    """
+    remedy = "A2I_ENGINE=openvino draws on the processor."
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition(". ")[0].partition("\n")[0]
+        if "too old" in why:
+            found = re.search(r"\d+\.\d+(\.\d+)?", _VERSION.read_text()) if _VERSION.exists() else None
+            why = f"the NVIDIA driver {found[0] if found else ''} is too old for PyTorch {torch.__version__}"
+            remedy = f"Update the driver. Until then: {remedy}"
+        elif "not compiled with CUDA" in why:
+            remedy = f"Install the one with it: {INSTALL} --force-reinstall"
+        elif os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
+            remedy = f"CUDA_VISIBLE_DEVICES hides it. {remedy}"
+        raise StageError(os.EX_UNAVAILABLE, f"PyTorch cannot use the NVIDIA GPU: {why}", remedy) from error

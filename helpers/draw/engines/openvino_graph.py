@@ -1,0 +1,143 @@
+"""Stable Diffusion's three networks as OpenVINO graphs, from the configuration and weights that diffusers reads.
+
+Each function takes one part's `config.json` and weights and returns an `openvino.Model` of fixed shapes; what stands in
+them is in `architecture.py`. Tokens are (n, length, channels).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from openvino import Model, Node
+from openvino import opset15 as op
+
+from helpers.draw.engines import architecture
+from helpers.draw.engines.architecture import Config, Layers, Weights
+
+
+class _Layers(Layers[Node]):
+    def weight(self, name: str, shape: tuple[int, ...] | None = None) -> Node:
+        array = self.array(name)
+        node = op.constant(array if shape is None else array.reshape(shape), shared_memory=True)
+        node.set_friendly_name(name)
+        return node if array.dtype == np.float32 else op.convert(node, "f32")
+
+    def conv(self, x: Node, name: str, stride: int = 1) -> Node:
+        weight = self.weight(f"{name}.weight")
+        pad = [weight.shape[2] // 2] * 2
+        y = op.convolution(x, weight, [stride] * 2, pad, pad, [1, 1])
+        return op.add(y, self.weight(f"{name}.bias", (1, -1, 1, 1)))
+
+    def linear(self, x: Node, name: str, bias: bool = True) -> Node:
+        y = op.matmul(x, self.weight(f"{name}.weight", (-1, x.shape[-1])), False, True)
+        return op.add(y, self.weight(f"{name}.bias")) if bias else y
+
+    def group_norm(self, x: Node, name: str, eps: float | None = None) -> Node:
+        scale, shift = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        return op.group_normalization(x, scale, shift, self.groups, eps or self.eps)
+
+    def layer_norm(self, x: Node, name: str, eps: float = 1e-5) -> Node:
+        normal = op.mvn(x, op.constant([-1]), True, eps, "inside_sqrt")
+        return op.add(op.multiply(normal, self.weight(f"{name}.weight")), self.weight(f"{name}.bias"))
+
+    def activate(self, x: Node, kind: str) -> Node:
+        if kind == "gelu":
+            return op.gelu(x, "erf")
+        return op.swish(x, op.constant(np.float32(1.702))) if kind == "quick_gelu" else op.swish(x)
+
+    def add(self, x: Node, y: Node) -> Node:
+        return op.add(x, y)
+
+    def add_vector(self, x: Node, vector: Node) -> Node:
+        return op.add(x, op.reshape(vector, [1, -1, 1, 1], False))
+
+    def gated(self, x: Node) -> Node:
+        value, gate = op.split(x, 2, 2).outputs()
+        return op.multiply(value, op.gelu(gate, "erf"))
+
+    def concat(self, x: Node, y: Node) -> Node:
+        return op.concat([x, y], 1)
+
+    def upsample(self, x: Node, size: tuple[int, int]) -> Node:
+        modes = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return op.interpolate(x, list(size), "nearest", "sizes", axes=[2, 3], **modes)
+
+    def size(self, x: Node) -> tuple[int, int]:
+        height, width = x.shape[2:]
+        return height, width
+
+    def tokens(self, x: Node) -> Node:
+        n, channels, h, w = x.shape
+        return op.transpose(op.reshape(x, [n, channels, h * w], False), [0, 2, 1])
+
+    def picture(self, x: Node, size: tuple[int, int]) -> Node:
+        n, _, channels = x.shape
+        return op.reshape(op.transpose(x, [0, 2, 1]), [n, channels, *size], False)
+
+    def attention(self, q: Node, k: Node, v: Node, heads: int, causal: bool) -> Node:
+        def split(y: Node) -> Node:
+            n, length, width = y.shape
+            return op.transpose(op.reshape(y, [n, length, heads, width // heads], False), [0, 2, 1, 3])
+
+        y = op.scaled_dot_product_attention(split(q), split(k), split(v), causal=causal)
+        return op.reshape(op.transpose(y, [0, 2, 1, 3]), [*q.shape[:2], -1], False)
+
+
+class _DecoderLayers(_Layers):
+    def group_norm(self, x: Node, name: str, eps: float | None = None) -> Node:
+        """In means over the picture, then over the channels of a group, so that the convolutions' memory layout stays.
+
+        OpenVINO's own GroupNormalization reshapes channels into groups, which costs two copies of x: with it the
+        built-in model's decoder takes twice as long. In the UNet, where pictures are small, it is the quicker one.
+        """
+        n, channels = x.shape[:2]
+
+        def over_group(y: Node) -> Node:
+            grouped = [n, self.groups, channels // self.groups]
+            y = op.reshape(op.reduce_mean(y, op.constant([2, 3]), True), grouped, False)
+            y = op.broadcast(op.reduce_mean(y, op.constant([2]), True), op.constant(grouped))
+            return op.reshape(y, [n, channels, 1, 1], False)
+
+        scale, shift = (self.weight(f"{name}.{part}", (1, channels, 1, 1)) for part in ("weight", "bias"))
+        centred = op.subtract(x, over_group(x))
+        deviation = op.sqrt(op.add(over_group(op.multiply(centred, centred)), op.constant(np.float32(eps or self.eps))))
+        return op.add(op.multiply(centred, op.divide(scale, deviation)), shift)
+
+
+def text_encoder(config: Config, weights: Weights) -> Model:
+    """CLIPTextModel: tokens, int64 (1, length) → the last hidden state, (1, length, width)."""
+    architecture.check_text_encoder(config)
+    layers = _Layers(architecture.todays_names(weights))
+    tokens = op.parameter([1, config["max_position_embeddings"]], np.int64, "tokens")
+    x = op.gather(layers.weight("embeddings.token_embedding.weight"), tokens, op.constant(0))
+    x = op.add(x, layers.weight("embeddings.position_embedding.weight"))
+    return Model([op.result(architecture.text_encoder(layers, config, x))], [tokens], "text_encoder")
+
+
+def unet(config: Config, weights: Weights, batch: int, height: int, width: int, length: int) -> Model:
+    """UNet2DConditionModel: latents (batch, channels, height, width), time (1, block_out_channels[0]) from
+    `time_features`, text (batch, length, width) → prediction in the shape of latents."""
+    architecture.check_unet(config)
+    layers = _Layers(weights, config.get("norm_num_groups", 32), config.get("norm_eps", 1e-5))
+    latents = op.parameter([batch, config["in_channels"], height, width], np.float32, "latents")
+    time = op.parameter([1, config["block_out_channels"][0]], np.float32, "time")
+    text = op.parameter([batch, length, architecture.unet_text_width(config)], np.float32, "text")
+    x = architecture.unet(layers, config, latents, time, text)
+    return Model([op.result(x)], [latents, time, text], "unet")
+
+
+def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
+    """The sinusoids of a timestep, (1, block_out_channels[0]), as the UNet takes them."""
+    angles = np.float32(timestep) * architecture.frequencies(config)
+    waves = [np.cos(angles), np.sin(angles)]
+    return np.concatenate(waves if architecture.cosine_first(config) else waves[::-1], dtype=np.float32)[None]
+
+
+def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
+    """AutoencoderKL's decoder: scaled latents (1, channels, height, width) → picture (1, 3, …), nominally -1…1."""
+    architecture.check_decoder(config)
+    layers = _DecoderLayers(architecture.todays_names(weights), config.get("norm_num_groups", 32), 1e-6)
+    latents = op.parameter([1, config["latent_channels"], height, width], np.float32, "latents")
+    x = op.multiply(latents, op.constant(np.float32(1 / config.get("scaling_factor", 0.18215))))
+    x = op.add(x, op.constant(np.float32(config.get("shift_factor") or 0)))
+    return Model([op.result(architecture.decoder(layers, config, x))], [latents], "vae")

@@ -1,0 +1,46 @@
+"""What Stable Diffusion XL has beside Stable Diffusion: two text encoders, a pooled vector of the prompt, sizes.
+
+Its text encoding travels as one array, (n, length + 1, width): the last row is the pooled vector, padded with zeros.
+Podell et al. 2023, https://arxiv.org/abs/2307.01952.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from helpers.draw.tokenizer import Tokenizer, Tokens
+
+if TYPE_CHECKING:
+    from helpers.draw.engines import Array
+
+
+class BothTokenizers(Tokenizer):
+    """Those of the two text encoders, which pad differently: ids are (2, length)."""
+
+    def __init__(self, first: Tokenizer, second: Tokenizer) -> None:
+        self.length, self._both = first.length, (first, second)
+
+    def encode(self, text: str) -> Tokens:
+        first, second = (tokenizer.encode(text) for tokenizer in self._both)
+        return first._replace(ids=np.stack([first.ids, second.ids]))
+
+
+def packed(first: Array, second: Array, pooled: Array) -> Array:
+    """(1, length, width) of each encoder, pooled (1, anything up to the sum of the widths) → one array."""
+    hidden = np.concatenate([first, second], axis=2)
+    row = np.zeros((1, 1, hidden.shape[2]), np.float32)
+    row[0, 0, : pooled.shape[1]] = pooled[0]
+    return np.concatenate([hidden, row], axis=1)
+
+
+def unpacked(text: Array, pooled: int) -> tuple[Array, Array]:
+    """The hidden states, (n, length, width), and the pooled vectors, (n, pooled), of what `packed` made."""
+    return text[:, :-1], text[:, -1, :pooled]
+
+
+def time_ids(size: tuple[int, int]) -> list[int]:
+    """Section 2.2: the size the picture would have been trained from, where it was cropped, and its size."""
+    width, height = size
+    return [height, width, 0, 0, height, width]

@@ -1,0 +1,177 @@
+"""One run, one folder: `outputs/2026-11-20T22-48-00-a-delicious-burger/` with everything that belongs to a picture.
+
+    prompt.wav       what was heard                 image.png, image-2.png …   the pictures
+    transcript.txt   what the recogniser wrote      run.json                   settings, model, seeds, seconds
+    prompt.txt       what was drawn
+
+A folder is filled in a hidden place beside its final one and then renamed: it is whole or not there.
+
+`python -m helpers.draw.run_folder --stage NAME --code N` is called by pipeline.sh when a run failed: it keeps the
+recording, if there was one, and with --json prints what happened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import unicodedata
+import wave
+from pathlib import Path
+from typing import Any
+
+from helpers.core import stage
+
+SHORTEST_KEPT = 1.0  # seconds of a recording that is worth a folder when no picture came of it
+
+
+def slug(prompt: str) -> str:
+    """`prompt` as the end of a folder's name: a-z, 0-9 and single hyphens, at most 40 characters, whole words."""
+    plain = unicodedata.normalize("NFKD", prompt.casefold()).encode("ascii", "ignore").decode()
+    name = ""
+    for word in re.findall("[a-z0-9]+", plain):
+        if name and len(name) + len(word) >= 40:
+            break
+        name += ("-" if name else "") + word[:40]
+    return name
+
+
+def output_folder() -> Path:
+    """Where runs are kept: A2I_OUTPUT, or `outputs` in the repository."""
+    return Path(stage.setting("OUTPUT", str(stage.ROOT / "outputs"))).absolute()
+
+
+class RunFolder:
+    """The folder of one prompt while it is filled; `finish` gives it its name, leaving the `with` block drops it."""
+
+    def __init__(self, started: float) -> None:
+        """started: seconds since the epoch, the time in the folder's name."""
+        self.started = started
+        try:
+            output_folder().mkdir(parents=True, exist_ok=True)
+            self.path = Path(tempfile.mkdtemp(prefix=".run.", dir=stage.session() or output_folder()))
+        except OSError as error:
+            raise cannot_write(error) from error
+        self._taken: dict[Path, Path] = {}  # where files of the session are now, and where they were
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.path.is_dir():
+            for now, before in self._taken.items():
+                now.replace(before)
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def write(self, name: str, content: str | bytes) -> None:
+        """Write one file. Raises: StageError 73 when the disk is full or the folder is gone."""
+        data = content.encode() if isinstance(content, str) else content
+        try:
+            (self.path / name).write_bytes(data)
+        except OSError as error:
+            raise cannot_write(error) from error
+
+    def take(self, file: Path, name: str) -> None:
+        """Move a file of the session here; it goes back if the folder is dropped. Raises: StageError 73."""
+        try:
+            file.rename(self.path / name)
+        except OSError as error:
+            raise cannot_write(error) from error
+        self._taken[self.path / name] = file
+
+    def finish(self, prompt: str) -> Path:
+        """Give the folder its final name and return it; a name that is taken gets -2, -3 …"""
+        stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(self.started))
+        name = "-".join(filter(None, (stamp, slug(prompt))))
+        number = 1
+        while True:
+            final = output_folder() / (name if number == 1 else f"{name}-{number}")
+            try:
+                if not final.exists():
+                    self.path.rename(final)
+                    return final
+            except OSError as error:  # somebody else was quicker
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise cannot_write(error) from error
+            number += 1
+
+
+def cannot_write(error: OSError) -> stage.StageError:
+    """What to tell a person when a run cannot be kept."""
+    if error.errno == errno.ENOSPC:
+        return stage.StageError(os.EX_CANTCREAT, f"the disk of {output_folder()} is full", "Make room and run again.")
+    message = f"cannot write to {output_folder()}: {error.strerror}"
+    return stage.StageError(os.EX_CANTCREAT, message, "--output DIR keeps the runs somewhere else.")
+
+
+def events() -> list[dict[str, Any]]:
+    """What the stages of the running pipe have noted so far, in order."""
+    folder = stage.control()
+    if not folder or not (folder / "events.jsonl").is_file():
+        return []
+    lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return sorted((json.loads(line) for line in lines), key=lambda event: float(event["time"]))
+
+
+def timeline(number: int = 1) -> dict[str, dict[str, Any]]:
+    """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted.
+
+    number: of the line, from 1; what was noted of other lines is left out.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    noted = events()
+    for event in noted:
+        if event.pop("number", number) != number:
+            continue
+        place, what = found.setdefault(event["stage"], {}), event["event"]
+        place[what] = round(event["time"] - noted[0]["time"], 3)
+        more = event.keys() - {"stage", "event", "time"}
+        place.update({f"{what}_{key}": event[key] for key in sorted(more)})
+    return found
+
+
+def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
+    """After a run that failed: its recording in a folder of its own, and what happened as a dictionary."""
+    result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline()}
+    for recording in sorted((stage.session() or Path(os.devnull)).glob("recording-*.wav")):
+        try:
+            with wave.open(str(recording)) as sound:
+                seconds = sound.getnframes() / sound.getframerate()
+        except (wave.Error, EOFError):  # a recorder that is not ours was killed while it wrote it
+            continue
+        if seconds >= SHORTEST_KEPT:
+            with RunFolder(recording.stat().st_mtime) as run:
+                run.take(recording, "prompt.wav")
+                with contextlib.suppress(stage.StageError):  # a full disk still has room for a name
+                    run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
+                kept = run.finish("")
+            stage.say(f"  The recording is kept: {kept / 'prompt.wav'}")
+            result["folder"] = str(kept)
+    return result
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.draw.run_folder", description="Keep what a failed run leaves."
+    )
+    parser.add_argument("--stage", required=True, help="the stage that failed")
+    parser.add_argument("--code", type=int, required=True, help="its exit code")
+    arguments = parser.parse_args(argv)
+    folder = stage.control()
+    report = folder / f"{arguments.stage}.error" if folder else None
+    error = report.read_text(encoding="utf-8").strip() if report and report.is_file() else ""
+    result = keep_recording(arguments.stage, arguments.code, error)
+    if stage.is_set("JSON"):
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

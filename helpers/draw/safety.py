@@ -1,0 +1,74 @@
+"""The filter of --safe: Stable Diffusion 1's own safety checker, which judges a picture by what CLIP sees in it.
+
+It compares the picture with 20 concepts, nearly all sexual, which it knows as vectors only. It knows no violence, takes
+harmless pictures for others now and then, and was made for photographs and paintings, not for drawings. It runs on this
+machine, on the processor. https://arxiv.org/abs/2210.04610 describes what it finds and what it does not.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.adapt import diffusers_folder
+from helpers.catalog import catalog
+from helpers.core.stage import StageError
+from helpers.draw.engines import nvidia
+
+# What CLIP was trained with (openai/CLIP, clip.py): pixels of a side, mean and spread of each colour
+_SIDE = 224
+_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+_SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+
+
+def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
+    """The detector that the model in `folder` brings along (`safety_checker`), or the one that was fetched for all.
+
+    Returns a function of a picture, uint8 (height, width, 3), that says whether the filter takes it.
+
+    Raises: StageError 69 with the command that gets what is missing: the detector, or PyTorch, which computes it.
+    """
+    fetched = catalog.default("filter")
+    places = [place for place in (folder / "safety_checker", fetched.folder / "safety_checker") if place.is_dir()]
+    if not places:
+        remedy = f"Get one with: ./download_model.py {fetched.name}   ({catalog.human(fetched.bytes)})"
+        raise StageError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
+    nvidia.check_packages()
+    files = diffusers_folder.weight_files(places[0])
+    half, config = ".fp16." in files[0].name, diffusers_folder.read_config(places[0] / "config.json")
+    diffusers_folder.library("transformers").utils.logging.disable_progress_bar()
+    torch = diffusers_folder.library("torch")
+    module = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
+    kind = module.StableDiffusionSafetyChecker
+    try:
+        with torch.device("meta"):
+            described = sum(one.numel() for one in kind(kind.config_class(**config)).parameters())
+        diffusers_folder.check_amount(described, files)
+        checker, found = kind.from_pretrained(
+            places[0], use_safetensors=True, local_files_only=True, output_loading_info=True,
+            variant="fp16" if half else None, dtype=torch.float32,
+        )  # fmt: skip
+    except Exception as error:  # torch, safetensors and transformers have exceptions of their own
+        raise diffusers_folder.misfit(places[0], error) from error
+    if lost := sorted(found["missing_keys"]):
+        raise diffusers_folder.misfit(places[0], ValueError(f"{lost[0]} is missing"))
+    return lambda pixels: bool(checker(clip_input=_seen(pixels), images=[pixels.copy()])[1][0])
+
+
+def _seen(pixels: NDArray[np.uint8]) -> Any:
+    """The middle square of a picture as CLIP takes it: a tensor, (1, 3, 224, 224)."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    scale = _SIDE / min(image.size)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - _SIDE) // 2, (image.height - _SIDE) // 2
+    square = np.asarray(image.crop((left, top, left + _SIDE, top + _SIDE)), np.float32) / 255
+    normal = ((square - _MEAN) / _SPREAD).transpose(2, 0, 1)[None]
+    return importlib.import_module("torch").from_numpy(np.ascontiguousarray(normal))

@@ -1,0 +1,102 @@
+"""CLIP's byte-pair encoding, from `vocab.json` and `merges.txt` alone, with the words that did not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from helpers.adapt.diffusers_folder import plain
+from helpers.core.stage import StageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+# CLIP's own pattern (openai/CLIP, simple_tokenizer.py): special tokens, English endings, words, digits, the rest.
+_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_LONGEST_WORD = 20  # characters; a longer run without a space is no word but a script that has none
+
+
+class Tokens(NamedTuple):
+    """A text as the text encoder takes it."""
+
+    ids: NDArray[np.int64]  # (length,): start, text, end, padding
+    cut: str  # the end of the text that did not fit, from the beginning of its first word; "" if all did
+
+
+class Tokenizer:
+    """Turns text into exactly `length` token ids, the same as transformers' CLIPTokenizer gives.
+
+    folder: holds vocab.json and merges.txt, and may hold tokenizer_config.json and special_tokens_map.json, which say
+    what to pad with (Stable Diffusion 1.5: the end token; 2.x: "!"); padding: where they do not say. length: the text
+    encoder's positions, 77 for CLIP.
+
+    Raises:
+        StageError: 69 for files that are missing or damaged.
+    """
+
+    def __init__(self, folder: Path, length: int = 77, padding: str = END) -> None:
+        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+        self.length = length
+        try:
+            files = [str(plain(folder / name)) for name in ("vocab.json", "merges.txt")]
+            vocabulary, merges = models.BPE.read_file(*files)
+            tokens = {"bos_token": START, "eos_token": END, "pad_token": padding} | _settings(folder)
+            ids = [vocabulary[_text(tokens[key])] for key in ("bos_token", "eos_token", "pad_token")]
+            bytes_and_merges = models.BPE(
+                vocabulary, merges, unk_token=END, end_of_word_suffix="</w>", continuing_subword_prefix=""
+            )
+        except Exception as error:  # tokenizers raises plain Exception
+            what = f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}"
+            raise StageError(os.EX_UNAVAILABLE, what, "Fetch the model again.") from error
+        self._start, self._end, self._padding = ids
+        self._tokenizer = Tokenizer(bytes_and_merges)
+        self._tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_WORDS), "removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+        # As in transformers, a special token in the text is that token; with Stable Diffusion 2.x that means "!".
+        self._tokenizer.add_special_tokens(sorted({self._tokenizer.id_to_token(i) for i in ids}))
+
+    def encode(self, text: str) -> Tokens:
+        """The ids of `text` between start and end, padded; what is too long is cut and returned beside them."""
+        import numpy as np
+
+        text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text, and would be an exception
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        room = self.length - 2
+        ids = [self._start, *encoding.ids[:room], self._end]
+        ids += [self._padding] * (self.length - len(ids))
+        cut = _from_word(text, encoding.offsets[room][0]) if len(encoding.ids) > room else ""
+        return Tokens(np.array(ids, dtype=np.int64), cut)
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What tokenizer_config.json says, overruled by special_tokens_map.json where transformers does that too."""
+    settings: dict[str, Any] = {}
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).exists() and "added_tokens_decoder" not in settings:
+            settings |= json.loads(plain(folder / name).read_text(encoding="utf-8"))
+    return settings
+
+
+def _text(token: Any) -> str:
+    """A special token stands in these files as itself or as {"content": itself, …}."""
+    return str(token["content"] if isinstance(token, dict) else token)
+
+
+def _from_word(text: str, start: int) -> str:
+    """`text` from the word that holds `start`."""
+    word = len(re.sub(r"\S+$", "", text[:start]))
+    return text[word if start - word < _LONGEST_WORD else start :].strip()

@@ -1,0 +1,4 @@
+"""The installer's Python parts: which models it fetches.
+
+Imports draw, catalog and core.
+"""

@@ -1,0 +1,58 @@
+"""What the numbers of a microphone's sound say about the microphone: muted, too loud, at the wrong speed."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from helpers.listen import audio
+
+CLIPPED = 0.002  # of the samples; a shout clips a few, a gain that is too high clips many
+_FULL_SCALE = 32_700  # of 32,768: some devices stop a little below
+_SETTLED = 1.0  # seconds of sound after which the clock is compared: what was buffered has come by then
+_SHORTEST = 2.0  # seconds by the clock that a comparison takes
+
+
+class SoundCheck:
+    """Hears the PCM (s16le, 16 kHz, mono) of a microphone as it arrives, all of it."""
+
+    def __init__(self) -> None:
+        self._samples = 0
+        self.loudest = -math.inf  # dBFS, of any 50 ms
+        self._clipped = 0
+        self._since = math.nan  # when _SETTLED seconds had come
+        self._last = math.nan
+
+    @property
+    def seconds(self) -> float:
+        """Of sound, so far."""
+        return self._samples / audio.RATE
+
+    def hear(self, pcm: bytes) -> float:
+        """Take in at most 50 ms; returns their level in dBFS."""
+        level = audio.level_dbfs(pcm)
+        self.loudest = max(self.loudest, level)
+        self._clipped += audio.samples_above(pcm, _FULL_SCALE)
+        self._samples += len(pcm) // 2
+        self._last = time.monotonic()
+        if math.isnan(self._since) and self.seconds >= _SETTLED:
+            self._since = self._last - (self.seconds - _SETTLED)
+        return level
+
+    def is_silent(self) -> bool:
+        """Whether not even the noise of a room was in it."""
+        return self.loudest <= audio.SILENCE_DBFS
+
+    def speed(self) -> float:
+        """Seconds of sound in a second of the clock; 1 as long as it is too early to tell."""
+        by_clock = self._last - self._since
+        return (self.seconds - _SETTLED) / by_clock if by_clock >= _SHORTEST else 1.0
+
+    def complaint(self) -> str:
+        """One line about what is wrong with the sound, or an empty string."""
+        if not 0.8 < (speed := self.speed()) < 1.25:
+            what = f"the microphone sends {speed:.2f} seconds of sound a second, so the words sound wrong"
+            return f"{what}: set its sample rate to 48 kHz, or choose another (--list-devices)"
+        if self._clipped > CLIPPED * self._samples:
+            return "the microphone is too loud, the sound is clipped: turn its level down, or move away from it"
+        return ""

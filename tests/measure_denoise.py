@@ -1,0 +1,114 @@
+"""The word error rate of the built-in recogniser in noise, without filters and with some of FFmpeg's:
+
+python -m tests.measure_denoise [FOLDER]     every third of the spoken prompts left out; keeps the recordings in FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmark import spoken_prompts
+from benchmark.speech import Heard, Sample, word_error_rate
+from helpers.core.stage import StageError
+from helpers.listen import audio
+from helpers.listen.builtin_recogniser import BuiltinRecogniser
+from helpers.listen.denoise import cleaned
+
+Array = NDArray[np.float32]  # samples, (n,), -32768…32767
+OURS = "helpers.listen.denoise"
+FILTERS = ("", OURS, "highpass=f=100", "afftdn", "afftdn=nr=20:tn=1", "anlmdn=s=0.0005")
+LEVELS = (30, 15, 5)  # dB, speech over noise
+
+
+def listen(
+    recordings: Iterable[spoken_prompts.Recording], spoil: Callable[[bytes], bytes] = lambda pcm: pcm
+) -> list[Heard]:
+    """What the built-in recogniser writes for each recording, its PCM spoilt; nothing for one that it refuses."""
+    recogniser = BuiltinRecogniser()
+    heard = []
+    for path, voice, prompt in recordings:
+        pcm = spoil(audio.decode(path))
+        try:
+            written = recogniser.transcribe(pcm)
+        except StageError:
+            written = ""
+        heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / audio.BYTES_PER_SECOND))
+    return heard
+
+
+def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
+    """Ten seconds each of white and pink noise, a hum of 50 Hz with its harmonics, and six of the voices at once."""
+    size, rng = 10 * audio.RATE, np.random.default_rng(6)
+    white = rng.normal(size=size)
+    spectrum = np.fft.rfft(rng.normal(size=size))
+    pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(1, np.arange(len(spectrum)))), size)
+    times = np.arange(size) / audio.RATE
+    hum = sum(np.sin(2 * np.pi * (50 * k * times + rng.random())) / k for k in range(1, 9))
+    babble = sum(
+        np.roll(np.resize(_samples(audio.decode(recordings[i].path)), size), i * 999) for i in range(2, 150, 25)
+    )
+    made = {"white": white, "pink": pink, "hum": np.asarray(hum), "babble": np.asarray(babble)}
+    return {name: noise.astype(np.float32) for name, noise in made.items()}
+
+
+def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
+    """`pcm`, a second of silence around it, with `noise` so many decibels below its speech, then cleaned."""
+    speech = np.pad(_samples(pcm), audio.RATE // 2)
+    loud = speech[np.abs(speech) > 0.02 * np.abs(speech).max()]
+    noise = noise[: len(speech)] * np.sqrt((loud**2).mean() / (noise**2).mean()) * 10 ** (-decibels / 20)
+    mixed = speech + noise
+    pcm = (mixed * (0.5 * 32768 / np.abs(mixed).max())).astype(np.int16).tobytes()
+    if not clean:
+        return pcm
+    if clean == OURS:
+        return cleaned(pcm)
+    raw = ["-f", "s16le", "-ar", str(audio.RATE), "-ac", "1"]
+    command = ["ffmpeg", "-loglevel", "error", *raw, "-i", "pipe:0", "-af", clean, *raw, "pipe:1"]
+    return subprocess.run(command, input=pcm, capture_output=True, check=True).stdout
+
+
+def _samples(pcm: bytes) -> Array:
+    return np.frombuffer(pcm, np.int16).astype(np.float32)
+
+
+def measure_denoise(recordings: list[spoken_prompts.Recording]) -> None:
+    """Print a table: the word error rate at each level for all and for each noise, without and with each filter.
+
+    A hundred recordings, a quarter of them in each of the noises.
+    """
+    made = noises(recordings)
+    some = [recording for number, recording in enumerate(recordings) if number % 3]
+    kind = {recording.path: list(made)[number % len(made)] for number, recording in enumerate(some)}
+    print(f"{'dB':>4} {'noise':8}" + "".join(f"{clean or 'as it is':>20}" for clean in FILTERS))
+    for decibels in LEVELS:
+        rows: defaultdict[str, list[str]] = defaultdict(list)
+        for clean in FILTERS:
+            heard: defaultdict[str, list[Heard]] = defaultdict(list)
+            for name, noise in made.items():
+                its = [recording for recording in some if kind[recording.path] == name]
+                heard[name] = listen(its, lambda pcm: spoilt(pcm, noise, decibels, clean))  # noqa: B023
+                heard["all"] += heard[name]
+            for name, items in heard.items():
+                rows[name].append(f"{word_error_rate(items):20.1%}")
+        for name, rates in rows.items():
+            print(f"{decibels:4} {name:8}" + "".join(rates), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How well the built-in recogniser hears in noise.")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="keep the recordings there")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        measure_denoise(spoken_prompts.make(arguments.folder or Path(temporary)))
+
+
+if __name__ == "__main__":
+    main()

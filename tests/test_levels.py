@@ -1,0 +1,51 @@
+"""What is said of a microphone that is muted, too loud, or at the wrong speed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from helpers.listen.levels import SoundCheck
+
+CHUNK = 1600  # bytes; 50 ms
+
+
+def hear(pcm: bytes, monkeypatch: pytest.MonkeyPatch, speed: float = 1.0) -> SoundCheck:
+    """A check that heard `pcm`, `speed` seconds of it in a second."""
+    check = SoundCheck()
+    clock = iter(np.arange(1, 10_000) * 0.05 / speed)
+    monkeypatch.setattr("helpers.listen.levels.time.monotonic", lambda: next(clock))
+    for start in range(0, len(pcm), CHUNK):
+        check.hear(pcm[start : start + CHUNK])
+    return check
+
+
+def tone(level: float, seconds: float = 6) -> bytes:
+    sound = level * np.sin(2 * np.pi * 200 * np.arange(int(seconds * 16_000)) / 16_000)
+    return (sound.clip(-1, 1) * 32767).astype("<i2").tobytes()
+
+
+def test_a_good_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
+    check = hear(tone(0.1), monkeypatch)
+    assert (check.seconds, check.complaint(), check.is_silent()) == (6, "", False)
+    assert check.loudest == pytest.approx(-23, abs=0.1)
+
+
+@pytest.mark.parametrize("pcm", [b"", bytes(CHUNK * 40), tone(1e-5)])
+def test_silence(pcm: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hear(pcm, monkeypatch).is_silent()
+
+
+def test_clipping(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "clipped" in hear(tone(2), monkeypatch).complaint()
+    assert hear(tone(0.99), monkeypatch).complaint() == ""
+    assert hear(tone(2, 0.01) + tone(0.1), monkeypatch).complaint() == ""  # one shout
+
+
+@pytest.mark.parametrize("speed", [0.5, 2])
+def test_a_device_at_the_wrong_speed(speed: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"{speed:.2f} seconds of sound a second" in hear(tone(0.1), monkeypatch, speed).complaint()
+
+
+def test_too_short_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hear(tone(0.1, 2), monkeypatch, 2).complaint() == ""
