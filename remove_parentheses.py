@@ -20,7 +20,7 @@ from helpers.core import stage
 from helpers.words import repetition
 
 NAME = "remove_parentheses"
-LISTS = stage.ROOT / "helpers" / "hallucinations.json"
+LISTS = stage.ROOT / "helpers" / "words" / "hallucinations.json"
 
 # Nobody can say these brackets: what stands in them was written by the recogniser, whatever it is.
 _WRITTEN = {"[": "]", "【": "】", "［": "］", "〔": "〕", "<|": "|>", "{\\": "}"}
