@@ -23,7 +23,9 @@ from pathlib import Path
 from helpers.catalog import archive, catalog, hub
 from helpers.catalog.catalog import Entry, File, Source, human
 from helpers.catalog.hub import Patience
-from helpers.core.stage import ROOT, Parser, StageError, is_set, run, say, setting
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.stage import Parser, is_set, run, say, setting
 
 ROOM = 100_000  # bytes by which a file of a size that is known roughly may differ from it, beside a half
 
@@ -93,14 +95,14 @@ def listing() -> str:
 
 
 def verify(entries: list[Entry]) -> None:
-    """Compare every file with its size and pinned sha256. Raises StageError 65 or 69 at the first that is wrong."""
+    """Compare every file with its size and pinned sha256. Raises UserError 65 or 69 at the first that is wrong."""
     for entry in entries:
         catalog.require(entry.name)
         files = entry.contents()
         for file in files:
             if file.sha256 and sha256(entry.folder / file.path) != file.sha256:
                 remedy = f"Get it anew: ./download_model.py --remove {entry.name}; ./download_model.py {entry.name}"
-                raise StageError(os.EX_DATAERR, f"{entry.name} is damaged: {file.path} has another sha256", remedy)
+                raise UserError(os.EX_DATAERR, f"{entry.name} is damaged: {file.path} has another sha256", remedy)
         unpinned = [file.path for file in files if not file.sha256]
         lacks = f"; no sha256 is pinned for {', '.join(unpinned)}: looked at for size only" if unpinned else ""
         say(f"{entry.name}: right{lacks}")
@@ -109,10 +111,10 @@ def verify(entries: list[Entry]) -> None:
 def remove(entry: Entry) -> None:
     """Delete a model, what a cut download of it left, and what the CPU engine compiled from it.
 
-    Raises StageError 64 for one that ships, 73 if it stays.
+    Raises UserError 64 for one that ships, 73 if it stays.
     """
     if entry.shipped:
-        raise StageError(os.EX_USAGE, f"{entry.name} ships with the repository and is not removed")
+        raise UserError(os.EX_USAGE, f"{entry.name} ships with the repository and is not removed")
     paths = [entry.folder, incoming(entry)]
     if entry.kind == "image" and "openvino" in entry.engines:
         from helpers.draw.engines import openvino_engine
@@ -142,7 +144,7 @@ def offer(name: str, seconds: float = 5, total: float = 60) -> bool:
     try:
         usual = hub.usual_patience()
         fetch(entry, Patience(min(seconds, usual.answer), min(4, usual.stall), total, 1))
-    except StageError as error:
+    except UserError as error:
         say(f"{name} ({human(entry.bytes)}) is not here: {error.message}. Later: ./download_model.py {name}")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -152,7 +154,7 @@ def offer(name: str, seconds: float = 5, total: float = 60) -> bool:
 def fetch(entry: Entry, patience: Patience) -> None:
     """Bring every file of a model that is not there yet, from the first of its mirrors that has it.
 
-    Raises StageError: 65 what came is not what the catalogue pins, 69 unreachable, missing or broken off, 73 no room or
+    Raises UserError: 65 what came is not what the catalogue pins, 69 unreachable, missing or broken off, 73 no room or
     no right to write, 77 refused. What has arrived stays for the next run except where its content is wrong.
     """
     here = not entry.problem()
@@ -165,14 +167,14 @@ def fetch(entry: Entry, patience: Patience) -> None:
         discard(unpacked(entry))  # of a run that was killed
         check_room(entry, wanted)
         for file in wanted:
-            failures: list[StageError] = []
+            failures: list[UserError] = []
             for source in entry.sources:
                 try:
                     bring(entry, file, source, patience)
                     break
                 except hub.Unreachable:
                     raise
-                except StageError as error:
+                except UserError as error:
                     failures.append(error)
                     if source != entry.sources[-1]:
                         say(f"{error.message}; trying the next mirror")
@@ -188,11 +190,11 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     found = hub.ask(source.repo, source.revision, file.path, patience)
     pin, size = file.sha256 or found.hash, file.bytes if file.exact else found.size
     if not file.exact and size and size > 2 * file.bytes + ROOM:
-        raise StageError(os.EX_DATAERR, f"{where}: the hub has {human(size)} there, and {human(file.bytes)} are known")
+        raise UserError(os.EX_DATAERR, f"{where}: the hub has {human(size)} there, and {human(file.bytes)} are known")
     if not pin or not size:
-        raise StageError(os.EX_DATAERR, f"{where}: the hub gives no hash and size to check it against")
+        raise UserError(os.EX_DATAERR, f"{where}: the hub gives no hash and size to check it against")
     if found.size not in (None, size) or (len(found.hash) == len(pin) and found.hash != pin):
-        raise StageError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
+        raise UserError(os.EX_DATAERR, f"{where}: the hub has another file there than the catalogue pins")
     partial = incoming(entry) / pin  # the hash is its name, so that another mirror, or another day, can go on with it
     unpinned = "" if file.sha256 else "; no sha256 is pinned, it is checked against the hub's own"
     say(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
@@ -200,7 +202,7 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
     kind, arrived = ("sha256", sha256(partial)) if len(pin) == 64 else ("hash", git_hash(partial))
     if arrived != pin:
         partial.unlink()
-        raise StageError(os.EX_DATAERR, f"{where}: what arrived has another {kind}, and was deleted")
+        raise UserError(os.EX_DATAERR, f"{where}: what arrived has another {kind}, and was deleted")
     if entry.is_archive:
         unpack(entry, partial, file.path)
         return
@@ -212,14 +214,14 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience) -> None:
 def unpack(entry: Entry, partial: Path, name: str) -> None:
     """Put what the archive `partial` holds into the model's place. It stays: a cut here costs no second download.
 
-    Raises StageError 65 (and deletes it) for one that is not safe, damaged, or no model; OSError for the disk.
+    Raises UserError 65 (and deletes it) for one that is not safe, damaged, or no model; OSError for the disk.
     """
     say(f"unpacking {name}")
     try:
         archive.unpack(partial, unpacked(entry), name, partial.name)
         discard(entry.folder)
         unpacked(entry).replace(entry.folder)
-    except StageError:
+    except UserError:
         partial.unlink()
         raise
     finally:
@@ -227,13 +229,13 @@ def unpack(entry: Entry, partial: Path, name: str) -> None:
 
 
 def check_room(entry: Entry, wanted: list[File]) -> None:
-    """Raises StageError 73 unless what is still to come fits on the disk with 5 % to spare: an archive twice."""
+    """Raises UserError 73 unless what is still to come fits on the disk with 5 % to spare: an archive twice."""
     there = sum(partial.stat().st_size for partial in incoming(entry).iterdir())
     need = int(1.05 * (sum(file.bytes for file in wanted) * (2 if entry.is_archive else 1) - there))
     free = shutil.disk_usage(catalog.models_folder()).free
     if need > free:
         remedy = "Make room, or set A2I_MODELS to a folder on another disk."
-        raise StageError(os.EX_CANTCREAT, f"{human(need)} are needed, {human(free)} are free", remedy)
+        raise UserError(os.EX_CANTCREAT, f"{human(need)} are needed, {human(free)} are free", remedy)
 
 
 def discard(path: Path) -> None:
@@ -256,28 +258,28 @@ def unpacked(entry: Entry) -> Path:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Turns what the file system says into StageError 73."""
+    """Turns what the file system says into UserError 73."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             remedy = "Make room and run it again: it goes on where it stopped."
-            raise StageError(os.EX_CANTCREAT, f"the disk is full: {folder}", remedy) from error
+            raise UserError(os.EX_CANTCREAT, f"the disk is full: {folder}", remedy) from error
         if error.errno is None:
             raise
-        raise StageError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
+        raise UserError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def alone(entry: Entry) -> Iterator[None]:
-    """Keeps a second download of the same model out. Raises StageError 69 if one is running."""
+    """Keeps a second download of the same model out. Raises UserError 69 if one is running."""
     incoming(entry).mkdir(parents=True, exist_ok=True)
     folder = os.open(incoming(entry), os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise StageError(os.EX_UNAVAILABLE, f"{entry.name} is being fetched already") from error
+        raise UserError(os.EX_UNAVAILABLE, f"{entry.name} is being fetched already") from error
     finally:
         os.close(folder)
         with contextlib.suppress(OSError):  # not empty: something has arrived and waits for the rest

@@ -17,10 +17,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 from helpers.words import repetition
 
 NAME = "remove_parentheses"
-LISTS = stage.ROOT / "helpers" / "words" / "hallucinations.json"
+LISTS = ROOT / "helpers" / "words" / "hallucinations.json"
 
 # Nobody can say these brackets: what stands in them was written by the recogniser, whatever it is.
 _WRITTEN = {"[": "]", "【": "】", "［": "］", "〔": "〕", "<|": "|>", "{\\": "}"}
@@ -216,10 +219,10 @@ def remove_parentheses(text: str) -> str:
 
     The result goes through unchanged when it is filtered again.
     """
-    said = stage.printable(text.replace("\ufeff", " "))
+    said = printable(text.replace("\ufeff", " "))
     annotated = False
     for _ in range(20):  # what one removal uncovers; twice at most in practice
-        cleaned = repetition.collapse(stage.printable(_without_marks(_without_brackets(said))))
+        cleaned = repetition.collapse(printable(_without_marks(_without_brackets(said))))
         if cleaned == said:
             break
         annotated = True
@@ -231,7 +234,7 @@ def remove_parentheses(text: str) -> str:
 def filter_lines(lines: Iterable[str]) -> int:
     """Filter `lines` to stdout, each as soon as it arrives.
 
-    Raises: StageError 65 when nothing was said in any line, or there is none; but in a loop nobody has to say anything.
+    Raises: UserError 65 when nothing was said in any line, or there is none; but in a loop nobody has to say anything.
     """
     unsaid, words = "", stage.is_set("LOOP")  # what to tell about the last line, when it is clear if it is an error
     for heard in lines:
@@ -245,11 +248,11 @@ def filter_lines(lines: Iterable[str]) -> int:
         if stage.is_set("LOOP") and not heard:
             unsaid = ""  # transcribe has told
     if unsaid and not words:
-        raise stage.StageError(os.EX_DATAERR, unsaid, "Speak up, or check the microphone: --list-devices shows them.")
+        raise UserError(os.EX_DATAERR, unsaid, "Speak up, or check the microphone: --list-devices shows them.")
     if unsaid:
         stage.say(unsaid)
     elif not words:
-        raise stage.StageError(65, "no text arrived on stdin", "Pipe some into it, one utterance a line.")
+        raise UserError(65, "no text arrived on stdin", "Pipe some into it, one utterance a line.")
     return 0
 
 

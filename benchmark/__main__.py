@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.core import system
-from helpers.core.stage import ROOT, Parser, StageError, run, say
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.stage import Parser, run, say
 
 if TYPE_CHECKING:
     from benchmark.results import Results
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StageError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
+            raise UserError(os.EX_CANTCREAT, f"cannot write to {folder}: {error.strerror}") from error
         found = results.new(arguments.quick)
         if threads := os.environ.get("OMP_NUM_THREADS"):
             found.notes.append(f"PyTorch with all of the processor: OMP_NUM_THREADS was {threads}")

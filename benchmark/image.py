@@ -16,7 +16,7 @@ from benchmark.results import Results, in_turn
 from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.core import system
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from helpers.draw import engines
 
 BUILTIN = ROOT / "models" / "builtin"

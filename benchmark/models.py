@@ -16,7 +16,7 @@ from benchmark.results import Results
 from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.compress import convert_coreml
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from helpers.draw import engines
 
 RECIPES = ("linear-8", "palette-6", "palette-4", "mixed-4", "palette-2", "mixed-2")

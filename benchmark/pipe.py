@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 from benchmark.results import Bar, Results, Timeline
 from helpers.core import system
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 
 PYTHON = ".venv/bin/python"  # of pipeline.sh; relative, since A2I_RECORD is split at spaces
 WINDOW = 5.0  # seconds of the microphone
@@ -45,7 +46,7 @@ SCENES = (
 
 
 def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
-    """Add the figures, ratios and timelines of this section. Raises StageError 70 when a way draws no picture twice."""
+    """Add the figures, ratios and timelines of this section. Raises UserError 70 when a way draws no picture twice."""
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as name:
         folder = Path(name)
         ways: dict[str, Callable[[Scene, Path], Events]] = {THEIRS: one_after_another, OURS: this_pipe}
@@ -61,7 +62,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
                     for way in ways:
                         try:
                             runs[way].append(once(ways[way], scene, cache, folder))
-                        except StageError as error:  # a `pipeline.sh --stop` from elsewhere, say
+                        except UserError as error:  # a `pipeline.sh --stop` from elsewhere, say
                             note = f"pipe: a run of {way} failed and was repeated: {system.private(error.remedy)}"
                             results.notes.append(note)
                             runs[way].append(once(ways[way], scene, cache, folder))
@@ -162,11 +163,11 @@ def environment(scene: Scene, folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def program(command: list[str], settings: dict[str, str], text: bytes = b"") -> bytes:
-    """Run one program to its end: what it printed. Raises StageError 70 with what it said when it fails."""
+    """Run one program to its end: what it printed. Raises UserError 70 with what it said when it fails."""
     run = subprocess.run(command, cwd=ROOT, env=settings, input=text, capture_output=True, check=False)
     if run.returncode:
         said = run.stderr.decode(errors="replace").strip()
-        raise StageError(os.EX_SOFTWARE, f"{' '.join(command[:3])} ended with {run.returncode}", said)
+        raise UserError(os.EX_SOFTWARE, f"{' '.join(command[:3])} ended with {run.returncode}", said)
     return run.stdout
 
 
@@ -176,13 +177,13 @@ def note(noted: Path, stage: str) -> None:
 
 
 def events(noted: Path, began: float) -> Events:
-    """What the stages noted, in seconds since `began`. Raises StageError 70 when nothing was drawn."""
+    """What the stages noted, in seconds since `began`. Raises UserError 70 when nothing was drawn."""
     found: Events = {}
     for line in noted.read_text(encoding="utf-8").splitlines():
         event: dict[str, Any] = json.loads(line)
         found.setdefault(event["stage"], {})[event["event"]] = event["time"] - began
     if "drawn" not in found.get("generate", {}):
-        raise StageError(os.EX_SOFTWARE, "no picture was drawn")
+        raise UserError(os.EX_SOFTWARE, "no picture was drawn")
     return found
 
 

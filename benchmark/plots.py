@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.results import Figure, Results, Timeline, write
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +23,10 @@ STAGES = ("record", "transcribe", "remove_parentheses", "generate")
 
 
 def check() -> None:
-    """Raises StageError 69 without matplotlib, before anything is measured."""
+    """Raises UserError 69 without matplotlib, before anything is measured."""
     if importlib.util.find_spec("matplotlib") is None or importlib.util.find_spec("jiwer") is None:
         remedy = ".venv/bin/python -m pip install -e '.[benchmark]'"
-        raise StageError(os.EX_UNAVAILABLE, "matplotlib and jiwer are not installed", remedy)
+        raise UserError(os.EX_UNAVAILABLE, "matplotlib and jiwer are not installed", remedy)
 
 
 def has(results: Results, plot: str) -> bool:
@@ -35,7 +35,7 @@ def has(results: Results, plot: str) -> bool:
 
 
 def draw(results: Results, folder: Path) -> None:
-    """Draw every plot for which there are figures. Raises StageError 73."""
+    """Draw every plot for which there are figures. Raises UserError 73."""
     from matplotlib.figure import Figure as Picture
 
     for plot, chosen in _CHOSEN.items():

@@ -17,7 +17,7 @@ import numpy as np
 
 from helpers.catalog.catalog import human
 from helpers.core import system
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 SCHEMA = 1
 TOLERANCE = 0.25  # how much of a ratio may be gone before it counts: rounds on a shared machine differ by a tenth
@@ -127,7 +127,7 @@ def in_turn(
 
 
 def save(results: Results, file: Path) -> None:
-    """Write them as JSON, whole or not at all. Raises StageError 73."""
+    """Write them as JSON, whole or not at all. Raises UserError 73."""
     data = {"schema": SCHEMA, **asdict(results)} | {
         "figures": [figure._asdict() for figure in results.figures.values()],
         "ratios": [ratio._asdict() for ratio in results.ratios.values()],
@@ -150,17 +150,17 @@ def _json(value: object) -> str:
 
 
 def write(file: Path, content: bytes) -> None:
-    """Write a file, whole or not at all. Raises StageError 73."""
+    """Write a file, whole or not at all. Raises UserError 73."""
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         beside.write_bytes(content)
         beside.replace(file)
     except OSError as error:
-        raise StageError(os.EX_CANTCREAT, f"cannot write {file}: {error.strerror}", "Name another --output.") from error
+        raise UserError(os.EX_CANTCREAT, f"cannot write {file}: {error.strerror}", "Name another --output.") from error
 
 
 def load(file: Path) -> Results:
-    """Read what `save` wrote. Raises StageError 66 for no file, 65 for one that is something else."""
+    """Read what `save` wrote. Raises UserError 66 for no file, 65 for one that is something else."""
     try:
         data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
@@ -177,9 +177,9 @@ def load(file: Path) -> Results:
             timelines=lines,
         )
     except OSError as error:
-        raise StageError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
+        raise UserError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StageError(os.EX_DATAERR, f"{file} holds no results of this benchmark: {error}") from error
+        raise UserError(os.EX_DATAERR, f"{file} holds no results of this benchmark: {error}") from error
 
 
 def regressions(now: Results, stored: Results) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 # scheduler_config.json of Stable Diffusion 2.1-base
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "skip_prk_steps": True,

@@ -22,7 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from helpers.core import stage
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 
 Actions = dict[str, Callable[..., Any]]
 PROMPT = "a red heart on a blue background"
@@ -30,7 +32,7 @@ GUIDANCE = 7.5
 
 
 class Worker:
-    """The process, from outside. Raises StageError 70, with the last that it said, when it dies."""
+    """The process, from outside. Raises UserError 70, with the last that it said, when it dies."""
 
     def __init__(self, kind: str, **spec: Any) -> None:
         self.kind = kind
@@ -42,7 +44,7 @@ class Worker:
         )
         try:
             self._answer()
-        except StageError:
+        except UserError:
             self.close()
             raise
         self.loaded = time.monotonic() - began
@@ -66,8 +68,8 @@ class Worker:
             return json.loads(line)
         self._said.seek(0)
         lines = self._said.read().strip().splitlines() or ["it said nothing"]
-        what = f"the {self.kind} that is measured ended with {self._process.wait()}: {stage.printable(lines[-1])}"
-        raise StageError(os.EX_SOFTWARE, what, "\n  ".join(lines[-8:-1]))
+        what = f"the {self.kind} that is measured ended with {self._process.wait()}: {printable(lines[-1])}"
+        raise UserError(os.EX_SOFTWARE, what, "\n  ".join(lines[-8:-1]))
 
     def close(self) -> None:
         assert self._process.stdin and self._process.stdout
@@ -246,7 +248,7 @@ def recogniser(name: str) -> Actions:
         began = time.perf_counter()
         try:
             text = hear(pcm)
-        except StageError:  # not understood
+        except UserError:  # not understood
             text = ""
         return {
             "text": text,

@@ -21,7 +21,7 @@ import numpy as np
 from mil_evaluator import Program
 from numpy.typing import NDArray
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 FAULTS = ("crash", "hang", "black", "nan", "refuse")
 _REAL = coremltools.models.MLModel

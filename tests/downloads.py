@@ -21,7 +21,7 @@ from pathlib import Path
 
 from hub import Hub
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 FIRST, MIRROR = "first/repo", "second/mirror"
 CONTENT = random.Random(1).randbytes(300_000)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 STORE, PAGE = ROOT / "docs" / "faults.json", ROOT / "docs" / "faults.md"
 BLOCK = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL)

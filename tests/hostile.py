@@ -22,6 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from helpers.core.errors import UserError
+from helpers.core.text import printable
+
 PATIENCE = 60  # seconds that a trial may take before it counts as hanging; the machine may be busy
 MEMORY = 16 << 30  # bytes of address space: what asks for more is stopped before the machine is
 NUMBERS = [0, -1, 1, 2, 3, 7, 1000, 10**6, 10**9, 2**31, 2**32 + 1, 2**53, 2**63 - 1, 2**63, 2**64, 10**400, 0.5, 1e308]
@@ -211,7 +214,6 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    from helpers.core.stage import StageError, printable
     from helpers.draw import diffusion, engines
     from helpers.draw.engines import openvino_engine
 
@@ -248,7 +250,7 @@ def main() -> None:
         try:
             draw(place, 1)
             end: dict[str, object] = {"code": 0, "message": ""}
-        except StageError as error:
+        except UserError as error:
             end = {"code": error.code, "message": printable(error.message), "remedy": error.remedy}
         except BaseException as error:
             end = {"code": None, "message": f"{type(error).__name__}: {error}"[:500]}

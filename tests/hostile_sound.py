@@ -20,7 +20,8 @@ from typing import BinaryIO, NamedTuple
 import measured
 import pytest
 
-from helpers.core import stage
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 from helpers.listen import audio
 
 MOST_MEMORY = 300  # MB, of record and FFmpeg together
@@ -49,7 +50,7 @@ def record(
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
     settings = {"PATH": path or {"system": os.environ["PATH"], "bundled": "/nonexistent"}[decoder]}
-    settings |= {"TMPDIR": str(temporary), "HOME": str(temporary), "PYTHONUTF8": "1", "PYTHONPATH": str(stage.ROOT)}
+    settings |= {"TMPDIR": str(temporary), "HOME": str(temporary), "PYTHONUTF8": "1", "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
     with (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
         command = [sys.executable, "-m", "helpers.listen.record", f"--input={source}"]
@@ -65,7 +66,7 @@ def held(ended: Ended, about: object, codes: tuple[int, ...] = (0, 65)) -> None:
     """What is promised of every file, whatever is in it."""
     assert ended.code in codes, (about, ended)
     assert ended.peak <= MOST_MEMORY and ended.taken <= MOST_TIME, (about, ended.peak, ended.taken)
-    assert stage.printable(ended.said.replace("\n", " ")) == " ".join(ended.said.split()), (about, ended.said)
+    assert printable(ended.said.replace("\n", " ")) == " ".join(ended.said.split()), (about, ended.said)
     if ended.code:
         message, remedy = ended.said.splitlines()
         assert message.startswith("record: ") and "unexpected" not in message and len(message) < 1000, (about, message)
@@ -91,10 +92,10 @@ KINDS = {
 @functools.cache
 def seeds() -> dict[str, bytes]:
     """Whole files of many kinds: those of examples/, and a word of them in other formats where FFmpeg makes them."""
-    examples = sorted((stage.ROOT / "examples").glob("*.[mowf]*"))
+    examples = sorted((ROOT / "examples").glob("*.[mowf]*"))
     found = {file.name: file.read_bytes() for file in examples if file.suffix != ".md"}
     with tempfile.TemporaryDirectory() as folder:
-        source = ["-ss", "0.5", "-t", "0.4", "-i", str(stage.ROOT / "examples" / "burger.wav")]
+        source = ["-ss", "0.5", "-t", "0.4", "-i", str(ROOT / "examples" / "burger.wav")]
         for name, how in {**{f"word.{kind}": "" for kind in SEEDS.split()}, **KINDS}.items() if SYSTEM else ():
             target = Path(folder) / name
             command = ["ffmpeg", "-nostdin", "-loglevel", "quiet", "-bitexact", *source, *how.split(), str(target)]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from examples.make_examples import speak
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 sys.path.append(str(Path(__file__).parent))  # as pytest does
 import microphone

@@ -24,7 +24,7 @@ from jiwer import wer
 
 from benchmark.spoken_prompts import PROMPTS, VOICES
 from examples.make_examples import speak
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from training.builtin.language_model import spoken
 
 sys.path.append(str(Path(__file__).parent))  # as pytest does

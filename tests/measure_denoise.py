@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmark import spoken_prompts
 from benchmark.speech import Heard, Sample, word_error_rate
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import audio
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 from helpers.listen.denoise import cleaned
@@ -38,7 +38,7 @@ def listen(
         pcm = spoil(audio.decode(path))
         try:
             written = recogniser.transcribe(pcm)
-        except StageError:
+        except UserError:
             written = ""
         heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / audio.BYTES_PER_SECOND))
     return heard

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from helpers.draw import diffusion
 
 diffusers: Any = pytest.importorskip("diffusers")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 PAGE = ROOT / "docs" / "faults.md"
 BLOCK = re.compile(r"(?<=<!-- stages -->\n).*?(?=<!-- /stages -->)", re.DOTALL)

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.catalog import archive
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 NOISE = MODEL["Unet.mlmodelc/weights/weight.bin"]
 
@@ -42,7 +42,7 @@ def unpack(content: bytes) -> dict[str, bytes]:
 
 
 def refused(content: bytes, says: str = "") -> None:
-    with pytest.raises(StageError, match=f"^x.zip cannot be unpacked: .*{says or '.'}") as error:
+    with pytest.raises(UserError, match=f"^x.zip cannot be unpacked: .*{says or '.'}") as error:
         unpack(content)
     assert error.value.code == os.EX_DATAERR and "\n" not in error.value.message
 
@@ -227,7 +227,7 @@ def test_damage_is_found(data: st.DataObject) -> None:
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         files = unpack(bytes(content))
-    except StageError as error:
+    except UserError as error:
         assert error.code == os.EX_DATAERR and "\n" not in error.message
     else:
         assert set(files.values()) <= set(MODEL.values()), "content that nobody packed"
@@ -241,7 +241,7 @@ def test_no_name_leads_out(names: list[list[str]]) -> None:
     members = {"/".join(name): str(name).encode() for name in names}
     try:
         files = unpack(zipped(MODEL | members))
-    except StageError as error:
+    except UserError as error:
         assert error.code == os.EX_DATAERR
     else:
         assert MODEL.items() <= files.items()
@@ -256,5 +256,5 @@ def test_the_end_record_lies() -> None:
             struct.pack_into(form, lying, len(whole) - 22 + place, value)
             try:
                 assert unpack(bytes(lying)) == MODEL
-            except StageError as error:
+            except UserError as error:
                 assert error.code == os.EX_DATAERR

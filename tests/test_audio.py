@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.core import stage
+from helpers.core.errors import UserError
 from helpers.listen import audio, microphone
 
 SECONDS = 2.0
@@ -56,7 +56,7 @@ def pitch(pcm: bytes) -> float:
 
 
 def refused(source: str | Path, code: int, words: str, seconds: float = audio.WINDOW) -> None:
-    with pytest.raises(stage.StageError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         audio.decode(source, seconds)
     assert error.value.code == code
     assert error.value.remedy
@@ -238,7 +238,7 @@ def test_wav_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as on a full disk
     try:
-        with pytest.raises(stage.StageError, match=r"cannot write .*prompt\.wav") as error:
+        with pytest.raises(UserError, match=r"cannot write .*prompt\.wav") as error:
             audio.write_wav(path, b"\2\0" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -289,7 +289,7 @@ def test_mac_finds_a_microphone_by_name(mac: Path) -> None:
         assert b"".join(microphone.listen(name)) == b"\1\2\3\4"
         assert "-i :MacBook Pro Microphone -f s16le" in mac.read_text().splitlines()[-1]
     for name, words in (("Microphone", "2 microphones are called"), ("FaceTime", "no microphone is called")):
-        with pytest.raises(stage.StageError, match=words) as error:
+        with pytest.raises(UserError, match=words) as error:
             list(microphone.listen(name))
         assert error.value.code == 69
         assert "iPhone Microphone, MacBook Pro Microphone" in error.value.remedy
@@ -309,7 +309,7 @@ def test_why_no_microphone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(microphone, "SYSTEMS", ("pulse", "alsa"))
-    with pytest.raises(stage.StageError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         list(microphone.listen())
     assert error.value.code == code and error.value.remedy
 
@@ -322,7 +322,7 @@ def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(microphone, "SYSTEMS", ("pulse",))
     monkeypatch.setattr(microphone, "PATIENCE", 0.3)
     began = time.monotonic()
-    with pytest.raises(stage.StageError, match=re.escape("no sample arrived within 0.3 seconds")):
+    with pytest.raises(UserError, match=re.escape("no sample arrived within 0.3 seconds")):
         list(microphone.listen())
     assert time.monotonic() - began < 2
     with pytest.raises(ProcessLookupError):  # it is not left behind

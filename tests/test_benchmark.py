@@ -18,7 +18,7 @@ from PIL import Image
 from benchmark import __main__ as benchmark
 from benchmark import energy, plots, report, results
 from benchmark.results import Bar, Results, Timeline
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 
 def found(scale: float = 1.0, ratio: float = 3.0) -> Results:
@@ -48,7 +48,7 @@ def found(scale: float = 1.0, ratio: float = 3.0) -> Results:
 
 
 def code(*arguments: object) -> int:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         benchmark.main([str(argument) for argument in arguments])
     assert "\n" not in raised.value.message
     return raised.value.code
@@ -156,7 +156,7 @@ def test_a_section_that_fails_is_noted_and_the_others_are_measured(monkeypatch: 
     from benchmark import image, models, pipe, speech
 
     def broken(*_: object) -> None:
-        raise StageError(70, "no picture was drawn")
+        raise UserError(70, "no picture was drawn")
 
     for module in (image, models, speech):
         monkeypatch.setattr(module, "measure", lambda made, *_: made.add("x / y / z", "s", [1], ""))
@@ -164,7 +164,7 @@ def test_a_section_that_fails_is_noted_and_the_others_are_measured(monkeypatch: 
     made = results.new(quick=True)
     benchmark.measure(made, benchmark.SECTIONS, None)
     assert made.notes == ["pipe: not measured to its end: no picture was drawn"] and "x / y / z" in made.figures
-    with pytest.raises(StageError):
+    with pytest.raises(UserError):
         benchmark.measure(made, ("pipe",), None)
 
 

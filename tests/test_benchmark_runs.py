@@ -24,7 +24,8 @@ from benchmark.speech import Heard, Sample
 from benchmark.worker import Worker
 from examples import make_examples
 from helpers.core import system
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import engines
 from helpers.listen import audio
 
@@ -43,7 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"the engine that is measured ended with 69: .*") as raised:
+    with pytest.raises(UserError, match=r"the engine that is measured ended with 69: .*") as raised:
         Worker("engine", engine="openvino", folder=str(tmp_path))
     assert raised.value.code == os.EX_SOFTWARE and "\n" not in raised.value.message
 
@@ -57,7 +58,7 @@ def test_an_engine_is_measured_from_outside(tiny: Path, tmp_path: Path) -> None:
         assert 20 < worker.ask("memory")[1] < 2000
         worker._process.kill()
         worker._process.wait()
-        with pytest.raises(StageError, match="the engine that is measured ended with -9: it said nothing"):
+        with pytest.raises(UserError, match="the engine that is measured ended with -9: it said nothing"):
             worker.ask("step")
 
 
@@ -148,7 +149,7 @@ def test_a_run_that_fails_once_is_repeated_and_told(made: Results, monkeypatch: 
         nonlocal left
         if scene.end and left:
             left -= 1
-            raise StageError(70, "ended with 65", "nobody spoke")
+            raise UserError(70, "ended with 65", "nobody spoke")
         return {stage: dict(noted) for stage in stages}
 
     monkeypatch.setattr(pipe, "drop_cache", lambda files: False)
@@ -158,7 +159,7 @@ def test_a_run_that_fails_once_is_repeated_and_told(made: Results, monkeypatch: 
     assert made.notes[1:] == ["pipe: a run of one after another failed and was repeated: nobody spoke"]
     assert {ratio.n for ratio in made.ratios.values()} == {2}
     left = 2
-    with pytest.raises(StageError, match="ended with 65"):
+    with pytest.raises(UserError, match="ended with 65"):
         pipe.measure(made, True, lambda: None)
 
 
@@ -166,7 +167,7 @@ def test_a_run_that_fails_is_no_figure(whole: Pipe, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(pipe, "ROOT", whole.root)
     monkeypatch.setenv("A2I_MODEL", str(tmp_path / "nowhere"))
     for run in (pipe.this_pipe, pipe.one_after_another):
-        with pytest.raises(StageError, match="ended with 66"):
+        with pytest.raises(UserError, match="ended with 66"):
             run(pipe.SCENES[0], tmp_path)
 
 

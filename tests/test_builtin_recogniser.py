@@ -15,7 +15,7 @@ from benchmark import spoken_prompts
 from benchmark.speech import word_error_rate
 from benchmark.spoken_prompts import Recording
 from examples.make_examples import speak
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import audio, builtin_recogniser
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
@@ -97,7 +97,7 @@ def test_other_speech_is_refused_more_often_than_not(recogniser: BuiltinRecognis
         speak("rms", text, tmp_path / f"{number}.wav")
         try:
             recogniser.transcribe(audio.decode(tmp_path / f"{number}.wav"))
-        except StageError as error:
+        except UserError as error:
             assert error.code == 65 and "not understood" in error.message
             assert "./download_model.py base.en-q5_1" in error.remedy
             refused.append(text)
@@ -119,7 +119,7 @@ def test_it_prints_nothing(recordings: list[Recording], capfd: pytest.CaptureFix
 
 def test_a_file_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(builtin_recogniser, "FOLDER", tmp_path)
-    with pytest.raises(StageError, match="recogniser") as caught:
+    with pytest.raises(UserError, match="recogniser") as caught:
         BuiltinRecogniser()
     assert caught.value.code == 69 and "git restore" in caught.value.remedy
 

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from helpers.catalog import archive, catalog
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 
 MINIMAL: dict[str, Any] = {
     "defaults": dict.fromkeys(catalog.ROLES, "one"),
@@ -26,7 +27,6 @@ MINIMAL: dict[str, Any] = {
             "about": "a model",
             "license": "MIT",
             "memory_mb": 1,
-            "engines": ["openvino"],
             "languages": "en",
             "source": "here",
             "files": [{"path": "one.bin", "bytes": 3, "sha256": "b" * 64}],
@@ -46,7 +46,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.name)
 def test_entry_is_complete(entry: catalog.Entry) -> None:
-    assert entry.about and entry.license and entry.memory_mb > 0 and entry.engines
+    assert entry.about and entry.license and entry.memory_mb > 0 and bool(entry.engines) == (entry.kind == "image")
     if entry.shipped:
         assert entry.folder.is_relative_to(ROOT) and entry.is_present()
         return
@@ -112,14 +112,14 @@ def test_what_is_not_pinned_is_named() -> None:
 
 
 def test_unknown_name_lists_near_ones() -> None:
-    with pytest.raises(StageError) as error:
+    with pytest.raises(UserError) as error:
         catalog.find("base.en-q5")
     assert error.value.code == os.EX_USAGE
     assert "base.en-q5_1" in error.value.remedy
 
 
 def test_unknown_name_is_printed_safely() -> None:
-    with pytest.raises(StageError) as error:
+    with pytest.raises(UserError) as error:
         catalog.find("\x1b[2Jxyz" + "w" * 1000)
     assert "\x1b" not in error.value.message and len(error.value.message) < 200
 
@@ -128,13 +128,13 @@ def test_present_only_with_the_right_size(models: Path) -> None:
     entry = catalog.find("tiny.en-q5_1")
     assert entry.path == models / "tiny.en-q5_1" / "ggml-tiny.en-q5_1.bin"
     assert entry.problem() == "missing"
-    with pytest.raises(StageError, match="not on this machine") as error:
+    with pytest.raises(UserError, match="not on this machine") as error:
         catalog.require(entry.name)
     assert error.value.code == os.EX_UNAVAILABLE and "./download_model.py tiny.en-q5_1" in error.value.remedy
     entry.folder.mkdir()
     entry.path.write_bytes(b"short")
     assert not entry.is_present()
-    with pytest.raises(StageError, match="damaged"):
+    with pytest.raises(UserError, match="damaged"):
         catalog.require(entry.name)
     with entry.path.open("wb") as file:
         file.truncate(entry.bytes)
@@ -252,7 +252,7 @@ def test_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(catalog, "CATALOG", broken)
     catalog._read.cache_clear()
     try:
-        with pytest.raises(StageError) as error:
+        with pytest.raises(UserError) as error:
             catalog.entries()
         assert error.value.code == os.EX_DATAERR and "catalog.toml" in error.value.message
     finally:

@@ -13,7 +13,7 @@ import coreml_standin
 import pytest
 from coreml_models import converted
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw.engines import compute_units
 from helpers.draw.engines.compute_units import Machine, choose_unit, machine
 
@@ -39,7 +39,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, float | str]) -> l
     def try_unit(folder: Path, unit: str) -> float:
         order.append(unit)
         if isinstance(result := outcome[unit], str):
-            raise StageError(os.EX_UNAVAILABLE, result)
+            raise UserError(os.EX_UNAVAILABLE, result)
         return result
 
     monkeypatch.setattr(compute_units, "try_unit", try_unit)
@@ -62,7 +62,7 @@ def test_units_are_tried_in_the_order_that_suits_the_chip(
 ) -> None:
     mac.setattr(compute_units, "machine", lambda: Machine(chip, memory, "24G90"))
     seen = tried(mac, dict.fromkeys(order, "crashed (signal 6)"))
-    with pytest.raises(StageError, match="cannot compute this model") as raised:
+    with pytest.raises(UserError, match="cannot compute this model") as raised:
         choose_unit(converted("tiny"))
     assert (seen, raised.value.code) == (order, 69)
     assert not compute_units.REMEMBERED.exists()
@@ -120,7 +120,7 @@ def test_the_choice_can_be_overridden(mac: pytest.MonkeyPatch) -> None:
     mac.setenv("A2I_COMPUTE_UNITS", CPU)
     assert choose_unit(converted("tiny")) == CPU
     mac.setenv("A2I_COMPUTE_UNITS", "TPU")
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         choose_unit(converted("tiny"))
     assert raised.value.code == 64
 
@@ -137,7 +137,7 @@ def test_a_fault_in_any_network_is_seen_from_outside(mac: pytest.MonkeyPatch, fa
         mac.setattr(compute_units, "PATIENCE", 12)
     mac.setenv("COREML_FAULTS", json.dumps({NE: {part: fault}}))
     start = time.monotonic()
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         compute_units.try_unit(converted("tiny"), NE)
     assert WHY[fault] in raised.value.message
     if fault in ("nan", "black"):
@@ -162,7 +162,7 @@ def test_the_next_unit_draws_and_it_is_said_once(
 
 def test_a_refusal_is_told_in_core_mls_words(mac: pytest.MonkeyPatch) -> None:
     mac.setenv("COREML_FAULTS", json.dumps({NE: {"Unet": "refuse"}}))
-    with pytest.raises(StageError, match="Error computing NN outputs"):
+    with pytest.raises(UserError, match="Error computing NN outputs"):
         compute_units.try_unit(converted("tiny"), NE)
 
 

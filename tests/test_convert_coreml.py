@@ -13,7 +13,8 @@ from mil_evaluator import Program
 from small_models import reference, torch
 
 from helpers.compress import convert_coreml
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 
 
 def psnr(exact: Any, mine: Any) -> float:
@@ -117,7 +118,7 @@ def test_the_command_makes_a_folder_or_nothing(tmp_path: Path, capsys: pytest.Ca
         ((str(tmp_path / "nowhere"), "-o", str(tmp_path / "x")), 66),
         ((model, "-o", "/dev/null/x"), 73),
     ):
-        with pytest.raises(StageError) as raised:
+        with pytest.raises(UserError) as raised:
             run(*arguments)
         assert raised.value.code == code
         assert [file.name for file in tmp_path.iterdir()] == ["new"]
@@ -133,7 +134,7 @@ def test_a_weight_that_16_bits_cannot_hold_is_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     weights["decoder.conv_in.weight"][0, 0, 0, 0] = 1e6
     save_file(weights, file)
-    with pytest.raises(StageError, match=r"decoder\.conv_in\.weight"):
+    with pytest.raises(UserError, match=r"decoder\.conv_in\.weight"):
         run(str(folder), "-o", str(tmp_path / "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -143,8 +144,6 @@ def test_it_needs_no_pytorch() -> None:
     import subprocess
     import sys
     import tempfile
-
-    from helpers.core.stage import ROOT
 
     with tempfile.TemporaryDirectory() as folder:
         program = f"""

@@ -16,7 +16,8 @@ import pytest
 from coreml_models import converted, source
 from small_models import BUILTIN, picture
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import compute_units, coreml
 
@@ -146,7 +147,7 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str, code: int, sa
         (folder / "vocab.json").unlink()
     else:
         (folder / "conversion.json").write_text("nonsense")
-    with pytest.raises(StageError, match=says) as raised:
+    with pytest.raises(UserError, match=says) as raised:
         engines.load("coreml", folder)
     assert raised.value.code == code
     assert "\n" not in raised.value.message
@@ -155,7 +156,7 @@ def test_a_damaged_folder_is_one_line(tmp_path: Path, damage: str, code: int, sa
 def test_a_network_that_core_ml_refuses_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = engines.load("coreml", converted("tiny"))
     monkeypatch.setenv("COREML_FAULTS", json.dumps({"CPU_ONLY": {"Unet": "refuse"}}))
-    with pytest.raises(StageError, match="Error computing NN outputs"):
+    with pytest.raises(UserError, match="Error computing NN outputs"):
         picture(engine)
 
 
@@ -164,7 +165,7 @@ def test_sizes_and_precisions_that_a_model_does_not_have(monkeypatch: pytest.Mon
     assert engines.load("coreml", folder, size=(32, 32), precision="f16").precision == "f16"
     monkeypatch.setattr(compute_units, "choose_unit", lambda _: pytest.fail("minutes before it is refused"))
     for wrong in ({"size": (64, 32)}, {"precision": "bf16"}):
-        with pytest.raises(StageError) as raised:
+        with pytest.raises(UserError) as raised:
             engines.load("coreml", folder, **wrong)
         assert raised.value.code == 64
 

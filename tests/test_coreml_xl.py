@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from small_models import BUILTIN
 
 from helpers.compress import convert_coreml
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import compute_units, coreml
 
@@ -206,13 +206,13 @@ def test_the_trial_passes_and_sees_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("PYTHONPATH", coreml_standin.environment()["PYTHONPATH"])
     assert compute_units.try_unit(folder, "CPU_AND_NE") > 0
     monkeypatch.setenv("COREML_FAULTS", '{"CPU_AND_NE": {"TextEncoder2": "nan"}}')
-    with pytest.raises(StageError, match="TextEncoder gives numbers that are none"):
+    with pytest.raises(UserError, match="TextEncoder gives numbers that are none"):
         compute_units.try_unit(folder, "CPU_AND_NE")
 
 
 def test_without_its_second_text_encoder_it_is_refused(tmp_path: Path) -> None:
     shutil.copytree(model(), tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "TextEncoder2.mlpackage")
-    with pytest.raises(StageError, match="has no TextEncoder2") as raised:
+    with pytest.raises(UserError, match="has no TextEncoder2") as raised:
         engines.load("coreml", tmp_path / "model")
     assert raised.value.code == 69

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw.diffusion import BlankPicture, check_size, draw, sample
 from helpers.draw.engines import Defaults
 
@@ -178,7 +178,7 @@ def test_pixels_are_rounded_and_clipped() -> None:
     [((501, 512), 8, "504x512"), ((512, 1), 16, "512x16"), ((0, 512), 8, "8x512"), ((519, 508), 16, "512x512")],
 )
 def test_a_size_that_cannot_be_drawn_says_the_nearest(size: tuple[int, int], factor: int, nearest: str) -> None:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         check_size(size, factor)
     assert raised.value.code == 64
     assert nearest in raised.value.remedy

@@ -26,7 +26,7 @@ import whisper_fixture
 
 from helpers.catalog import catalog
 from helpers.core import system
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.doctor import checks
 from helpers.doctor.checks import Finding
 from helpers.draw import engines
@@ -146,7 +146,7 @@ def test_the_microphone(
 @pytest.mark.parametrize("code", [69, 77])
 def test_no_microphone(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def listen(name: str = "") -> Iterator[bytes]:
-        raise StageError(code, "no microphone was found", "Connect one.")
+        raise UserError(code, "no microphone was found", "Connect one.")
         yield b""
 
     monkeypatch.setattr(microphone, "devices", list)

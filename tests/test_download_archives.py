@@ -16,7 +16,7 @@ from hub import Hub
 
 import download_model
 from helpers.catalog import archive, catalog
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 NAME, CONTENT = next(iter(ARCHIVE.items()))
 WHOLE = {"packed/" + path: len(body) for path, body in COMPILED.items()}
@@ -180,7 +180,7 @@ def test_an_archive_needs_room_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     download_model.check_room(plain, list(plain.files))
     entry = catalog.find("stable-diffusion-1-5-coreml-ne")
     download_model.incoming(entry).mkdir(parents=True)
-    with pytest.raises(StageError, match=r"3\.3 GB are needed, 3\.0 GB are free") as error:
+    with pytest.raises(UserError, match=r"3\.3 GB are needed, 3\.0 GB are free") as error:
         download_model.check_room(entry, list(entry.files))
     assert error.value.code == os.EX_CANTCREAT
     with (download_model.incoming(entry) / entry.files[0].sha256).open("wb") as arrived:

@@ -20,7 +20,8 @@ from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 import download_model
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 
 
 @pytest.fixture
@@ -282,7 +283,7 @@ def test_no_place_to_write(tree: Tree) -> None:
 
 
 def test_a_full_disk_is_said() -> None:
-    with pytest.raises(StageError, match="the disk is full") as error, download_model.writing(Path("/models")):
+    with pytest.raises(UserError, match="the disk is full") as error, download_model.writing(Path("/models")):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.code == os.EX_CANTCREAT
 

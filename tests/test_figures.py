@@ -13,7 +13,7 @@ import pytest
 
 from benchmark import pipe, plots, report, results
 from helpers.catalog import catalog
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from helpers.listen import endpointing, pcm_stream, record
 from helpers.listen.audio import BYTES_PER_SECOND
 

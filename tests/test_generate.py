@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.core import stage
+from helpers.core.paths import ROOT
 from helpers.draw import generate
 
 
@@ -28,7 +28,7 @@ def no_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 def run(text: bytes, *options: str) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", "helpers.draw.generate", "--steps", "1", *options]
-    return subprocess.run(command, input=text, capture_output=True, cwd=stage.ROOT)
+    return subprocess.run(command, input=text, capture_output=True, cwd=ROOT)
 
 
 def test_each_line_is_a_picture_and_empty_ones_are_none() -> None:

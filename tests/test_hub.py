@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import constants, utils
 
 from helpers.catalog import hub
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 PATIENCE = hub.Patience(1, 1, 1, 1)
 
@@ -46,7 +46,7 @@ def test_the_token_stays_with_the_hub(asked: list[httpx2.Request]) -> None:
     ["https://evil.example/x", "https://nothf.co/x", "http://cdn.hf.co/x", "https://hf.co.evil.example/x", "file:///x"],
 )
 def test_foreign_and_open_hosts_are_refused(asked: list[httpx2.Request], url: str) -> None:
-    with pytest.raises(StageError, match="not its own"), hub._open(url, 0, PATIENCE):
+    with pytest.raises(UserError, match="not its own"), hub._open(url, 0, PATIENCE):
         pass
     assert not asked
 
@@ -57,5 +57,5 @@ def test_a_circle_of_redirects_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 
     client = httpx2.Client(transport=httpx2.MockTransport(answer))
     monkeypatch.setattr(utils, "get_session", lambda: client)
-    with pytest.raises(StageError, match="circles"), hub._open("https://huggingface.co/x", 0, PATIENCE):
+    with pytest.raises(UserError, match="circles"), hub._open("https://huggingface.co/x", 0, PATIENCE):
         pass

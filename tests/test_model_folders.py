@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from small_models import BUILTIN, close, picture, random_model, reference, torch
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import engines
 from helpers.draw.engines import openvino_engine
 
@@ -214,7 +214,7 @@ UNSUPPORTED = [
 def test_a_setting_that_is_not_computed_is_named(own: Path, part: str, key: str, value: object) -> None:
     path = own / part / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(StageError, match=key) as raised:
+    with pytest.raises(UserError, match=key) as raised:
         engines.load("openvino", own)
     assert raised.value.code == 69
 
@@ -238,7 +238,7 @@ def more(tensors: dict[str, Any]) -> dict[str, Any]:
 )  # fmt: skip
 def test_weights_that_do_not_fit_are_named(own: Path, change: Callable[..., Any], what: str) -> None:
     rewrite(own / "unet" / "diffusion_pytorch_model.safetensors", change)
-    with pytest.raises(StageError, match=what) as raised:
+    with pytest.raises(UserError, match=what) as raised:
         engines.load("openvino", own)
     assert raised.value.code == 69
 
@@ -274,7 +274,7 @@ def lost_shard(folder: Path) -> None:
 )  # fmt: skip
 def test_a_model_that_is_missing_or_damaged_is_one_line(own: Path, damage: Callable[[Path], None], what: str) -> None:
     damage(own)
-    with pytest.raises(StageError, match=what) as raised:
+    with pytest.raises(UserError, match=what) as raised:
         engines.load("openvino", own)
     assert raised.value.code == 69
     assert "\n" not in raised.value.message

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_models import BUILTIN, torch
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import engines, generate
 from helpers.draw.engines import nvidia, torch_engine
 
@@ -23,8 +23,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "_SIGNS", ())
 
 
-def refused(folder: Path) -> StageError:
-    with pytest.raises(StageError) as raised:
+def refused(folder: Path) -> UserError:
+    with pytest.raises(UserError) as raised:
         engines.load("torch", folder)
     assert raised.value.code == 69 and "\n" not in raised.value.message and raised.value.remedy
     return raised.value
@@ -109,6 +109,6 @@ def test_the_best_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         device = torch_engine._device(machine(*here))
         assert (device.type, torch_engine._precision(machine(*here), device, "")) == (kind, usual)
-    with pytest.raises(StageError) as raised:  # an old card
+    with pytest.raises(UserError) as raised:  # an old card
         torch_engine._precision(machine(True, False), torch.device("cuda"), "bf16")
     assert raised.value.code == 64 and "f16 or f32" in raised.value.remedy

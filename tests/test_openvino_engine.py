@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from small_models import BUILTIN, MODELS, close, picture, random_model, reference, torch
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import openvino_engine
 
@@ -132,7 +133,7 @@ def test_bf16_draws_nearly_the_same() -> None:
     [("abacus", {}), ("cpu", {"precision": "f8"}), ("cpu", {"size": (500, 512)}), ("cpu", {"size": (0, 16)})],
 )
 def test_wrong_arguments_are_a_usage_error(name: str, arguments: dict[str, Any]) -> None:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         engines.load(name, BUILTIN, **arguments)
     assert raised.value.code == 64
 

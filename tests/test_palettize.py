@@ -22,7 +22,8 @@ from small_models import picture
 from helpers.adapt.diffusers_folder import read_config, read_weights, weight_files
 from helpers.compress import palettes, palettize, report, sensitivity
 from helpers.compress.convert_coreml import PARTS
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import engines
 from helpers.draw.engines import compute_units, openvino_engine, openvino_graph
 from helpers.draw.engines.architecture import todays_name
@@ -42,7 +43,7 @@ def run(*arguments: object) -> int:
 
 
 def code(*arguments: object) -> int:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         run(*arguments)
     assert "\n" not in raised.value.message
     return raised.value.code
@@ -137,7 +138,7 @@ def test_names_of_recipes() -> None:
     for name in palettize.RECIPES:
         palettize.recipe(name)
     for name in ("", "palette", "palette-5", "palette-16", "linear-4", "mixed", "mixed-x", "mixed-4-grouped", "6"):
-        with pytest.raises(StageError, match="there is no recipe") as raised:
+        with pytest.raises(UserError, match="there is no recipe") as raised:
             palettize.recipe(name)
         assert raised.value.code == 64
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import pcm_stream
 from helpers.listen.audio import MARK
 from helpers.listen.pcm_stream import Heard, Hearing
@@ -77,7 +77,7 @@ def test_marks_end_recordings_wherever_the_stream_is_cut(seed: int) -> None:
 
 
 def test_nothing_is_an_error_and_after_a_mark_it_is_not() -> None:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         heard([], loop=True)
     assert raised.value.code == 65
     assert heard([b"\1\2", MARK], loop=True)[-1] == Heard(b"\1\2", True)

@@ -10,9 +10,9 @@ import fault_figures
 import pytest
 
 from helpers.catalog import catalog
-from helpers.core import stage
+from helpers.core.paths import ROOT
 
-README = (stage.ROOT / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = [
     "pipeline.sh",
     "*.py",
@@ -21,7 +21,7 @@ PROGRAMS = [
     "helpers/draw/engines/*.py",
     "helpers/shell/platform/*.sh",
 ]
-SOURCE = "\n".join(path.read_text(encoding="utf-8") for pattern in PROGRAMS for path in stage.ROOT.glob(pattern))
+SOURCE = "\n".join(path.read_text(encoding="utf-8") for pattern in PROGRAMS for path in ROOT.glob(pattern))
 
 
 def block(name: str) -> str:
@@ -33,7 +33,7 @@ def block(name: str) -> str:
 
 def test_options_are_those_of_help() -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
-    command = ["bash", str(stage.ROOT / "pipeline.sh"), "--help"]
+    command = ["bash", str(ROOT / "pipeline.sh"), "--help"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True).stdout
     assert block("options") == f"```\n{said}```\n"
 
@@ -58,7 +58,7 @@ def test_messages_are_said_by_a_program(message: str) -> None:
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(([\w./-]+)\)", README))))
 def test_links_lead_somewhere(path: str) -> None:
-    assert (stage.ROOT / path).exists()
+    assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"A2I_[A-Z_]+", README))))

@@ -19,7 +19,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmark import spoken_prompts
-from helpers.core import stage
+from helpers.core.text import printable
 from remove_parentheses import LISTS, is_annotation, lists, remove_parentheses
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -215,7 +215,7 @@ def test_filtered_twice_is_filtered_once(text: str) -> None:
 @given(st.one_of(st.text(), crowded))
 def test_one_printable_line(text: str) -> None:
     result = remove_parentheses(text)
-    assert result == stage.printable(result)
+    assert result == printable(result)
     assert len(result.splitlines()) <= 1
 
 

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import run_folder
 
 
@@ -80,7 +81,7 @@ def test_an_output_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "a" / "file").touch()
     (tmp_path / "a file").touch()
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / name))
-    with pytest.raises(stage.StageError) as error:
+    with pytest.raises(UserError) as error:
         run_folder.RunFolder(0)
     assert error.value.code == 73
 
@@ -101,7 +102,7 @@ def test_the_recording_of_a_failed_run_is_kept(output: Path, tmp_path: Path, sec
     done = subprocess.run(
         [sys.executable, "-m", "helpers.draw.run_folder", "--stage", "generate", "--code", "70"],
         env=environment,
-        cwd=stage.ROOT,
+        cwd=ROOT,
         capture_output=True,
         text=True,
     )

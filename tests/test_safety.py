@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from small_models import random_model, transformers
 from torch_models import safety_checker
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import generate, safety
 from helpers.draw.diffusion import BlankPicture, FilteredPicture
 from helpers.draw.engines import Defaults, nvidia
@@ -61,18 +62,18 @@ def test_the_model_brings_its_detector_or_the_one_for_all_is_used(tmp_path: Path
 def test_without_a_detector_the_command_that_gets_it_is_said(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(StageError, match="there is none on this machine") as raised:
+    with pytest.raises(UserError, match="there is none on this machine") as raised:
         safety.load(tmp_path)
     assert raised.value.code == 69 and "./download_model.py safety-checker " in raised.value.remedy
     safety_checker(tmp_path / "safety_checker", True)
     weights = tmp_path / "safety_checker" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(StageError, match="do not fit together") as raised:
+    with pytest.raises(UserError, match="do not fit together") as raised:
         safety.load(tmp_path)
     assert raised.value.code == 69
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
-    with pytest.raises(StageError, match="torch") as raised:
+    with pytest.raises(UserError, match="torch") as raised:
         safety.load(tmp_path)
     assert raised.value.remedy == nvidia.INSTALL
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import samplers
 
 diffusers: Any = pytest.importorskip("diffusers")
@@ -154,7 +154,7 @@ def test_agrees_with_diffusers_in_few_steps(name: str, config: dict[str, Any], m
 
 
 def test_lcm_has_no_more_steps_than_it_was_distilled_from() -> None:
-    with pytest.raises(StageError, match="distilled from 50") as raised:
+    with pytest.raises(UserError, match="distilled from 50") as raised:
         samplers.start("lcm", SD, 51, lambda: np.zeros(1, np.float32))
     assert raised.value.code == 64
 
@@ -166,14 +166,14 @@ def test_lcm_has_no_more_steps_than_it_was_distilled_from() -> None:
      ("algorithm_type", "sde-dpmsolver++"), ("use_beta_sigmas", True), ("solver_order", 3)],
 )  # fmt: skip
 def test_a_setting_that_is_not_computed_is_named(name: str, key: str, value: object) -> None:
-    with pytest.raises(StageError, match=key) as raised:
+    with pytest.raises(UserError, match=key) as raised:
         samplers.start(name, {key: value}, 20, lambda: np.zeros(1, np.float32))
     assert raised.value.code == 69
 
 
 @pytest.mark.parametrize(("name", "steps"), [("plms", 20), ("ddim", 0), ("ddim", 1000), ("euler", -1)])
 def test_a_sampler_or_number_of_steps_that_does_not_exist_is_a_usage_error(name: str, steps: int) -> None:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         samplers.start(name, {}, steps, lambda: np.zeros(1, np.float32))
     assert raised.value.code == 64
 

@@ -13,45 +13,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers.core import stage
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"from helpers import stage\nimport os, sys\n{code}\n"
+    program = f"from helpers.core import stage\nfrom helpers.core.errors import UserError\nimport os, sys\n{code}\n"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     return subprocess.run(
-        [sys.executable, "-c", program], env={**kept, **environment}, capture_output=True, text=True, cwd=stage.ROOT
+        [sys.executable, "-c", program], env={**kept, **environment}, capture_output=True, text=True, cwd=ROOT
     )
 
 
 @given(st.text())
 def test_printable_is_one_harmless_line(text: str) -> None:
-    shown = stage.printable(text)
+    shown = printable(text)
     assert not any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in shown)
     assert not any(
         unicodedata.bidirectional(c) in ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI") for c in shown
     )
-    assert stage.printable(shown) == shown
+    assert printable(shown) == shown
 
 
 @pytest.mark.parametrize(
     "text", ["a burger", "Käse 🍔", "עברית", "\U0001f468\u200d\U0001f469\u200d\U0001f467", "o'clock $(x) `y`"]
 )
 def test_printable_keeps_what_people_write(text: str) -> None:
-    assert stage.printable(text) == text
+    assert printable(text) == text
 
 
 def test_an_error_is_two_lines_and_its_code() -> None:
-    done = run(
-        "def main(a): raise stage.StageError(66, 'no such file\\x1b[2J', 'name another')\nstage.run('record', main)"
-    )
+    done = run("def main(a): raise UserError(66, 'no such file\\x1b[2J', 'name another')\nstage.run('record', main)")
     assert (done.returncode, done.stdout, done.stderr) == (66, "", "record: no such file [2J\n  name another\n")
 
 
 def test_in_a_pipe_the_error_is_left_to_the_pipe(tmp_path: Path) -> None:
-    done = run(
-        "def main(a): raise stage.StageError(65, 'silent')\nstage.run('record', main)", A2I_SESSION=str(tmp_path)
-    )
+    done = run("def main(a): raise UserError(65, 'silent')\nstage.run('record', main)", A2I_SESSION=str(tmp_path))
     assert (done.returncode, done.stderr) == (65, "")
     assert (tmp_path / "record.error").read_text() == "record: silent\n"
 
@@ -79,11 +76,11 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
             "bash",
             "-c",
             f'"{sys.executable}" -c "$0" | head -n 1; echo "${{PIPESTATUS[0]}}"',
-            f"from helpers import stage\n{code}",
+            f"from helpers.core import stage\nfrom helpers.core.errors import UserError\n{code}",
         ],
         capture_output=True,
         text=True,
-        cwd=stage.ROOT,
+        cwd=ROOT,
     )
     assert done.stdout == "a line\n141\n"
     assert done.stderr == ""
@@ -93,7 +90,7 @@ def test_events_are_whole_lines_from_many_processes(tmp_path: Path) -> None:
     code = "for i in range(200): stage.event('s', 'x' * 50, number=i)"
     environment = {**os.environ, "A2I_SESSION": str(tmp_path)}
     programs = [
-        subprocess.Popen([sys.executable, "-c", f"from helpers import stage\n{code}"], env=environment, cwd=stage.ROOT)
+        subprocess.Popen([sys.executable, "-c", f"from helpers.core import stage\nfrom helpers.core.errors import UserError\n{code}"], env=environment, cwd=ROOT)
         for _ in range(4)
     ]
     assert [program.wait() for program in programs] == [0] * 4
@@ -112,7 +109,7 @@ def test_a_package_that_is_gone_makes_the_next_run_repair(tmp_path: Path) -> Non
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "whole").touch()
     code = "from pathlib import Path\ndef main(a): import gone\n"
-    code += f"stage.ROOT = Path({str(tmp_path)!r})\nstage.run('record', main)"
+    code += f"ROOT = Path({str(tmp_path)!r})\nstage.run('record', main)"
     done = run(code)
     assert done.returncode == 69
     assert done.stderr.startswith("record: the Python environment is not whole: gone is missing\n")

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from helpers.core import system
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 from helpers.draw.engines import compute_units
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw.tokenizer import Tokenizer
 
 transformers: Any = pytest.importorskip("transformers")
@@ -114,6 +115,6 @@ def test_a_damaged_tokenizer_is_one_line(tmp_path: Path, damage: str) -> None:
     if damage != "missing":
         (tmp_path / "merges.txt").write_text("#version: 0.2\n")
         (tmp_path / "vocab.json").write_text("{" if damage == "garbage" else '{"a": 0}')
-    with pytest.raises(StageError, match="tokenizer") as raised:
+    with pytest.raises(UserError, match="tokenizer") as raised:
         Tokenizer(tmp_path)
     assert raised.value.code == 69

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from small_models import BUILTIN, close, diffusers, picture, random_model, reference, torch
 from torch_models import lcm_model, taesd_model, xl_model
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines, generate
 from helpers.draw.engines import nvidia, openvino_engine, torch_engine
 
@@ -192,7 +193,7 @@ def test_pictures_drawn_at_once_are_those_drawn_alone() -> None:
     "arguments", [{"precision": "f8"}, {"precision": "f16"}, {"size": (500, 512)}, {"size": (0, 16)}]
 )
 def test_wrong_arguments_are_a_usage_error(arguments: dict[str, Any]) -> None:
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         engines.load("torch", BUILTIN, **arguments)
     assert raised.value.code == 64 and raised.value.remedy
 
@@ -241,8 +242,8 @@ def own(model: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(model("tiny"), tmp_path / "own"))
 
 
-def refused(folder: Path) -> StageError:
-    with pytest.raises(StageError) as raised:
+def refused(folder: Path) -> UserError:
+    with pytest.raises(UserError) as raised:
         engines.load("torch", folder)
     assert raised.value.code == 69 and "\n" not in raised.value.message and raised.value.remedy
     return raised.value

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from small_models import picture, random_model, torch
 from torch_models import xl_model
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import engines
 from helpers.draw.engines import nvidia, torch_engine
 
@@ -141,7 +141,7 @@ def test_text_and_decoder_are_repeated_too(folder: Path, capfd: Any) -> None:
 def test_memory_that_is_too_small_for_a_layer_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine: Any = engines.load("torch", tiny)
     engine._call = Faulty(engine._call, FULL[0], 99)
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         picture(engine)
     assert raised.value.code == 69 and "too small for 32x32" in raised.value.message and "--size" in raised.value.remedy
     assert engine._call.calls == 3
@@ -165,7 +165,7 @@ def test_another_fault_of_the_device_is_said_and_not_repeated(tiny: Path) -> Non
     engine: Any = engines.load("torch", tiny)
     fault = RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with …")
     engine._call = Faulty(engine._call, fault, 99)
-    with pytest.raises(StageError, match="no kernel image is available") as raised:
+    with pytest.raises(UserError, match="no kernel image is available") as raised:
         picture(engine)
     assert raised.value.code == 69 and engine._call.calls == 1 and "\n" not in raised.value.message
 

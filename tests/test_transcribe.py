@@ -20,7 +20,7 @@ import whisper_fixture
 
 from examples.make_examples import speak
 from helpers.catalog import catalog
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import audio, recognisers, transcribe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -417,7 +417,7 @@ def test_a_model_that_cannot_gives_way_to_one_that_can(
     put(small_catalogue, "base.en-q5_1", "large-v3-turbo-q5_0")
     if not translate:
         shutil.rmtree(small_catalogue / "large-v3-turbo-q5_0")  # which can do this
-    with pytest.raises(StageError, match=lack) as caught:
+    with pytest.raises(UserError, match=lack) as caught:
         recognisers.choose_model(named, language, translate)
     assert caught.value.code == os.EX_UNAVAILABLE
     assert caught.value.remedy == "Get one that can: ./download_model.py base-q5_1"

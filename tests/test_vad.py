@@ -12,7 +12,7 @@ import pytest
 import recordings
 from recordings import Recording
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import vad
 from helpers.listen.endpointing import Listener, is_spoken
 
@@ -56,7 +56,7 @@ def test_pieces_of_any_length_are_one_stream(speech: list[Recording]) -> None:
 def test_weights_that_are_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     vad._weights.cache_clear()
     monkeypatch.setattr(vad, "WEIGHTS", tmp_path / "gone")
-    with pytest.raises(StageError) as raised:
+    with pytest.raises(UserError) as raised:
         vad.Detector()
     assert (raised.value.code, raised.value.remedy) == (69, "Get it back: git restore models/silero_vad")
 

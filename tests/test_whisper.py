@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import whisper_fixture
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import whisper
 from helpers.listen.whisper import Model, Whisper
 
@@ -80,7 +80,7 @@ def test_the_initial_prompt_is_for_english(
 
 
 def test_a_language_that_does_not_exist(multilingual: Path) -> None:
-    with pytest.raises(StageError, match="does not know the language 'xx'") as caught:
+    with pytest.raises(UserError, match="does not know the language 'xx'") as caught:
         said(multilingual, language="xx")
     assert caught.value.code == os.EX_USAGE
 
@@ -201,17 +201,17 @@ def test_a_file_that_whisper_never_sees(english: Path, tmp_path: Path, damage: o
     path = tmp_path / "model.bin"
     if callable(damage):
         path.write_bytes(damage(english.read_bytes()))
-    with pytest.raises(StageError, match=what) as caught:
+    with pytest.raises(UserError, match=what) as caught:
         whisper.inspect(path)
     assert caught.value.code == code and str(path) in caught.value.message and caught.value.remedy
 
 
 def test_a_folder_and_a_forbidden_file(tmp_path: Path, english: Path) -> None:
-    with pytest.raises(StageError, match="Is a directory"):
+    with pytest.raises(UserError, match="Is a directory"):
         whisper.inspect(tmp_path)
     if os.geteuid():
         (tmp_path / "locked").touch(0)
-        with pytest.raises(StageError) as caught:
+        with pytest.raises(UserError) as caught:
             whisper.inspect(tmp_path / "locked")
         assert caught.value.code == os.EX_NOPERM
 
@@ -230,7 +230,7 @@ def test_a_damaged_model_is_one_message(english: Path, tmp_path: Path, damage: s
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
     began = time.monotonic()
-    with Whisper(whisper.inspect(path)) as recogniser, pytest.raises(StageError) as caught:
+    with Whisper(whisper.inspect(path)) as recogniser, pytest.raises(UserError) as caught:
         recogniser.wait_until_loaded()  # and not only when the words have been spoken
     assert caught.value.code == os.EX_DATAERR and time.monotonic() - began < 30
     assert "whisper.cpp crashed (SIG" in caught.value.message and str(path) in caught.value.message
@@ -248,7 +248,7 @@ def test_the_remedy_names_the_model_of_the_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "base.en-q5_1" / "ggml-base.en-q5_1.bin"
     path.parent.mkdir()
     path.write_bytes(bytes(1000))
-    with pytest.raises(StageError) as caught:
+    with pytest.raises(UserError) as caught:
         whisper.inspect(path)
     assert "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1" in caught.value.remedy
 
@@ -259,8 +259,8 @@ def test_a_worker_that_is_killed_in_the_middle(english: Path, sent: signal.Signa
         recogniser.wait_until_loaded()
         timer = threading.Timer(0.5, os.kill, (recogniser._process.pid, sent))
         timer.start()
-        with pytest.raises(StageError, match=sent.name):
+        with pytest.raises(UserError, match=sent.name):
             recogniser.transcribe(SOUND * 600)  # twenty windows
         timer.join()
-        with pytest.raises(StageError, match=sent.name):  # and so is every later one
+        with pytest.raises(UserError, match=sent.name):  # and so is every later one
             recogniser.transcribe(SOUND)

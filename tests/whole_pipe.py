@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 SHELL = os.environ.get("A2I_TEST_BASH", "bash")
 

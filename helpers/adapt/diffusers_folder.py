@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 _FETCH = "Fetch the model again."
 _NO_PICKLE = "Use a copy of the model with *.safetensors; with PyTorch (A2I_ENGINE=torch), A2I_ALLOW_PICKLE=1 opens it."
@@ -51,7 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """A JSON file of a model, with no setting that no model has: a number of layers, say, that would fill the memory.
 
     Raises:
-        StageError: 69 if it is missing, no JSON object, or absurd.
+        UserError: 69 if it is missing, no JSON object, or absurd.
     """
     try:
         config = json.loads(plain(path).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def read_config(path: Path) -> dict[str, Any]:
         for key, value in config.items():
             _check_plausible(key, value)
     except OSError as error:
-        raise StageError(os.EX_UNAVAILABLE, f"the model has no {path}: {error.strerror}", _FETCH) from error
+        raise UserError(os.EX_UNAVAILABLE, f"the model has no {path}: {error.strerror}", _FETCH) from error
     except (ValueError, RecursionError) as error:
         raise damaged(path, error) from error
     return config
@@ -86,9 +86,9 @@ def _check_plausible(key: str, value: Any) -> None:
         raise ValueError(f"{key[:80]} is {value:.3g}" if value < 1e300 else f"{key[:80]} is absurd")
 
 
-def damaged(path: Path, why: object) -> StageError:
+def damaged(path: Path, why: object) -> UserError:
     """The error for a file of a model that is not what it should be."""
-    return StageError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {str(why)[:200]}", _FETCH)
+    return UserError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {str(why)[:200]}", _FETCH)
 
 
 def factor(vae: Mapping[str, Any]) -> int:
@@ -102,7 +102,7 @@ def factor(vae: Mapping[str, Any]) -> int:
 def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], *encoders: Mapping[str, Any]) -> None:
     """Refuse parts that do not belong together, and kinds of model that want more than a prompt.
 
-    Raises: StageError 69, KeyError or TypeError for what a configuration does not say.
+    Raises: UserError 69, KeyError or TypeError for what a configuration does not say.
     """
     width, channels = sum(encoder["hidden_size"] for encoder in encoders), vae["latent_channels"]
     for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
@@ -114,17 +114,17 @@ def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], *encoders: Mapp
             raise unknown("text_encoder", "max_position_embeddings", length)
 
 
-def misfit(folder: Path, error: Exception) -> StageError:
+def misfit(folder: Path, error: Exception) -> UserError:
     """The error for a model whose configuration and weights contradict each other."""
     lines = str(error).strip().splitlines() or [""]
     message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1][:200]}"
-    return StageError(os.EX_UNAVAILABLE, message, _FETCH)
+    return UserError(os.EX_UNAVAILABLE, message, _FETCH)
 
 
-def unknown(part: str, key: str, value: object, why: str = "which is not computed here") -> StageError:
+def unknown(part: str, key: str, value: object, why: str = "which is not computed here") -> UserError:
     """The error for a setting of a part of a model."""
     message = f"the model's {part}/config.json has {key[:80]}={repr(value)[:80]}, {why}"
-    return StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+    return UserError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
 def check_amount(described: int, files: list[Path]) -> None:
@@ -143,7 +143,7 @@ def check_amount(described: int, files: list[Path]) -> None:
 
 
 def native_size(unet: Mapping[str, Any], factor: int) -> tuple[int, int]:
-    """Width and height in pixels that the model was trained at. Raises: StageError 69 for a size that none is."""
+    """Width and height in pixels that the model was trained at. Raises: UserError 69 for a size that none is."""
     native = unet.get("sample_size") or 64  # latents: of a side, or height and width
     rows, columns = native if isinstance(native, list) else (native, native)
     if not (isinstance(rows, int) and isinstance(columns, int) and 0 < max(rows, columns) * factor <= _LARGEST_SIDE):
@@ -155,7 +155,7 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
     """The safetensors files of one part of a model (`unet/`): one file or its shards, of the first of `variants`.
 
     Raises:
-        StageError: 69 if there is none; a model that is there as a pickle only is refused, because opening a pickle
+        UserError: 69 if there is none; a model that is there as a pickle only is refused, because opening a pickle
             runs whatever it says.
     """
     stems = ("diffusion_pytorch_model", "model")
@@ -167,12 +167,12 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
                 names = {Path(str(name)).name for name in read_config(index).get("weight_map", {}).values()}
                 shards = sorted(folder / name for name in names)
                 if lost := [shard for shard in shards if not shard.is_file()]:
-                    raise StageError(os.EX_UNAVAILABLE, f"the model has no {str(lost[0])[:400]}", _FETCH)
+                    raise UserError(os.EX_UNAVAILABLE, f"the model has no {str(lost[0])[:400]}", _FETCH)
                 return shards
     if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
         message = f"{folder} holds its weights as a pickle only, which could run anything and is not opened"
-        raise StageError(os.EX_UNAVAILABLE, message, _NO_PICKLE)
-    raise StageError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
+        raise UserError(os.EX_UNAVAILABLE, message, _NO_PICKLE)
+    raise UserError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
 
 
 def _float8_values() -> NDArray[np.float16]:
@@ -191,13 +191,13 @@ def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of one part of a model by name: float32 or float16, straight from the file's pages.
 
     Raises:
-        StageError: 69 for a file that is missing, damaged or of another kind.
+        UserError: 69 for a file that is missing, damaged or of another kind.
     """
     weights: dict[str, NDArray[Any]] = {}
     for file in weight_files(folder):
         try:
             weights |= _read(file)
-        except StageError:
+        except UserError:
             raise
         except Exception as error:  # safetensors has its own exceptions
             raise damaged(file, error) from error

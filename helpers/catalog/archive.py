@@ -17,7 +17,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers.core.stage import StageError, printable
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 
 if TYPE_CHECKING:
     from zipfile import ZipInfo
@@ -42,7 +43,7 @@ class Part(NamedTuple):
 def unpack(archive: Path, folder: Path, name: str, sha256: str) -> None:
     """Unpack the model in `archive` into `folder`, which is not there yet, and list it there.
 
-    `name` is what the archive is called in messages, `sha256` what stands for it in the list. Raises StageError 65 for
+    `name` is what the archive is called in messages, `sha256` what stands for it in the list. Raises UserError 65 for
     an archive that is unsafe, damaged, or holds no compiled model, and OSError for the disk; what is then in `folder`
     is for the caller to delete.
     """
@@ -71,7 +72,7 @@ def unpack(archive: Path, folder: Path, name: str, sha256: str) -> None:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a place before the beginning gives
             raise
         what = f"{name} cannot be unpacked: {str(error)[:200] or 'it is cut off'}"
-        raise StageError(os.EX_DATAERR, what) from error
+        raise UserError(os.EX_DATAERR, what) from error
     with (folder / LIST).open("w", encoding="utf-8") as out:
         json.dump({"archive": sha256, "files": [part._asdict() for part in parts]}, out, indent=1)
         out.flush()

@@ -1,10 +1,10 @@
 """models/catalog.toml: every model, where it comes from, what it needs, and whether it is here.
 
-    entry = catalog.find("base.en-q5_1")       # StageError 64 with near matches for a name that is not in it
+    entry = catalog.find("base.en-q5_1")       # UserError 64 with near matches for a name that is not in it
     entry = catalog.default("english")         # or multilingual, coreml, coreml-gpu, cuda, cpu, filter
     entry.is_present()                         # its files are there and their sizes match
     entry.path                                 # the file of a one-file model, otherwise the folder
-    catalog.require("base.en-q5_1")            # the entry if it is present, otherwise StageError 69 with the command
+    catalog.require("base.en-q5_1")            # the entry if it is present, otherwise UserError 69 with the command
 
 `python -m helpers.catalog.catalog` prints the table that stands in the README.
 """
@@ -21,7 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.catalog import archive
-from helpers.core.stage import ROOT, StageError, printable, setting
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.stage import setting
+from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 KINDS = ("whisper", "image", "filter")
@@ -134,19 +137,19 @@ def models_folder() -> Path:
 
 
 def entries() -> dict[str, Entry]:
-    """Every model by name, in the order of the file. Raises StageError 65 for a catalogue that does not make sense."""
+    """Every model by name, in the order of the file. Raises UserError 65 for a catalogue that does not make sense."""
     return _read()[0]
 
 
 def find(name: str) -> Entry:
-    """The entry called `name`. Raises StageError 64 that lists the names nearest to it."""
+    """The entry called `name`. Raises UserError 64 that lists the names nearest to it."""
     if entry := entries().get(name):
         return entry
     import difflib
 
     near = difflib.get_close_matches(name, entries(), n=3, cutoff=0.4)
     remedy = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise StageError(
+    raise UserError(
         os.EX_USAGE,
         f"no model is called {printable(name)[:80]!r}",
         f"{remedy}./download_model.py list shows them all.",
@@ -161,11 +164,11 @@ def default(role: str) -> Entry:
 
 
 def require(name: str) -> Entry:
-    """The entry called `name` if it can be used now. Raises StageError 64 (unknown) or 69 (not here, or damaged)."""
+    """The entry called `name` if it can be used now. Raises UserError 64 (unknown) or 69 (not here, or damaged)."""
     entry = find(name)
     if problem := entry.problem():
         what = f"the model {name} is not on this machine" if problem == "missing" else f"the model {name} is {problem}"
-        raise StageError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {name}")
+        raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {name}")
     return entry
 
 
@@ -193,7 +196,7 @@ def _read() -> tuple[dict[str, Entry], dict[str, str]]:
         data = toml.loads(CATALOG.read_text(encoding="utf-8"))
         return parse(data)
     except (OSError, ValueError) as error:  # a TOML error is a ValueError, and so is what parse() finds
-        raise StageError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error
+        raise UserError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error
 
 
 def parse(data: dict[str, Any]) -> tuple[dict[str, Entry], dict[str, str]]:

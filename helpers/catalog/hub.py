@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from helpers.core.stage import StageError, is_set, printable
+from helpers.core.errors import UserError
+from helpers.core.stage import is_set
+from helpers.core.text import printable
 
 if TYPE_CHECKING:
     import httpx2
@@ -46,7 +48,7 @@ class Answer(NamedTuple):
     hash: str
 
 
-class Unreachable(StageError):
+class Unreachable(UserError):
     """The hub cannot be reached or does not deliver: no other repository on it needs to be tried."""
 
     def __init__(self, message: str, remedy: str) -> None:
@@ -63,7 +65,7 @@ def usual_patience() -> Patience:
 def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
     """Look a file up, with a few tries at a hub that answers 5xx or 429.
 
-    Raises StageError 77 (refused), 69 (the hub does not have it, or has a fault) and Unreachable.
+    Raises UserError 77 (refused), 69 (the hub does not have it, or has a fault) and Unreachable.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -76,15 +78,15 @@ def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
             status = error.response.status_code
             if status in (401, 403):
                 remedy = f"Accept its terms on https://huggingface.co/{repo} and set HF_TOKEN; an old token is refused."
-                raise StageError(os.EX_NOPERM, f"{where}: the hub refuses it ({status})", remedy) from error
+                raise UserError(os.EX_NOPERM, f"{where}: the hub refuses it ({status})", remedy) from error
             if status < 500 and status != 429:
-                raise StageError(os.EX_UNAVAILABLE, f"{where}: the hub does not have it ({status})") from error
+                raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub does not have it ({status})") from error
             if attempt + 1 < patience.attempts:
                 time.sleep(0.5 * 2**attempt)
         else:
             known = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found.etag or "")
             return Answer(found.location, found.size, known[0] if known else "")
-    raise StageError(os.EX_UNAVAILABLE, f"{where}: the hub has a fault ({status})", "Try again in a few minutes.")
+    raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub has a fault ({status})", "Try again in a few minutes.")
 
 
 def _within(seconds: float, url: str) -> Any:
@@ -123,7 +125,7 @@ def _within(seconds: float, url: str) -> Any:
 def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -> None:
     """Append to `partial` until it has `size` bytes, through cuts and stalls, as long as each try brings something.
 
-    Raises StageError 65 (more than `size` arrived; `partial` is emptied), 69 (the host refuses, or is not the hub's)
+    Raises UserError 65 (more than `size` arrived; `partial` is emptied), 69 (the host refuses, or is not the hub's)
     and Unreachable; OSError for the disk. What has arrived stays in `partial`.
     """
     import httpx2
@@ -148,7 +150,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
                     for block in response.iter_raw() if response.status_code != 416 else ():
                         if out.tell() + len(block) > size:
                             out.truncate(0)
-                            raise StageError(os.EX_DATAERR, f"{name}: more arrived than the {size} bytes announced")
+                            raise UserError(os.EX_DATAERR, f"{name}: more arrived than the {size} bytes announced")
                         out.write(block)
                         bar.update(len(block))
                         if time.monotonic() > deadline:
@@ -160,7 +162,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
             except httpx2.RequestError:
                 pass
             except (httpx2.InvalidURL, ValueError) as error:
-                raise StageError(os.EX_UNAVAILABLE, f"{name}: the hub sends us to no address") from error
+                raise UserError(os.EX_UNAVAILABLE, f"{name}: the hub sends us to no address") from error
             if out.tell() > best:
                 tries, best = 0, out.tell()
         out.flush()
@@ -184,7 +186,7 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
             target.scheme == "https" and any(f".{target.hostname}".endswith(f".{domain}") for domain in domains)
         ):
             what = f"the hub sends us to {_named(url)}, which is not its own"
-            raise StageError(os.EX_UNAVAILABLE, what, "Unset HF_ENDPOINT if you set it.")
+            raise UserError(os.EX_UNAVAILABLE, what, "Unset HF_ENDPOINT if you set it.")
         headers = build_hf_headers(token=None if own else False)  # a token never leaves the hub itself
         headers["Accept-Encoding"] = "identity"
         if offset:
@@ -195,10 +197,10 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
                 continue
             if response.status_code not in (200, 206, 416):
                 what = f"{_named(url)} answers {response.status_code} for the file"
-                raise StageError(os.EX_UNAVAILABLE, what, "Try again in a few minutes.")
+                raise UserError(os.EX_UNAVAILABLE, what, "Try again in a few minutes.")
             yield response
             return
-    raise StageError(os.EX_UNAVAILABLE, "the hub redirects in circles")
+    raise UserError(os.EX_UNAVAILABLE, "the hub redirects in circles")
 
 
 def _named(url: str) -> str:

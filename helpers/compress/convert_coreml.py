@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.adapt.diffusers_folder import read_config, read_weights
-from helpers.core.stage import Parser, StageError, printable, run, say
+from helpers.core.errors import UserError
+from helpers.core.stage import Parser, run, say
+from helpers.core.text import printable
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
@@ -76,7 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def source_folder(name: str) -> Path:
     """A folder, or that of a model of the catalogue.
 
-    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that is not.
+    Raises: UserError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that is not.
     """
     from helpers.catalog import catalog
 
@@ -84,7 +86,7 @@ def source_folder(name: str) -> Path:
         return catalog.require(name).path
     folder = Path(name).expanduser().resolve()
     if not folder.is_dir():
-        raise StageError(os.EX_NOINPUT, f"there is no model folder {name}")
+        raise UserError(os.EX_NOINPUT, f"there is no model folder {name}")
     return folder
 
 
@@ -94,7 +96,7 @@ def convert(
     """Write the packages of the model in `source`, and what the engine needs beside them, into `folder`.
 
     size: width and height in pixels, None for what it was trained at; attention, system: see engines/coreml_graph.py.
-    Raises: StageError 64 for a size it cannot have, 69 for a model that is missing, damaged or not computed here.
+    Raises: UserError 64 for a size it cannot have, 69 for a model that is missing, damaged or not computed here.
     """
     ct = tools()
     from helpers.draw.diffusion import check_size
@@ -169,15 +171,15 @@ def compile_packages(folder: Path) -> None:
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder that becomes `target` if all goes well, and is deleted if not.
 
-    Raises: StageError 73 if `target` is there already, or cannot be made.
+    Raises: UserError 73 if `target` is there already, or cannot be made.
     """
     if target.exists():
-        raise StageError(os.EX_CANTCREAT, f"{target} is there already", "Name another --output, or delete it.")
+        raise UserError(os.EX_CANTCREAT, f"{target} is there already", "Name another --output, or delete it.")
     partial = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         partial.mkdir(parents=True)
     except OSError as error:
-        raise StageError(os.EX_CANTCREAT, f"cannot write to {target.parent}: {error.strerror}") from error
+        raise UserError(os.EX_CANTCREAT, f"cannot write to {target.parent}: {error.strerror}") from error
     try:
         yield partial
         partial.rename(target)
@@ -186,7 +188,7 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 def tools() -> Any:
-    """The coremltools module. Raises StageError 69 with the command that installs it, where it is missing."""
+    """The coremltools module. Raises UserError 69 with the command that installs it, where it is missing."""
     from helpers.draw.engines.coreml import coremltools
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of a hundred passes
@@ -194,7 +196,7 @@ def tools() -> Any:
         return coremltools()
     except ModuleNotFoundError as error:
         remedy = ".venv/bin/python -m pip install -e '.[convert]'"
-        raise StageError(os.EX_UNAVAILABLE, f"{printable(str(error.name))} is not installed", remedy) from error
+        raise UserError(os.EX_UNAVAILABLE, f"{printable(str(error.name))} is not installed", remedy) from error
 
 
 if __name__ == "__main__":

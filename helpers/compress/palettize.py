@@ -19,7 +19,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers.core.stage import Parser, StageError, run, say
+from helpers.core.errors import UserError
+from helpers.core.stage import Parser, run, say
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = Path(arguments.folder).expanduser().absolute()
     if not any(folder.glob("*.mlpackage")):
         remedy = "Convert a model first: python -m helpers.compress.convert_coreml --help."
-        raise StageError(os.EX_NOINPUT, f"there are no Core ML packages in {folder}", remedy)
+        raise UserError(os.EX_NOINPUT, f"there are no Core ML packages in {folder}", remedy)
     if arguments.what == "compare":
         from helpers.compress.report import compare
 
@@ -85,31 +86,31 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def recipe(name: str) -> Recipe:
-    """`palette-6` → Recipe. Raises StageError 64 for a name that is none."""
+    """`palette-6` → Recipe. Raises UserError 64 for a name that is none."""
     if name == "linear-8":
         return Recipe("linear", 8)
     if match := re.fullmatch(r"palette-([123468])(-grouped)?", name):
         return Recipe("grouped" if match[2] else "palette", int(match[1]))
     if match := re.fullmatch(r"mixed-(\d(?:\.\d+)?)", name):
         return Recipe("mixed", float(match[1]))
-    raise StageError(os.EX_USAGE, f"there is no recipe {name!r}", f"For example: {', '.join(RECIPES)}.")
+    raise UserError(os.EX_USAGE, f"there is no recipe {name!r}", f"For example: {', '.join(RECIPES)}.")
 
 
 def source_of(folder: Path) -> Path:
-    """The diffusers folder that a folder was converted from. Raises StageError 66 if it is not there any more."""
+    """The diffusers folder that a folder was converted from. Raises UserError 66 if it is not there any more."""
     from helpers.adapt.diffusers_folder import read_config
 
     source = Path(read_config(folder / "conversion.json").get("source", ""))
     if not (source / "model_index.json").is_file():
         remedy = "What mixed-bit recipes, decode and compare measure against is the model it was converted from."
-        raise StageError(os.EX_NOINPUT, f"{folder} was converted from {source}, which is not there", remedy)
+        raise UserError(os.EX_NOINPUT, f"{folder} was converted from {source}, which is not there", remedy)
     return source
 
 
 def compress(folder: Path, recipe: Recipe, target: Path) -> None:
     """Write the packages of `folder` with a recipe applied, and what lies beside them, into the folder `target`.
 
-    Raises: StageError 64 for a recipe that the packages' system does not know, that cannot be met, or for packages that
+    Raises: UserError 64 for a recipe that the packages' system does not know, that cannot be met, or for packages that
     are compressed already; 66 (mixed) if the model they were made from is gone.
     """
     from helpers.compress import palettes
@@ -123,11 +124,11 @@ def compress(folder: Path, recipe: Recipe, target: Path) -> None:
         program, about = _read(package)
         main = program.functions["main"]
         if any(operation.op_type.startswith("constexpr_") for operation in main.operations):
-            raise StageError(os.EX_USAGE, f"{package} is compressed already", "Start from what convert_coreml made.")
+            raise UserError(os.EX_USAGE, f"{package} is compressed already", "Start from what convert_coreml made.")
         newer = main.opset_version >= ct.target.macOS15
         if not newer and (recipe.kind == "grouped" or recipe == Recipe("palette", 3)):
             message = "3-bit and grouped palettes need macOS 15, and these packages run on 14"
-            raise StageError(os.EX_USAGE, message, "Convert the model with --system macOS15.")
+            raise UserError(os.EX_USAGE, message, "Convert the model with --system macOS15.")
         say(f"compressing {package.stem}")
         weights = _weights_of(program)
         if recipe.kind == "mixed":
@@ -207,7 +208,7 @@ def mixed_bits(
     more room than with palettes of `average` bits.
 
     source: the diffusers folder; part: TextEncoder, Unet or a piece of it, VAEDecoder; weights: by their name in the
-    program. Raises StageError 64 for an average that is too small, or weights that were changed when
+    program. Raises UserError 64 for an average that is too small, or weights that were changed when
     the Unet was cut in two.
     """
     from helpers.adapt.diffusers_folder import read_weights
@@ -231,12 +232,12 @@ def mixed_bits(
     try:
         return palettes.allocate(costs, errors, budget)
     except ValueError as error:
-        raise StageError(os.EX_USAGE, f"{average:g} bits cannot be had: {error}", "The least is 1.") from error
+        raise UserError(os.EX_USAGE, f"{average:g} bits cannot be had: {error}", "The least is 1.") from error
 
 
-def _molten(key: str, part: str) -> StageError:
+def _molten(key: str, part: str) -> UserError:
     remedy = "Convert it without --chunk, which melts some weights with what they are multiplied by."
-    return StageError(os.EX_USAGE, f"{key} is not one weight in both {part} and the model it was made from", remedy)
+    return UserError(os.EX_USAGE, f"{key} is not one weight in both {part} and the model it was made from", remedy)
 
 
 def decoded_weights(package: Path) -> dict[str, NDArray[np.float16]]:
@@ -255,7 +256,7 @@ def decoded_weights(package: Path) -> dict[str, NDArray[np.float16]]:
 def decode(folder: Path, source: Path, target: Path) -> None:
     """Write the diffusers folder `source` into `target` with the weights that the packages of `folder` decode to.
 
-    What no package holds (the encoder of the VAE) stays as it is. Raises StageError 64 for weights that were changed
+    What no package holds (the encoder of the VAE) stays as it is. Raises UserError 64 for weights that were changed
     when the Unet was cut in two.
     """
     import numpy as np

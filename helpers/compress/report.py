@@ -16,7 +16,8 @@ from helpers.adapt.diffusers_folder import read_weights
 from helpers.catalog.catalog import human
 from helpers.compress.convert_coreml import PARTS
 from helpers.compress.palettize import compress, decode, recipe, source_of
-from helpers.core.stage import StageError, printable
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import openvino_engine
 
@@ -46,7 +47,7 @@ def compare(folder: Path, recipes: Iterable[str], prompts: Path | None) -> None:
     Each recipe is applied, decoded, and its pictures are drawn by the CPU engine, which computes what Core ML computes
     of the same weights, in 32 bits. The reference is the model that the folder was made from.
 
-    Raises: StageError 64 for a wrong recipe, 65 or 66 for a file without a prompt or none at all, 66 if the model is
+    Raises: UserError 64 for a wrong recipe, 65 or 66 for a file without a prompt or none at all, 66 if the model is
     gone.
     """
     texts = read_prompts(prompts) if prompts else list(PROMPTS)
@@ -82,15 +83,15 @@ def measured(folder: Path, recipes: Iterable[str], texts: Sequence[str]) -> Iter
 
 
 def read_prompts(file: Path) -> list[str]:
-    """A prompt on each line, empty ones left out. Raises: StageError 65 for none or what is no text, 66 unreadable."""
+    """A prompt on each line, empty ones left out. Raises: UserError 65 for none or what is no text, 66 unreadable."""
     try:
         texts = [text for line in file.read_text("utf-8").splitlines() if (text := printable(line))]
     except OSError as error:
-        raise StageError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
+        raise UserError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise StageError(os.EX_DATAERR, f"{file} is no text in UTF-8") from error
+        raise UserError(os.EX_DATAERR, f"{file} is no text in UTF-8") from error
     if not texts:
-        raise StageError(os.EX_DATAERR, f"{file} holds no prompt", "Write one on each line.")
+        raise UserError(os.EX_DATAERR, f"{file} holds no prompt", "Write one on each line.")
     return texts
 
 

@@ -1,6 +1,6 @@
 """What every stage of the pipe does the same: settings, errors, events, a stdout that only the next stage reads.
 
-A stage is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `StageError`; outside it ends
+A stage is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `UserError`; outside it ends
 with a sysexits code and at most two lines: what is wrong, and what to do about it.
 """
 
@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import sys
 import time
 import traceback
@@ -19,30 +18,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-
-# Control characters (C0 without tab and newline, DEL, C1), bidirectional controls, line and paragraph separators:
-# a spoken or fetched text that holds them could rewrite what stands on a terminal or in a log.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.text import printable, shortened
 
 LONGEST_LINE = 1 << 20  # bytes of a line of text; a window of 30 s holds a thousand
-LONGEST_SAID = 1000  # letters; with at most 4 bytes each they go into a pipe in one piece (PIPE_BUF)
-
-
-class StageError(Exception):
-    """What a person is told: `message` says what is wrong, `remedy` what to do, `code` is the sysexits code."""
-
-    def __init__(self, code: int, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.code, self.message, self.remedy = code, message, remedy
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but a wrong option is a StageError 64 like any other error, not a page of usage and exit code 2."""
+    """argparse, but a wrong option is a UserError 64 like any other error, not a page of usage and exit code 2."""
 
     def error(self, message: str) -> NoReturn:
-        raise StageError(os.EX_USAGE, message, f"{self.prog} --help shows the options.")
+        raise UserError(os.EX_USAGE, message, f"{self.prog} --help shows the options.")
 
 
 def setting(name: str, default: str = "") -> str:
@@ -65,15 +52,10 @@ def control() -> Path | None:
     return Path(path) if (path := setting("CONTROL")) else session()
 
 
-def printable(text: str) -> str:
-    """`text` on one line and safe on any terminal: control and direction characters become spaces."""
-    return " ".join(_UNPRINTABLE.sub(" ", text).split())
-
-
 def lines() -> Iterator[str]:
     """The lines of text that arrive on stdin, each as soon as it is whole, as printable.
 
-    Raises: StageError 65 when one is longer than 1 MiB.
+    Raises: UserError 65 when one is longer than 1 MiB.
     """
     rest, data = b"", b"-"
     while data:
@@ -81,14 +63,9 @@ def lines() -> Iterator[str]:
         *whole, rest = (rest + data).split(b"\n")
         yield from (printable(line.decode(errors="replace")) for line in whole)
         if len(rest) > LONGEST_LINE:
-            raise StageError(os.EX_DATAERR, f"a line of more than {LONGEST_LINE} bytes is no prompt")
+            raise UserError(os.EX_DATAERR, f"a line of more than {LONGEST_LINE} bytes is no prompt")
     if rest:
         yield printable(rest.decode(errors="replace"))
-
-
-def shortened(text: str) -> str:
-    """As much of `text` as is told to a person."""
-    return text if len(text) <= LONGEST_SAID else f"{text[: LONGEST_SAID - 2]} …"
 
 
 def say(text: str) -> None:
@@ -132,7 +109,7 @@ def take_stdout() -> BinaryIO:
     return pipe
 
 
-def _report(name: str, error: StageError) -> None:
+def _report(name: str, error: UserError) -> None:
     what, remedy = (shortened(printable(text)) for text in (error.message, error.remedy))
     lines = f"{name}: {what}\n" + (f"  {remedy}\n" if remedy else "")
     if folder := control():
@@ -142,20 +119,20 @@ def _report(name: str, error: StageError) -> None:
     sys.stderr.write(lines)
 
 
-def _understood(error: Exception) -> StageError:
+def _understood(error: Exception) -> UserError:
     """What an exception that nobody raised on purpose means to a person."""
     if isinstance(error, ModuleNotFoundError):
         with contextlib.suppress(OSError):
             (ROOT / ".venv" / "whole").unlink()  # so that pipeline.sh makes the environment anew
         what = f"the Python environment is not whole: {error.name} is missing"
-        return StageError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
+        return UserError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
     if isinstance(error, OSError) and (folder := session()) and not folder.is_dir():
-        return StageError(os.EX_CANTCREAT, f"the folder {folder.parent} went away during the run", "Run again.")
+        return UserError(os.EX_CANTCREAT, f"the folder {folder.parent} went away during the run", "Run again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
-        return StageError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")
+        return UserError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")
     what = f"unexpected error: {type(error).__name__}: {error}"
-    return StageError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
+    return UserError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 
 
 def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
@@ -164,7 +141,7 @@ def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
         event(name, "started")
         code = main(None)
         sys.stdout.flush()
-    except StageError as error:
+    except UserError as error:
         _report(name, error)
         code = error.code
     except KeyboardInterrupt:

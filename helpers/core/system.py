@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from helpers import __version__
-from helpers.core import stage
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 from helpers.draw.engines import compute_units
 
 
@@ -57,7 +58,7 @@ def system() -> str:
 def short(path: str | Path) -> str:
     """A path as it may be shown: of the repository, or with ~ for the home folder."""
     text = str(path)
-    for folder, name in ((f"{stage.ROOT}/", ""), (str(Path.home()), "~")):
+    for folder, name in ((f"{ROOT}/", ""), (str(Path.home()), "~")):
         text = text.replace(folder, name) if folder.strip("/") else text
     return text
 
@@ -73,4 +74,4 @@ def private(text: str) -> str:
     for name in sorted(names - {"root", "localhost", ""}, key=len, reverse=True):  # the whole before a part of it
         if len(name) > 2:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text, flags=re.IGNORECASE)
-    return stage.printable(text)
+    return printable(text)

@@ -10,6 +10,7 @@ import unicodedata
 from pathlib import Path
 
 from helpers.core import stage
+from helpers.core.text import printable
 
 # In the session: what transcribe has understood so far; and, while confirm has the terminal, an empty file.
 PARTIAL, ASKING = "partial.txt", "asking"
@@ -30,7 +31,7 @@ class Meter:
 
     def _understood(self) -> str:
         try:
-            return stage.printable(self._partial.read_text(encoding="utf-8", errors="replace"))
+            return printable(self._partial.read_text(encoding="utf-8", errors="replace"))
         except OSError:
             return ""
 

@@ -30,7 +30,10 @@ from typing import NamedTuple
 from helpers.catalog import catalog
 from helpers.catalog.catalog import Entry, human
 from helpers.core import stage, system, terminal
-from helpers.core.stage import ROOT, StageError, is_set, setting
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.stage import is_set, setting
+from helpers.core.text import printable
 from helpers.draw import engines, run_folder
 from helpers.draw.engines import compute_units, nvidia
 from helpers.install import wanted_models
@@ -58,7 +61,7 @@ class Finding(NamedTuple):
     code: int = 0
 
 
-def worse(error: StageError) -> Finding:
+def worse(error: UserError) -> Finding:
     return Finding("no", error.message, error.remedy, error.code)
 
 
@@ -125,7 +128,7 @@ def listening() -> Finding:
                 if sound.seconds >= SECONDS:
                     break
         line.clear()
-    except StageError as error:
+    except UserError as error:
         return worse(error)
     text = f"{name}: {sound.loudest:.0f} dBFS at the loudest, {audio.level_dbfs(pcm):.0f} on average"
     if sound.is_silent():
@@ -146,7 +149,7 @@ def speech() -> Finding:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             model = recognisers.choose_model(setting("WHISPER"), language, translate)
-    except StageError as error:
+    except UserError as error:
         return worse(error)
     if model:
         return Finding("ok", f"whisper.cpp with {model.path.name}, language {language}{' to English' * translate}")
@@ -193,7 +196,7 @@ def engine() -> Finding:
     """What computes the pictures, and what is missing for something quicker."""
     try:
         best = engines.available()[0]
-    except StageError as error:
+    except UserError as error:
         return worse(error)
     text = {
         "coreml": f"Core ML on {compute_units.machine().chip}",
@@ -296,7 +299,7 @@ NEEDED = ("Python", "models", "engine", "disk", "picture")
 
 
 def _device() -> str:
-    """What people call the microphone that is used. Raises: StageError 69."""
+    """What people call the microphone that is used. Raises: UserError 69."""
     if name := setting("DEVICE"):
         return microphone.find(name).name
     known, inputs = microphone.devices(), []
@@ -309,14 +312,14 @@ def _device() -> str:
         default = system.said("pactl", "get-default-source").strip()
         inputs = [device.name for device in known if device.address == default]
     names = inputs or [device.name for device in known][:1]
-    return stage.printable(names[0]) if names else "the default one"
+    return printable(names[0]) if names else "the default one"
 
 
 def _suitable() -> list[Entry]:
     """The models for this machine, for hearing and drawing; none where the engine is unknown, which `engine` tells."""
     try:
         return [catalog.find(name) for name in wanted_models.usual()]
-    except StageError:
+    except UserError:
         return []
 
 
@@ -377,7 +380,7 @@ def examine(check: Callable[[], Finding]) -> Finding:
     """What a check finds; what it did not expect is found as well."""
     try:
         found = check()
-    except StageError as error:
+    except UserError as error:
         found = worse(error)
     except ModuleNotFoundError as error:
         found = Finding("no", f"the Python package {error.name} is missing", REPAIR, os.EX_UNAVAILABLE)

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import samplers
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
 
 
-class NoPicture(StageError):
+class NoPicture(UserError):
     """There is nothing to show for a prompt; the next one may do better."""
 
 
@@ -45,13 +45,13 @@ def check_size(size: tuple[int, int], factor: int) -> None:
     """Refuse a size (width, height) that is no multiple of `factor`, the model's pixels per latent.
 
     Raises:
-        StageError: 64, with the nearest size that the model draws.
+        UserError: 64, with the nearest size that the model draws.
     """
     width, height = size
     if min(size) < factor or width % factor or height % factor:
         nearest = "x".join(str(max(factor, round(side / factor) * factor)) for side in size)
         message = f"this model cannot draw {width}x{height}: both sides must be multiples of {factor}"
-        raise StageError(os.EX_USAGE, message, f"The nearest size it draws is {nearest}.")
+        raise UserError(os.EX_USAGE, message, f"The nearest size it draws is {nearest}.")
 
 
 def draw(
@@ -77,7 +77,7 @@ def draw(
 
     Raises:
         BlankPicture: what came out is not a number, black, or one colour.
-        StageError: 64 for a sampler or a number of steps that does not exist, 69 for a scheduler that is not known.
+        UserError: 64 for a sampler or a number of steps that does not exist, 69 for a scheduler that is not known.
     """
     how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler, "on_step": on_step}
     return pixels(engine.decode(sample(engine, text, unwanted, **how)), engine.precision)

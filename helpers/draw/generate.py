@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any
 
 from helpers import __version__
 from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +70,7 @@ def choose_model(name: str) -> Model:
     """The model a user names: a folder, or a name of the catalogue; "" is the best one for this machine. Where that is
     not on disk, the built-in one.
 
-    Raises: StageError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that another
+    Raises: UserError 64 for a name that nobody knows, 66 for a folder that is not there, 69 for a model that another
     kind of machine computes.
     """
     from helpers.catalog import catalog
@@ -81,18 +83,18 @@ def choose_model(name: str) -> Model:
     if os.sep in name:
         folder = Path(name).expanduser().resolve()
         if not folder.is_dir():
-            raise stage.StageError(os.EX_NOINPUT, f"there is no model folder {name}")
+            raise UserError(os.EX_NOINPUT, f"there is no model folder {name}")
         possible = engines.engines_of(folder)
         if not set(here) & set(possible):
             message = f"{name} is computed by {' or '.join(possible)}, which is not on this machine"
-            raise stage.StageError(os.EX_UNAVAILABLE, message, "Leave --model out to draw with what is here.")
-        return Model(stage.printable(folder.name), folder, next(engine for engine in here if engine in possible))
+            raise UserError(os.EX_UNAVAILABLE, message, "Leave --model out to draw with what is here.")
+        return Model(printable(folder.name), folder, next(engine for engine in here if engine in possible))
     entry = catalog.find(name) if name else catalog.default(role(here[0]))
     if entry.kind != "image":
-        raise stage.StageError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
+        raise UserError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
     if not set(here) & set(entry.engines):
         message = f"{name} is computed by {' or '.join(entry.engines)}, which is not on this machine"
-        raise stage.StageError(os.EX_UNAVAILABLE, message, f"Models for {here[0]}: ./download_model.py list")
+        raise UserError(os.EX_UNAVAILABLE, message, f"Models for {here[0]}: ./download_model.py list")
     if problem := entry.problem():
         stage.say(
             f"{NAME}: {entry.name} is {problem}, the built-in model draws; ./download_model.py {entry.name} gets it"
@@ -203,7 +205,7 @@ def transcript(number: int) -> str:
     if not folder or not (folder / "transcript.txt").is_file():
         return ""
     written = (folder / "transcript.txt").read_bytes().split(b"\n")  # a line ends nowhere else in the pipe
-    return stage.printable(written[number - 1].decode(errors="replace")) if number <= len(written) else ""
+    return printable(written[number - 1].decode(errors="replace")) if number <= len(written) else ""
 
 
 def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray[np.uint8]]]) -> dict[str, Any]:
@@ -293,7 +295,7 @@ def main(argv: list[str] | None = None) -> int:
     engine = engines.load(
         model.engine, model.folder, size=arguments.size, guidance=guidance > 1, precision=arguments.precision
     )
-    negative = stage.printable(arguments.negative)
+    negative = printable(arguments.negative)
     unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None
     if arrived.empty():
         engine.warm(arguments.count)
@@ -340,7 +342,7 @@ def main(argv: list[str] | None = None) -> int:
         raise failure
     if not (drawn or stage.is_set("LOOP")):
         remedy = "printf 'a burger\\n' | python -m helpers.draw.generate"
-        raise stage.StageError(os.EX_DATAERR, "no prompt arrived on stdin", remedy)
+        raise UserError(os.EX_DATAERR, "no prompt arrived on stdin", remedy)
     return 0
 
 

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 
 SHORTEST_KEPT = 1.0  # seconds of a recording that is worth a folder when no picture came of it
 
@@ -45,7 +47,7 @@ def slug(prompt: str) -> str:
 
 def output_folder() -> Path:
     """Where runs are kept: A2I_OUTPUT, or `outputs` in the repository."""
-    return Path(stage.setting("OUTPUT", str(stage.ROOT / "outputs"))).absolute()
+    return Path(stage.setting("OUTPUT", str(ROOT / "outputs"))).absolute()
 
 
 class RunFolder:
@@ -71,7 +73,7 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write one file. Raises: StageError 73 when the disk is full or the folder is gone."""
+        """Write one file. Raises: UserError 73 when the disk is full or the folder is gone."""
         data = content.encode() if isinstance(content, str) else content
         try:
             (self.path / name).write_bytes(data)
@@ -79,7 +81,7 @@ class RunFolder:
             raise cannot_write(error) from error
 
     def take(self, file: Path, name: str) -> None:
-        """Move a file of the session here; it goes back if the folder is dropped. Raises: StageError 73."""
+        """Move a file of the session here; it goes back if the folder is dropped. Raises: UserError 73."""
         try:
             file.rename(self.path / name)
         except OSError as error:
@@ -103,12 +105,12 @@ class RunFolder:
             number += 1
 
 
-def cannot_write(error: OSError) -> stage.StageError:
+def cannot_write(error: OSError) -> UserError:
     """What to tell a person when a run cannot be kept."""
     if error.errno == errno.ENOSPC:
-        return stage.StageError(os.EX_CANTCREAT, f"the disk of {output_folder()} is full", "Make room and run again.")
+        return UserError(os.EX_CANTCREAT, f"the disk of {output_folder()} is full", "Make room and run again.")
     message = f"cannot write to {output_folder()}: {error.strerror}"
-    return stage.StageError(os.EX_CANTCREAT, message, "--output DIR keeps the runs somewhere else.")
+    return UserError(os.EX_CANTCREAT, message, "--output DIR keeps the runs somewhere else.")
 
 
 def events() -> list[dict[str, Any]]:
@@ -149,7 +151,7 @@ def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
         if seconds >= SHORTEST_KEPT:
             with RunFolder(recording.stat().st_mtime) as run:
                 run.take(recording, "prompt.wav")
-                with contextlib.suppress(stage.StageError):  # a full disk still has room for a name
+                with contextlib.suppress(UserError):  # a full disk still has room for a name
                     run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
                 kept = run.finish("")
             stage.say(f"  The recording is kept: {kept / 'prompt.wav'}")

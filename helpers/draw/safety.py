@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
 from helpers.catalog import catalog
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw.engines import nvidia
 
 # What CLIP was trained with (openai/CLIP, clip.py): pixels of a side, mean and spread of each colour
@@ -32,13 +32,13 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
 
     Returns a function of a picture, uint8 (height, width, 3), that says whether the filter takes it.
 
-    Raises: StageError 69 with the command that gets what is missing: the detector, or PyTorch, which computes it.
+    Raises: UserError 69 with the command that gets what is missing: the detector, or PyTorch, which computes it.
     """
     fetched = catalog.default("filter")
     places = [place for place in (folder / "safety_checker", fetched.folder / "safety_checker") if place.is_dir()]
     if not places:
         remedy = f"Get one with: ./download_model.py {fetched.name}   ({catalog.human(fetched.bytes)})"
-        raise StageError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
+        raise UserError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
     nvidia.check_packages()
     files = diffusers_folder.weight_files(places[0])
     half, config = ".fp16." in files[0].name, diffusers_folder.read_config(places[0] / "config.json")

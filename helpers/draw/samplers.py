@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 Array = NDArray[Any]  # float32 throughout
 
@@ -62,7 +62,7 @@ class Sampling:
         self.alphas = _alphas(config)  # the cumulative product, for each training timestep
         if not 1 <= steps < len(self.alphas):
             message = f"{steps} steps cannot be drawn with this model: it has {len(self.alphas)} timesteps"
-            raise StageError(os.EX_USAGE, message, "Use --steps 20 or so.")
+            raise UserError(os.EX_USAGE, message, "Use --steps 20 or so.")
         self.initial_sigma = np.float32(1)
         self.timesteps: list[float] = self._spaced(steps).tolist()
 
@@ -125,7 +125,7 @@ class Lcm(Ddim):
         most = self.config.get("original_inference_steps", 50)  # those it was distilled from
         if steps > most:
             message = f"{steps} steps cannot be drawn with the sampler lcm: this model was distilled from {most}"
-            raise StageError(os.EX_USAGE, message, "Use --steps 4 or so.")
+            raise UserError(os.EX_USAGE, message, "Use --steps 4 or so.")
         every = np.arange(most, 0, -1) * (len(self.alphas) // most) - 1
         return np.asarray(every[np.linspace(0, most, steps, endpoint=False).astype(int)])
 
@@ -264,10 +264,10 @@ def start(name: str, config: Mapping[str, Any], steps: int, noise: Callable[[], 
     The configuration may be of another scheduler: what both know is taken from it, as diffusers' from_config does.
 
     Raises:
-        StageError: 64 for an unknown name or number of steps, 69 for a configuration that is not computed here.
+        UserError: 64 for an unknown name or number of steps, 69 for a configuration that is not computed here.
     """
     if name not in SAMPLERS:
-        raise StageError(os.EX_USAGE, f"there is no sampler {name!r}", f"Samplers: {', '.join(SAMPLERS)}.")
+        raise UserError(os.EX_USAGE, f"there is no sampler {name!r}", f"Samplers: {', '.join(SAMPLERS)}.")
     return SAMPLERS[name](config, steps, noise)
 
 
@@ -315,5 +315,5 @@ def _choice(config: Mapping[str, Any], key: str, default: str, *others: str) -> 
     return value
 
 
-def _unknown(key: str, value: object) -> StageError:
-    return StageError(os.EX_UNAVAILABLE, f"the model's scheduler has {key}={value!r}, which is not known here")
+def _unknown(key: str, value: object) -> UserError:
+    return UserError(os.EX_UNAVAILABLE, f"the model's scheduler has {key}={value!r}, which is not known here")

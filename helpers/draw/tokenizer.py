@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers.adapt.diffusers_folder import plain
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +37,7 @@ class Tokenizer:
     encoder's positions, 77 for CLIP.
 
     Raises:
-        StageError: 69 for files that are missing or damaged.
+        UserError: 69 for files that are missing or damaged.
     """
 
     def __init__(self, folder: Path, length: int = 77, padding: str = END) -> None:
@@ -54,7 +54,7 @@ class Tokenizer:
             )
         except Exception as error:  # tokenizers raises plain Exception
             what = f"the tokenizer in {folder} cannot be read: {type(error).__name__}: {str(error)[:200]}"
-            raise StageError(os.EX_UNAVAILABLE, what, "Fetch the model again.") from error
+            raise UserError(os.EX_UNAVAILABLE, what, "Fetch the model again.") from error
         self._start, self._end, self._padding = ids
         self._tokenizer = Tokenizer(bytes_and_merges)
         self._tokenizer.normalizer = normalizers.Sequence(

@@ -28,6 +28,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 
 RATE = 16_000  # samples per second
 BYTES_PER_SECOND = 2 * RATE
@@ -87,7 +89,7 @@ def window(text: str) -> float:
 def ffmpeg_programs() -> Iterator[str]:
     """The FFmpeg programs of this machine, the system's first.
 
-    Raises: StageError 69 when there is none.
+    Raises: UserError 69 when there is none.
     """
     system = shutil.which("ffmpeg")
     if system:
@@ -100,14 +102,14 @@ def ffmpeg_programs() -> Iterator[str]:
         bundled = sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
     yield from map(str, bundled)
     if not (system or bundled):
-        raise stage.StageError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
+        raise UserError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
 
 
 class Ffmpeg:
     """A running FFmpeg that turns `source`, an ffmpeg-python input, into PCM; it never outlives the `with` block.
 
     It runs in its own session, so that Ctrl-C on a terminal reaches us and not it.
-    Raises: StageError 69 when the program cannot be started.
+    Raises: UserError 69 when the program cannot be started.
     """
 
     def __init__(self, program: str, source: Any, stdin: int | BinaryIO = subprocess.DEVNULL) -> None:
@@ -123,7 +125,7 @@ class Ffmpeg:
         except OSError as error:
             self._log.close()
             message = f"FFmpeg cannot be started: {program}: {error.strerror}"
-            raise stage.StageError(os.EX_UNAVAILABLE, message, install_ffmpeg()) from error
+            raise UserError(os.EX_UNAVAILABLE, message, install_ffmpeg()) from error
         assert self._process.stdout
         self.stdout = self._process.stdout
 
@@ -176,7 +178,7 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     A file is given up when nothing comes of it for a minute; a stream is waited for. A damaged file gives what of it
     is usable.
 
-    Raises: StageError 65 no sound in it, not audio, or silent; 66 no such file, or a folder; 69 no FFmpeg;
+    Raises: UserError 65 no sound in it, not audio, or silent; 66 no such file, or a folder; 69 no FFmpeg;
     77 not permitted.
     """
     import ffmpeg
@@ -197,9 +199,9 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     del pcm[min(window, len(pcm) // 2 * 2) :]
     part = f"the first {seconds:g} seconds of {name} are" if longer else f"{name} is"
     if loudest_dbfs(pcm) <= SILENCE_DBFS:
-        raise stage.StageError(os.EX_DATAERR, f"{part} silent", "Check the recording: nothing can be heard in it.")
+        raise UserError(os.EX_DATAERR, f"{part} silent", "Check the recording: nothing can be heard in it.")
     if longer:
-        stage.say(stage.printable(f"{name} is longer: {part} used"))
+        stage.say(printable(f"{name} is longer: {part} used"))
     return bytes(pcm)
 
 
@@ -209,7 +211,7 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
     cached = "cache:pipe:0"  # `cache` lets FFmpeg seek in a pipe: an m4a has its index at the end
     if str(source) == "-":
         if sys.stdin is None or sys.stdin.isatty():
-            raise stage.StageError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe one into it.")
+            raise UserError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe one into it.")
         yield cached, sys.stdin.buffer
         return
     try:
@@ -219,20 +221,20 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
         file = Path(source).open("rb")  # noqa: SIM115
     except PermissionError as error:
         remedy = "Give yourself the right to read it, or give another file."
-        raise stage.StageError(os.EX_NOPERM, f"{source} may not be read", remedy) from error
+        raise UserError(os.EX_NOPERM, f"{source} may not be read", remedy) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or "not a file name"
-        raise stage.StageError(os.EX_NOINPUT, f"cannot read {source}: {reason}", "Check the name.") from error
+        raise UserError(os.EX_NOINPUT, f"cannot read {source}: {reason}", "Check the name.") from error
     with file:
         if not stat.S_ISREG(found.st_mode):
             yield cached, file
         elif found.st_size:
             yield f"file:{source}", subprocess.DEVNULL
         else:
-            raise stage.StageError(os.EX_DATAERR, f"{source} is empty", "Record it again, or give another file.")
+            raise UserError(os.EX_DATAERR, f"{source} is empty", "Record it again, or give another file.")
 
 
-def _undecodable(name: str, complaint: str) -> stage.StageError:
+def _undecodable(name: str, complaint: str) -> UserError:
     """Why FFmpeg, which said `complaint`, got no sound out of `name`."""
     remedy = "Record it again, or give another file."
     if "does not contain any stream" in complaint or "matches no streams" in complaint:
@@ -246,7 +248,7 @@ def _undecodable(name: str, complaint: str) -> stage.StageError:
         what = f"{name} is not audio that FFmpeg can read ({reason[:200]})"
     else:
         what = f"{name} has no sound in it"
-    return stage.StageError(os.EX_DATAERR, what, remedy)
+    return UserError(os.EX_DATAERR, what, remedy)
 
 
 def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
@@ -270,7 +272,7 @@ def loudest_dbfs(pcm: bytes | bytearray) -> float:
 def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
     """Write PCM (s16le, 16 kHz, mono) as a WAV file, whole or not at all.
 
-    Raises: StageError 73.
+    Raises: UserError 73.
     """
     whole = io.BytesIO()
     with wave.open(whole, "wb") as file:
@@ -288,4 +290,4 @@ def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
             beside.unlink(missing_ok=True)
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"
-        raise stage.StageError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error
+        raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error

@@ -10,7 +10,8 @@ import math
 import os
 
 from helpers.catalog import catalog
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.listen.audio import BYTES_PER_SECOND, RATE
 
 FOLDER = ROOT / "models" / "builtin" / "recogniser"
@@ -27,7 +28,7 @@ DOUBT = -9.5
 
 
 class BuiltinRecogniser:
-    """English of the little world; loaded when it is made. Raises StageError 69 when its files are not there."""
+    """English of the little world; loaded when it is made. Raises UserError 69 when its files are not there."""
 
     def __init__(self) -> None:
         import numpy  # noqa: F401  (now, and not when the recording has ended)
@@ -38,12 +39,12 @@ class BuiltinRecogniser:
             self._decoder = Decoder(**files, samprate=RATE, loglevel="FATAL")
         except RuntimeError as error:
             message = f"the built-in recogniser cannot be loaded from {FOLDER}"
-            raise StageError(os.EX_UNAVAILABLE, message, "Get its files back: git restore models/builtin") from error
+            raise UserError(os.EX_UNAVAILABLE, message, "Get its files back: git restore models/builtin") from error
 
     def transcribe(self, pcm: bytes) -> str:
         """The words in `pcm` (s16le, 16 kHz, mono), in lower case; none when nothing in it rises above the rest.
 
-        Raises: StageError 65 for speech that is not of the little world.
+        Raises: UserError 65 for speech that is not of the little world.
         """
         speech = trimmed(pcm)
         if not speech:
@@ -63,7 +64,7 @@ class BuiltinRecogniser:
             remedy = (
                 f'Say it simply, as in "a cat on the beach", or get a better recogniser: ./download_model.py {better}'
             )
-            raise StageError(os.EX_DATAERR, message, remedy)
+            raise UserError(os.EX_DATAERR, message, remedy)
         return text
 
     def _fluency(self, text: str) -> float:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import subprocess
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import audio
 from helpers.listen.audio import RATE
 
@@ -35,7 +35,7 @@ def cleaned(pcm: bytes) -> bytes:
     try:
         program = next(audio.ffmpeg_programs())
         run = subprocess.run(stream.compile(cmd=program), input=pcm, capture_output=True, timeout=PATIENCE, check=True)
-    except (OSError, StageError, subprocess.SubprocessError):
+    except (OSError, UserError, subprocess.SubprocessError):
         return pcm
     return run.stdout or pcm
 

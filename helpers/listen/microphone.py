@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 from helpers.listen import audio
 
 PATIENCE = 5.0  # seconds without a sample; a Bluetooth headset needs up to two to begin
@@ -65,7 +67,7 @@ class Device(NamedTuple):
 def devices() -> list[Device]:
     """The microphones of this machine, those of the sound server first.
 
-    Raises: StageError 69 when there is no FFmpeg.
+    Raises: UserError 69 when there is no FFmpeg.
     """
     spare_home()
     found: dict[tuple[str, str], Device] = {}
@@ -88,7 +90,7 @@ def _listed(program: str, system: str) -> list[Device]:
         return []
     if system == "avfoundation":
         text = run.stderr.decode(errors="replace").partition("audio devices:")[2]
-        names = [stage.printable(name) for name in re.findall(r"\] \[\d+\] (.+)", text)]
+        names = [printable(name) for name in re.findall(r"\] \[\d+\] (.+)", text)]
         return [Device(system, f":{name}", name) for name in names]
     lines = re.findall(r"^[* ] (.+?) \[(.*)\](?: \(.*\))?$", run.stdout.decode(errors="replace"), re.MULTILINE)
     if system == "alsa":  # the rest are plugins: null, jack, upmix …
@@ -102,7 +104,7 @@ def unmute() -> str:
     if sys.platform != "darwin":
         return "Unmute it (pavucontrol or alsamixer), or choose another one: --list-devices shows them."
     program = os.environ.get("TERM_PROGRAM", "")
-    owner = _LAUNCHERS.get(program, stage.printable(program) or "the program that started this one")
+    owner = _LAUNCHERS.get(program, printable(program) or "the program that started this one")
     if stage.setting("EVENTS"):  # the key was pressed
         owner = "Audio to Image"
     settings = "System Settings > Privacy & Security > Microphone"
@@ -112,7 +114,7 @@ def unmute() -> str:
 def find(name: str) -> Device:
     """The microphone called `name` (its name, its address, or a part of one name only), whatever the case.
 
-    Raises: StageError 69 when there is none or more than one.
+    Raises: UserError 69 when there is none or more than one.
     """
     wanted, known = name.casefold(), devices()
     exact = [device for device in known if wanted in (device.name.casefold(), device.address.casefold())]
@@ -120,8 +122,8 @@ def find(name: str) -> Device:
     if len(matches) == 1:
         return matches[0]
     what = f"{len(matches)} microphones are called {name}" if matches else f"no microphone is called {name}"
-    names = ", ".join(stage.printable(device.name) for device in matches or known)
-    raise stage.StageError(os.EX_UNAVAILABLE, what, f"There are: {names}" if names else "None is connected.")
+    names = ", ".join(printable(device.name) for device in matches or known)
+    raise UserError(os.EX_UNAVAILABLE, what, f"There are: {names}" if names else "None is connected.")
 
 
 def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Generator[bytes, None, None]:
@@ -130,7 +132,7 @@ def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Gener
     Yields s16le at 16 kHz, mono, at most 50 ms at a time, and an empty chunk every 0.1 s while nothing comes. It ends
     when `stopped()`, after what was still on its way, or when the microphone goes away; closing it ends it at once.
 
-    Raises: StageError 69 no microphone, or one that gives nothing; 77 not permitted.
+    Raises: UserError 69 no microphone, or one that gives nothing; 77 not permitted.
     """
     import ffmpeg
 
@@ -159,18 +161,18 @@ def _default(system: str) -> str:
     return ":default" if system == "avfoundation" else "default"
 
 
-def _unheard(complaints: list[tuple[str, str]]) -> stage.StageError:
+def _unheard(complaints: list[tuple[str, str]]) -> UserError:
     """Why no input gave a sample; FFmpeg said `complaints`, each about an input system."""
     if stage.is_set("VERBOSE"):
         for system, complaint in complaints:
             stage.say(f"{system}: {complaint}")
     text = "\n".join(complaint for _, complaint in complaints)
     if re.search("permission denied|not permitted|not authorized|access denied", text, re.IGNORECASE):
-        return stage.StageError(os.EX_NOPERM, "the microphone may not be used", unmute())
+        return UserError(os.EX_NOPERM, "the microphone may not be used", unmute())
     if "timed out" in text:
         what = f"the microphone gives nothing: no sample arrived within {PATIENCE:g} seconds"
-        return stage.StageError(os.EX_UNAVAILABLE, what, "Reconnect it, or choose another one (--list-devices).")
+        return UserError(os.EX_UNAVAILABLE, what, "Reconnect it, or choose another one (--list-devices).")
     if all("Unknown input format" in complaint for system, complaint in complaints if system == SYSTEMS[0]):
-        return stage.StageError(os.EX_UNAVAILABLE, "this FFmpeg cannot record", audio.install_ffmpeg())
+        return UserError(os.EX_UNAVAILABLE, "this FFmpeg cannot record", audio.install_ffmpeg())
     remedy = "Connect one and see that the sound server runs, or give a file: --input FILE."
-    return stage.StageError(os.EX_UNAVAILABLE, "no microphone was found", remedy)
+    return UserError(os.EX_UNAVAILABLE, "no microphone was found", remedy)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from helpers.core import stage
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.listen import audio
 
 NAME = "transcribe"
@@ -32,9 +32,9 @@ class Hearing(threading.Thread):
     """Hears stdin until its end."""
 
     def __init__(self, loop: bool = False) -> None:
-        """Raises: StageError 66 when stdin is a terminal."""
+        """Raises: UserError 66 when stdin is a terminal."""
         if os.isatty(0):
-            raise StageError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe raw PCM into it.")
+            raise UserError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe raw PCM into it.")
         super().__init__(daemon=True)
         self._loop = loop
         self._pcm = bytearray()
@@ -105,18 +105,18 @@ class Hearing(threading.Thread):
     def recordings(self) -> Iterator[Heard]:
         """What is heard, as it comes: each recording when it is over, and before that, so far, at each pause.
 
-        Raises: StageError 65 for nothing, or what is not raw PCM; 66 unreadable.
+        Raises: UserError 65 for nothing, or what is not raw PCM; 66 unreadable.
         """
         while (heard := self._heard.get()) is not None:
             if isinstance(heard, OSError):
                 remedy = "Pipe raw PCM into it, or give it files."
-                raise StageError(os.EX_NOINPUT, f"cannot read stdin: {heard.strerror}", remedy) from heard
+                raise UserError(os.EX_NOINPUT, f"cannot read stdin: {heard.strerror}", remedy) from heard
             with self._taken:
                 self._waiting -= len(heard.pcm)
                 self._taken.notify()
             if heard.over and not heard.pcm:
-                raise StageError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
+                raise UserError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
             if heard.pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
                 remedy = "Give the file as an argument instead."
-                raise StageError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
+                raise UserError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
             yield heard

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from helpers.catalog import catalog
 from helpers.core import stage
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
+from helpers.core.text import printable
 from helpers.listen import denoise
 
 if TYPE_CHECKING:
@@ -36,13 +37,13 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
         # What is to be translated is not English, whatever the usual language is.
         with Whisper(model, "auto" if translate and language == "en" else language, translate, threads) as engine:
             engine.wait_until_loaded()
-            stage.event("transcribe", "ready", recogniser=f"whisper.cpp {stage.printable(model.path.name)}")
+            stage.event("transcribe", "ready", recogniser=f"whisper.cpp {printable(model.path.name)}")
             yield engine.transcribe
         return
     better = catalog.default("english" if language == "en" and not translate else "multilingual").name
     if language != "en":  # to translate English into English is to write it down
         what = "the built-in recogniser hears English only"
-        raise StageError(os.EX_UNAVAILABLE, what, f"Get one for other languages: ./download_model.py {better}")
+        raise UserError(os.EX_UNAVAILABLE, what, f"Get one for other languages: ./download_model.py {better}")
     from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
     stage.say(f"transcribe: the built-in recogniser knows few words; a better one: ./download_model.py {better}")
@@ -56,7 +57,7 @@ def choose_model(name: str, language: str, translate: bool) -> whisper.Model | N
 
     Where the named one cannot do it, one that is here and can is used instead, which is said.
 
-    Raises: StageError 64 unknown, or not a speech model; 65 damaged; 66 no such file; 69 not on this machine, or cannot
+    Raises: UserError 64 unknown, or not a speech model; 65 damaged; 66 no such file; 69 not on this machine, or cannot
     do it and nor can any that is.
     """
     from helpers.listen import whisper
@@ -76,15 +77,15 @@ def choose_model(name: str, language: str, translate: bool) -> whisper.Model | N
     else:
         entry = catalog.find(name)
         if entry.kind != "whisper":
-            raise StageError(os.EX_USAGE, f"{name} is not a speech model", "./download_model.py list shows them.")
+            raise UserError(os.EX_USAGE, f"{name} is not a speech model", "./download_model.py list shows them.")
         lack = _lack(entry.languages == "any", entry.translates, language, translate)
         if not lack:
             return whisper.inspect(catalog.require(name).path)
     able = _best(language, translate)
     if not able:
         remedy = f"Get one that can: ./download_model.py {catalog.default('multilingual').name}"
-        raise StageError(os.EX_UNAVAILABLE, f"{name} {lack}", remedy)
-    stage.say(f"transcribe: {stage.printable(name)} {lack}; {able.path.parent.name} is used")
+        raise UserError(os.EX_UNAVAILABLE, f"{name} {lack}", remedy)
+    stage.say(f"transcribe: {printable(name)} {lack}; {able.path.parent.name} is used")
     return able
 
 

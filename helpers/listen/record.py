@@ -18,7 +18,9 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from helpers.core import stage
+from helpers.core.errors import UserError
 from helpers.core.terminal import Meter
+from helpers.core.text import printable
 from helpers.listen import audio, microphone
 from helpers.listen.levels import SoundCheck
 
@@ -80,11 +82,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def list_devices() -> int:
-    names = [stage.printable(device.name) for device in microphone.devices()]
+    names = [printable(device.name) for device in microphone.devices()]
     if not names:
-        raise stage.StageError(
-            os.EX_UNAVAILABLE, "no microphone was found", "Connect one, and see that it is not disabled."
-        )
+        raise UserError(os.EX_UNAVAILABLE, "no microphone was found", "Connect one, and see that it is not disabled.")
     print("\n".join(names))
     return 0
 
@@ -148,7 +148,7 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
     """Record until the speaker has ended, the window is full, SIGINT comes or the microphone goes away; in a loop only
     the last two end it. What is said is sent while it is said.
 
-    Raises: StageError 65 nobody spoke; 69 no microphone; 77 no permission, or it gives only silence; 130 stopped before
+    Raises: UserError 65 nobody spoke; 69 no microphone; 77 no permission, or it gives only silence; 130 stopped before
     it began.
     """
     stopped = False
@@ -225,14 +225,14 @@ def listen(arguments: argparse.Namespace, window: float) -> Listener | Everythin
     return Listener(arguments.silence, window if arguments.loop else math.inf)
 
 
-def unheard(check: SoundCheck, stopped: bool) -> stage.StageError:
+def unheard(check: SoundCheck, stopped: bool) -> UserError:
     """Why there is nothing to draw."""
     if stopped and check.seconds < TOO_SHORT:
-        return stage.StageError(130, "stopped before anything was heard")
+        return UserError(130, "stopped before anything was heard")
     if check.is_silent():
-        return stage.StageError(os.EX_NOPERM, "the microphone gave only silence", microphone.unmute())
+        return UserError(os.EX_NOPERM, "the microphone gave only silence", microphone.unmute())
     heard = f"I heard nothing in {check.seconds:.1f} s: nobody spoke ({check.loudest:.0f} dBFS at the loudest)"
-    return stage.StageError(os.EX_DATAERR, heard, "Speak closer to the microphone, or choose another: --list-devices.")
+    return UserError(os.EX_DATAERR, heard, "Speak closer to the microphone, or choose another: --list-devices.")
 
 
 def read_file(source: str, seconds: float, wav: Callable[[int], Path | None]) -> None:
@@ -257,9 +257,7 @@ def main(argv: list[str] | None = None) -> int:
         return list_devices()
     folder = stage.session()
     if sys.stdout.isatty() and not (folder or arguments.wav):
-        raise stage.StageError(
-            os.EX_USAGE, "stdout is a terminal", "Pipe it into a stage or a file, or keep it: --wav FILE."
-        )
+        raise UserError(os.EX_USAGE, "stdout is a terminal", "Pipe it into a stage or a file, or keep it: --wav FILE.")
 
     def wav(number: int) -> Path | None:
         return arguments.wav or (folder / f"recording-{number}.wav" if folder else None)

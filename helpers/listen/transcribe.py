@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from helpers.core import stage
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.core.terminal import PARTIAL
+from helpers.core.text import printable
 from helpers.listen import audio, recognisers
 from helpers.listen.pcm_stream import Hearing
 from helpers.listen.recognisers import Recogniser
@@ -35,7 +36,7 @@ def careful(recogniser: Recogniser) -> Recogniser:
 
     @functools.lru_cache(maxsize=1)
     def words(pcm: bytes) -> str:
-        return stage.printable(recogniser(pcm)) if is_spoken(pcm) else ""
+        return printable(recogniser(pcm)) if is_spoken(pcm) else ""
 
     def without_end(pcm: bytes) -> bytes:  # zeros, of which the mark of a loop takes some away
         sound = pcm.rstrip(b"\0")
@@ -47,7 +48,7 @@ def careful(recogniser: Recogniser) -> Recogniser:
 def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
     """The words in `pcm`, the recording with this number, on one line.
 
-    Raises: StageError 65 when there are none.
+    Raises: UserError 65 when there are none.
     """
     began = time.monotonic()
     text = recogniser(pcm)
@@ -55,7 +56,7 @@ def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
         loudest = audio.loudest_dbfs(pcm)
         level = "silence" if loudest <= audio.SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
         message = f"no words were heard in {len(pcm) / audio.BYTES_PER_SECOND:.1f} seconds of audio ({level})"
-        raise StageError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
+        raise UserError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
     stage.event(NAME, "line", number=number, seconds=round(time.monotonic() - began, 3))
     stage.say(f"heard: {text}")
     return text
@@ -77,7 +78,7 @@ class Partial:
         if self._seconds > QUICK:
             return
         began = time.monotonic()
-        with contextlib.suppress(StageError):  # it is told when the recording is over
+        with contextlib.suppress(UserError):  # it is told when the recording is over
             self._write(self._recogniser(pcm))
         self._seconds = time.monotonic() - began
 
@@ -95,7 +96,7 @@ def write_down(hearing: Hearing, recogniser: Recogniser, loop: bool, pipe: Binar
     """A line for each recording that is heard; in a loop, one that has no words is an empty line, so that line number n
     is that of recording number n.
 
-    Raises: StageError 65 for one without words, unless it is one of a loop.
+    Raises: UserError 65 for one without words, unless it is one of a loop.
     """
     partial, number = Partial(recogniser), 0
     for pcm, over in hearing.recordings():
@@ -107,7 +108,7 @@ def write_down(hearing: Hearing, recogniser: Recogniser, loop: bool, pipe: Binar
         text = ""
         try:
             text = recognise(recogniser, pcm, number)
-        except StageError as error:
+        except UserError as error:
             if not loop:
                 raise
             stage.say(f"{NAME}: {error.message}")
@@ -121,15 +122,15 @@ def write_down(hearing: Hearing, recogniser: Recogniser, loop: bool, pipe: Binar
 def write_down_files(files: list[str], seconds: float, recogniser: Recogniser, pipe: BinaryIO) -> None:
     """A line for each file, of its first `seconds`, in order.
 
-    Raises: the first StageError; the other files are written down all the same.
+    Raises: the first UserError; the other files are written down all the same.
     """
-    failure: StageError | None = None
+    failure: UserError | None = None
     for number, file in enumerate(files, 1):
         try:
             text = recognise(recogniser, audio.decode(file, seconds), number)
-        except StageError as error:
+        except UserError as error:
             if len(files) > 1:
-                stage.say(stage.printable(f"{NAME}: {file}: {error.message}"))
+                stage.say(printable(f"{NAME}: {file}: {error.message}"))
             failure = failure or error
         else:
             pipe.write(text.encode() + b"\n")

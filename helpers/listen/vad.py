@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.listen.audio import RATE
 
 Array = NDArray[Any]  # of float32
@@ -41,7 +42,7 @@ def _weights() -> dict[str, Array]:
     try:
         weights = load_file(WEIGHTS)
     except (OSError, ValueError) as error:
-        raise StageError(
+        raise UserError(
             os.EX_UNAVAILABLE, f"cannot load {WEIGHTS}", "Get it back: git restore models/silero_vad"
         ) from error
     # Convolutions as matrices: (channels in × taps, channels out).
@@ -76,7 +77,7 @@ class Detector:
     """Hears a stream of PCM and remembers it as far as the network does."""
 
     def __init__(self) -> None:
-        """Raises: StageError 69 when the weights are not there."""
+        """Raises: UserError 69 when the weights are not there."""
         _weights()
         self._state: Array = np.zeros((2, 128), np.float32)  # of the LSTM: what it says, what it keeps
         self._samples: Array = np.zeros(CONTEXT, np.float32)  # the context, and what is no whole frame yet

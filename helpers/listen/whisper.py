@@ -1,9 +1,9 @@
 """whisper.cpp in a process of its own, because a damaged model is not an error there but a SIGSEGV.
 
-    model = whisper.inspect(path)                  # StageError when the file cannot be a Whisper model
-    whisper.check(path)                            # StageError when its parts lie, for one of unknown origin
+    model = whisper.inspect(path)                  # UserError when the file cannot be a Whisper model
+    whisper.check(path)                            # UserError when its parts lie, for one of unknown origin
     with whisper.Whisper(model, "en") as recogniser:
-        text = recogniser.transcribe(pcm)          # StageError when whisper.cpp died, with what it said last
+        text = recogniser.transcribe(pcm)          # UserError when whisper.cpp died, with what it said last
 
 The worker is `python -m helpers.listen.whisper FD SETTINGS`. Over a multiprocessing connection it gets PCM, one
 recording a message, and answers each with a JSON object: {"text": …, "language": …}, or {"code": …, "message": …} and
@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.core import stage
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.listen.audio import BYTES_PER_SECOND, RATE, WINDOW
 from helpers.words import repetition
 
@@ -68,16 +69,16 @@ class Model(NamedTuple):
 def inspect(path: Path) -> Model:
     """Read the header of the model file at `path`.
 
-    Raises: StageError 65 not a Whisper model, or cut short; 66 no such file; 77 not permitted.
+    Raises: UserError 65 not a Whisper model, or cut short; 66 no such file; 77 not permitted.
     """
     try:
         with path.open("rb") as file:
             header = file.read(48)
             size = os.fstat(file.fileno()).st_size
     except PermissionError as error:
-        raise StageError(os.EX_NOPERM, f"{path} may not be read", "Give yourself the right to read it.") from error
+        raise UserError(os.EX_NOPERM, f"{path} may not be read", "Give yourself the right to read it.") from error
     except OSError as error:
-        raise StageError(os.EX_NOINPUT, f"cannot read {path}: {error.strerror}", "Check the name.") from error
+        raise UserError(os.EX_NOINPUT, f"cannot read {path}: {error.strerror}", "Check the name.") from error
     if header[:4] != _MAGIC or len(header) < 48:
         raise _unusable(path, "is not a Whisper model in ggml format")
     sizes = struct.unpack("<11i", header[4:])
@@ -97,7 +98,7 @@ def check(path: Path) -> None:
     """Follow every length in a file that `inspect` has let pass, and that nobody has vouched for: whisper.cpp takes
     memory for what they say, and writes as many dimensions of a tensor as the file has over four places on its stack.
 
-    Raises: StageError 65 for one that leads out of the file.
+    Raises: UserError 65 for one that leads out of the file.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -133,8 +134,8 @@ def check(path: Path) -> None:
             raise _unusable(path, "is damaged: its parts do not fit into it") from error
 
 
-def _unusable(path: Path, why: str) -> StageError:
-    return StageError(os.EX_DATAERR, f"{path} {why}", _fetch(path))
+def _unusable(path: Path, why: str) -> UserError:
+    return UserError(os.EX_DATAERR, f"{path} {why}", _fetch(path))
 
 
 def _fetch(path: Path) -> str:
@@ -171,7 +172,7 @@ class Whisper:
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "helpers.listen.whisper", str(theirs.fileno()), json.dumps(settings)],
-                cwd=stage.ROOT,
+                cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -179,14 +180,14 @@ class Whisper:
             )
 
     def wait_until_loaded(self) -> None:
-        """Raises: StageError 64 for a language that Whisper does not know; 65 when it cannot load the model."""
+        """Raises: UserError 64 for a language that Whisper does not know; 65 when it cannot load the model."""
         self._answer()
 
     def transcribe(self, pcm: bytes) -> str:
         """The words in `pcm` (s16le, 16 kHz, mono), possibly none: no loops, and nothing that whisper.cpp itself takes
         for no speech. Where the language is to be detected, the one that was found is noted.
 
-        Raises: StageError 65 when whisper.cpp died of it.
+        Raises: UserError 65 when whisper.cpp died of it.
         """
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # its death is told by what it answers
             self._connection.send_bytes(pcm)
@@ -203,11 +204,11 @@ class Whisper:
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             said = f"; it said: {complaint}" if (complaint := self._complaint()) else ""
             message = f"whisper.cpp crashed ({how}) on {self._path}{said}"
-            raise StageError(os.EX_DATAERR, message, _fetch(self._path)) from error
+            raise UserError(os.EX_DATAERR, message, _fetch(self._path)) from error
         if missing := answer.get("missing"):
             raise ModuleNotFoundError(name=missing)
         if "message" in answer:
-            raise StageError(answer["code"], answer["message"], answer["remedy"])
+            raise UserError(answer["code"], answer["message"], answer["remedy"])
         return answer
 
     def _complaint(self) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from helpers.core import stage
+from helpers.core.errors import UserError
 from helpers.core.terminal import ASKING
+from helpers.core.text import printable
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyPressEvent
@@ -25,13 +27,13 @@ HOW = f"Enter, or {PATIENCE} seconds: draw it; Esc: take it back; or change it"
 def terminal() -> int:
     """The terminal that the pipe was started from, as a file descriptor.
 
-    Raises: StageError 69 when there is none.
+    Raises: UserError 69 when there is none.
     """
     try:
         return os.open("/dev/tty", os.O_RDWR)
     except OSError as error:
         message = "there is no terminal to ask on"
-        raise stage.StageError(os.EX_UNAVAILABLE, message, "Leave --confirm out.") from error
+        raise UserError(os.EX_UNAVAILABLE, message, "Leave --confirm out.") from error
 
 
 @contextlib.contextmanager
@@ -85,7 +87,7 @@ def ask(text: str, tty: int, patience: float = PATIENCE) -> str:
             session.app.key_processor.before_key_press += stop_waiting
 
         with in_front(tty):
-            return stage.printable(session.prompt(default=text, pre_run=wait_for_a_key, handle_sigint=False))
+            return printable(session.prompt(default=text, pre_run=wait_for_a_key, handle_sigint=False))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         pipe.write(wanted.encode() + b"\n")  # an empty one, too: lines are counted
         pipe.flush()
     if not kept and not stage.is_set("LOOP"):
-        raise stage.StageError(130, "nothing is to be drawn")
+        raise UserError(130, "nothing is to be drawn")
     return 0
 
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 from hostile_sound import DECODERS, FTYP, MOST_TIME, RIFF, SYSTEM, box, chunk, held, png, record, seeds, wav, with_cover
 
-from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.listen import audio
 
 
@@ -233,7 +234,7 @@ def test_a_pipe_that_nobody_writes_to(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo.wav"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "helpers.listen.record", "--input", str(fifo)]
-    with subprocess.Popen(command, cwd=stage.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         writer = opened(fifo)
         process.terminate()
         out, err = process.communicate()
@@ -272,7 +273,7 @@ def test_an_ffmpeg_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
     (tmp_path / "word.wav").write_bytes(wav())
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setattr(audio, "PATIENCE", 0.5 if fault == "hangs" else 60.0)
-    with pytest.raises(stage.StageError, match=words) as error:
+    with pytest.raises(UserError, match=words) as error:
         audio.decode(tmp_path / "word.wav")
     assert error.value.code == 65 and len(error.value.message) < 500
     with pytest.raises(ProcessLookupError):

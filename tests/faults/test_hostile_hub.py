@@ -18,7 +18,7 @@ from downloads import ARCHIVE, CONTENT, FIRST, PARTS, Tree, zipped
 from hub import Does, Handler, Hub, Lie
 
 from helpers.catalog import hub
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 NAME = f"{FIRST}/model.bin"
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
@@ -214,7 +214,7 @@ def test_the_token_stays_at_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         "https://hf.co@evil.example/",
     ]
     for url in others:
-        with pytest.raises(StageError, match="not its own"), hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
+        with pytest.raises(UserError, match="not its own"), hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
             pass
     assert len(sent) == 4
 

@@ -26,7 +26,9 @@ from downloads import COMPILED, zipped
 from small_models import random_model
 
 from helpers.catalog import archive
-from helpers.core.stage import ROOT, StageError, printable
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.text import printable
 from helpers.draw import engines
 from helpers.listen.recognisers import choose_model
 from helpers.listen.whisper import Whisper
@@ -103,7 +105,7 @@ def test_sizes_of_no_model(engine: str, file: str, key: str, value: Any, tiny: P
     """A setting for which there is no memory, or no time: refused when the model is loaded, by its name."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / file
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {key: value}))
-    with pytest.raises(StageError, match=key) as refused:
+    with pytest.raises(UserError, match=key) as refused:
         engines.load(engine, tmp_path / "model")
     assert refused.value.code == os.EX_UNAVAILABLE
 
@@ -112,7 +114,7 @@ def test_a_network_larger_than_its_weights(tiny: Path, tmp_path: Path) -> None:
     """Widths that a graphics card's memory would be taken for, and weights that are far fewer: refused before that."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [80_000, 160_000]}))
-    with pytest.raises(StageError, match=r"numbers are described, \d+ are there"):
+    with pytest.raises(UserError, match=r"numbers are described, \d+ are there"):
         engines.load("torch", tmp_path / "model")
 
 
@@ -185,7 +187,7 @@ def test_speech_models(
         path.write_bytes(hostile_ggml(random.Random(seed), content))
         try:
             heard(path)
-        except StageError as error:
+        except UserError as error:
             refused += 1
             line = printable(error.message)
             assert error.code == os.EX_DATAERR and error.remedy and 10 < len(line) < 1000, f"seed {seed}: {line}"
@@ -217,7 +219,7 @@ def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
     assert choose_model(str(path), "en", False)
     for what, lie in lies.items():
         path.write_bytes(lie)
-        with pytest.raises(StageError, match=r"do not fit|not a Whisper model") as refused:
+        with pytest.raises(UserError, match=r"do not fit|not a Whisper model") as refused:
             choose_model(str(path), "en", False)
         assert refused.value.code == os.EX_DATAERR, what
 
@@ -250,7 +252,7 @@ def test_archives(
         (place / "x.zip").write_bytes(changed)
         try:
             archive.unpack(place / "x.zip", place / "model", "x.zip", "a" * 64)
-        except StageError as error:
+        except UserError as error:
             refused += 1
             assert error.code == os.EX_DATAERR and len(printable(error.message)) < 1000, f"seed {seed}"
         except BaseException as error:
@@ -294,7 +296,7 @@ def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Calla
             for file in (folder / part).glob("*.safetensors"):
                 file.unlink()
             (folder / part / name).write_bytes(song[0])
-            with pytest.raises(StageError) as refused:
+            with pytest.raises(UserError) as refused:
                 engines.load(engine, folder)
             assert refused.value.code == os.EX_UNAVAILABLE and "\n" not in refused.value.message, name
             assert not sings.exists(), name
@@ -351,10 +353,10 @@ def test_compiled_models(tmp_path: Path, record_property: Callable[[str, object]
         for part in ("TextEncoder", "Unet", "VAEDecoder"):
             (folder / f"{part}.mlmodelc").mkdir(parents=True)
             (folder / f"{part}.mlmodelc" / "metadata.json").write_text(text)
-        with pytest.raises(StageError) as refused:
+        with pytest.raises(UserError) as refused:
             engines.load("coreml", folder)
         assert refused.value.code == os.EX_UNAVAILABLE and len(printable(refused.value.message)) < 1000, text[:100]
     (tmp_path / "file").mkdir()
     (tmp_path / "file" / "Unet.mlmodelc").write_bytes(b"no folder")
-    with pytest.raises(StageError, match=r"has no Unet\.mlmodelc"):
+    with pytest.raises(UserError, match=r"has no Unet\.mlmodelc"):
         engines.load("coreml", tmp_path / "file")

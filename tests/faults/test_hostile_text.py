@@ -27,11 +27,13 @@ from prompt_toolkit.utils import get_cwidth
 from test_confirm import confirm
 from whole_pipe import Pipe
 
-from helpers.core import stage, terminal
+from helpers.core import terminal
+from helpers.core.paths import ROOT
+from helpers.core.text import printable, shortened
 from helpers.draw import generate, run_folder
 from helpers.listen import audio, transcribe
 
-PLATFORM = stage.ROOT / "helpers" / "platform"
+PLATFORM = ROOT / "helpers" / "platform"
 SHELLS = sorted({"bash", os.environ.get("A2I_TEST_BASH", "bash")})
 Size = Callable[[int, int], int]
 Note = Callable[[str, object], None]
@@ -39,7 +41,7 @@ Note = Callable[[str, object], None]
 
 def meant(text: bytes) -> str:
     """What a stage makes of a line: one line that is safe to show."""
-    return stage.printable(text.decode(errors="replace"))
+    return printable(text.decode(errors="replace"))
 
 
 def safe(shown: str) -> bool:
@@ -50,7 +52,7 @@ def peak_of(command: list[str], stdin: Path, folder: Path) -> tuple[int, bytes, 
     """(exit code, stdout, stderr, MB at most) of a stage that reads a file."""
     with stdin.open("rb") as given, (folder / "out").open("wb+") as out, (folder / "err").open("wb+") as err:
         settings = {**os.environ, "A2I_SESSION": "", "A2I_CONTROL": "", "PYTHONUTF8": "1"}
-        how = {"cwd": stage.ROOT, "env": settings, "stdin": given, "stdout": out, "stderr": err}
+        how = {"cwd": ROOT, "env": settings, "stdin": given, "stdout": out, "stderr": err}
         code, peak = measured.run(command, 600, **how)
     return code, (folder / "out").read_bytes(), (folder / "err").read_text("utf-8"), peak
 
@@ -80,7 +82,7 @@ def always(text: str) -> Callable[[bytes], str]:
 
 def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) -> None:
     """What a recogniser writes is one safe line before anything else sees it; the line of the meter never wraps."""
-    pcm, tried = audio.decode(stage.ROOT / "examples" / "burger.wav"), size(5, 100)
+    pcm, tried = audio.decode(ROOT / "examples" / "burger.wav"), size(5, 100)
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
@@ -89,7 +91,7 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
         patch.setenv("COLUMNS", "60")
         for number in range(tried):
             text = line(number).decode(errors="replace")
-            assert transcribe.careful(always(text))(pcm) == stage.printable(text), number
+            assert transcribe.careful(always(text))(pcm) == printable(text), number
         show = terminal.Meter(9)
         for number in range(100 * tried):
             (tmp_path / terminal.PARTIAL).write_bytes(line(number))
@@ -125,7 +127,7 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
         terminal, end = pty.openpty()
         command = [sys.executable, "-m", "helpers.draw.generate"]
         with (tmp_path / "texts").open("rb") as texts, os.fdopen(terminal, "rb", buffering=0) as screen:
-            stage_ = subprocess.Popen(command, cwd=stage.ROOT, env=settings, stdin=texts, stdout=end, stderr=end)
+            stage_ = subprocess.Popen(command, cwd=ROOT, env=settings, stdin=texts, stdout=end, stderr=end)
             os.close(end)
             shown = b""
             try:
@@ -232,9 +234,7 @@ def test_folders_whose_name_is_no_text(tmp_path: Path) -> None:
         settings = {**os.environb, b"A2I_OUTPUT": output, b"A2I_MODEL": b"builtin", b"A2I_STEPS": b"1"}
         settings |= {b"A2I_JSON": switch, b"A2I_SESSION": b"", b"A2I_CONTROL": b"", b"PYTHONUTF8": b"1"}
         command = [sys.executable, "-m", "helpers.draw.generate"]
-        ended = subprocess.run(
-            command, cwd=stage.ROOT, env=settings, input=b"a cat\n", capture_output=True, check=False
-        )
+        ended = subprocess.run(command, cwd=ROOT, env=settings, input=b"a cat\n", capture_output=True, check=False)
         assert ended.returncode == 0, ended.stderr
         path = os.fsencode(json.loads(ended.stdout)["paths"][0]) if switch == b"1" else ended.stdout[:-1]
         assert path.startswith(output + b"/") and Path(os.fsdecode(path)).is_file()
@@ -291,7 +291,7 @@ def test_what_was_heard(tmp_path: Path, size: Size, record_property: Note) -> No
         (tmp_path / "hear").chmod(0o755)
         environment = {"A2I_TRANSCRIBE": tmp_path / "hear", "A2I_GENERATE": f"tee {tmp_path}/got"}
         path = f"{tmp_path}/canaries:{os.environ['PATH']}" if first else f"{canaries(tmp_path)}:{os.environ['PATH']}"
-        ended = pipe.run("-i", stage.ROOT / "examples" / "burger.wav", PATH=path, **environment)
+        ended = pipe.run("-i", ROOT / "examples" / "burger.wav", PATH=path, **environment)
         assert ended.returncode == 0, (first, ended)
         lines = (tmp_path / "got").read_text("utf-8").split("\n")
         assert len(lines) == len(texts) + 1 and ended.stdout.split("\n") == lines, first
@@ -364,9 +364,7 @@ def test_notifications_on_a_mac(tmp_path: Path, size: Size, record_property: Not
 def test_the_key(tmp_path: Path, size: Size, record_property: Note) -> None:
     """What a press of the key has heard is shown by two notifications, shortened if it is long, and run by nobody."""
     pipe, path, picture = Pipe(tmp_path / "place"), shims(tmp_path), tmp_path / "image.png"
-    hear = (
-        "import sys; from helpers import stage; sys.stdin.read()\ntext = stage.printable(open(sys.argv[1], 'rb').read()"
-    )
+    hear = "import sys; from helpers import stage; sys.stdin.read()\ntext = printable(open(sys.argv[1], 'rb').read()"
     hear += ".decode(errors='replace'))\nstage.say(f'heard: {text}'); print(text)"
     scripts = {
         "record": "printf pcm",
@@ -390,7 +388,7 @@ def test_the_key(tmp_path: Path, size: Size, record_property: Note) -> None:
         ):  # the last one may be clicked on, and is not waited for
             time.sleep(0.01)
         heard, shown = calls(tmp_path)
-        text = stage.shortened(f"heard: {meant(line(number))}").removeprefix("heard: ")
+        text = shortened(f"heard: {meant(line(number))}").removeprefix("heard: ")
         assert heard == ["-a", "Audio to Image", "--", "Heard", heard[-1]], number
         assert shown[:5] == ["-a", "Audio to Image", "-i", str(picture), "-A"] and shown[-2] == "Your picture", number
         assert read_by_notify_send(heard[-1]) == read_by_notify_send(shown[-1]) == text, number

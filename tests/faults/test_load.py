@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from whole_pipe import Pipe
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 Size = Callable[[int, int], int]
 Record = Callable[[str, object], None]

@@ -21,7 +21,7 @@ from downloads import CONTENT, FIRST, Tree
 from hub import Hub
 from whole_pipe import Pipe
 
-from helpers.core.stage import ROOT
+from helpers.core.paths import ROOT
 
 TOKEN = "hf_aVerySecretTokenThatNobodyMaySee"
 SAID = "examples/burger.wav"

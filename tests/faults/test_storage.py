@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from whole_pipe import Pipe
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw import run_folder
 
 Size = Callable[[int, int], int]
@@ -200,7 +200,7 @@ def test_recording_outlives_a_run_that_cannot_be_kept(tmp_path: Path, monkeypatc
     """The run's last file cannot be written: the recording is where it was, for the next one to keep."""
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path))
     (recording := tmp_path / "recording-1.wav").write_bytes(b"spoken")
-    with pytest.raises(StageError), run_folder.RunFolder(0) as run:
+    with pytest.raises(UserError), run_folder.RunFolder(0) as run:
         run.take(recording, "prompt.wav")
         run.write("no such folder/run.json", "")
     assert recording.read_bytes() == b"spoken"

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from helpers.core.stage import StageError, setting
+from helpers.core.errors import UserError
+from helpers.core.stage import setting
 from helpers.draw.engines import nvidia
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Engine(Protocol):
 def available() -> tuple[str, ...]:
     """The engines of this machine, the quickest first; A2I_ENGINE leaves one.
 
-    Raises: StageError 64 for a name that is none of ENGINES.
+    Raises: UserError 64 for a name that is none of ENGINES.
     """
     if asked := setting("ENGINE"):
         asked = SPELLINGS.get(asked, asked)
@@ -120,7 +121,7 @@ def load(
     will be called with n = 2; precision: of the engine's own, "" for its usual one.
 
     Raises:
-        StageError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
+        UserError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
             the engine does not compute.
     """
     if name not in ENGINES:
@@ -131,21 +132,21 @@ def load(
 
 
 def _check_scheduler(engine: Engine, folder: Path) -> None:
-    """Raises StageError 69 for settings that sampling would stumble over, before anything is said or drawn."""
+    """Raises UserError 69 for settings that sampling would stumble over, before anything is said or drawn."""
     import numpy as np
 
     from helpers.adapt.diffusers_folder import damaged
     from helpers.draw import samplers
 
     try:
-        with contextlib.suppress(StageError):  # of a sampler or a number of steps: another may be asked for
+        with contextlib.suppress(UserError):  # of a sampler or a number of steps: another may be asked for
             samplers.start(engine.defaults.sampler, engine.scheduler, engine.defaults.steps, lambda: np.zeros(1))
     except Exception as error:
         raise damaged(folder / "scheduler" / "scheduler_config.json", error) from error
 
 
-def _unknown(name: str) -> StageError:
-    return StageError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
+def _unknown(name: str) -> UserError:
+    return UserError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
 
 
 def defaults(folder: Path) -> Defaults:
@@ -153,7 +154,7 @@ def defaults(folder: Path) -> Defaults:
     model of few steps if its scheduler is one's.
 
     Raises:
-        StageError: 69 for a file that is damaged or has an unknown key.
+        UserError: 69 for a file that is damaged or has an unknown key.
     """
     from helpers.adapt.diffusers_folder import damaged, read_config
 

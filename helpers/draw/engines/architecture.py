@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import unknown
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 Config = Mapping[str, Any]
 Weights = Mapping[str, NDArray[Any]]
@@ -86,9 +86,9 @@ class Layers(ABC, Generic[Node]):
         self.taken: set[str] = set()
 
     def array(self, name: str) -> NDArray[Any]:
-        """The weight `name`. Raises StageError 69 if the model does not have it."""
+        """The weight `name`. Raises UserError 69 if the model does not have it."""
         if name not in self.weights:
-            raise StageError(os.EX_UNAVAILABLE, f"the model's weights lack {name}", "Fetch the model again.")
+            raise UserError(os.EX_UNAVAILABLE, f"the model's weights lack {name}", "Fetch the model again.")
         self.taken.add(name)
         return self.weights[name]
 
@@ -178,11 +178,11 @@ class Layers(ABC, Generic[Node]):
         return self.add(x, self.picture(self.linear(y, f"{name}.proj_out"), self.size(x)))
 
     def check_all_taken(self, part: str, prefixes: tuple[str, ...] = ("",)) -> None:
-        """Raises StageError 69 if a weight whose name begins with one of the prefixes was not used."""
+        """Raises UserError 69 if a weight whose name begins with one of the prefixes was not used."""
         for key in self.weights:
             if key.startswith(prefixes) and key not in self.taken and not key.endswith("position_ids"):
                 message = f"the model's {part} has a part that is not known here: {key[:200]}"
-                raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+                raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
 def todays_name(name: str) -> str:
@@ -216,12 +216,12 @@ def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
 
 
 def check_text_encoder(config: Config) -> None:
-    """Raises StageError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for a configuration that is not computed here."""
     _check("text_encoder", config, _TEXT, None)
 
 
 def check_unet(config: Config) -> None:
-    """Raises StageError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for a configuration that is not computed here."""
     _check("unet", config, _UNET, _UNET_FREE)
 
 
@@ -284,7 +284,7 @@ def cosine_first(config: Config) -> bool:
 
 
 def check_decoder(config: Config) -> None:
-    """Raises StageError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for a configuration that is not computed here."""
     _check("vae", config, _DECODER, _DECODER_FREE)
     for kind in config["up_block_types"]:
         if kind != "UpDecoderBlock2D":

@@ -17,7 +17,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from helpers.core.stage import ROOT, StageError, run, say, setting, take_stdout
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+from helpers.core.stage import run, say, setting, take_stdout
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array
@@ -58,11 +60,11 @@ def machine() -> Machine:
 def choose_unit(folder: Path) -> str:
     """The compute unit for a model: A2I_COMPUTE_UNITS, or what was found to work on this macOS, or is found now.
 
-    Raises: StageError 64 for a name that is none, 69 if no unit computes the model.
+    Raises: UserError 64 for a name that is none, 69 if no unit computes the model.
     """
     if asked := setting("COMPUTE_UNITS"):
         if asked not in UNITS:
-            raise StageError(os.EX_USAGE, f"there is no compute unit {asked!r}", f"Units: {', '.join(UNITS)}.")
+            raise UserError(os.EX_USAGE, f"there is no compute unit {asked!r}", f"Units: {', '.join(UNITS)}.")
         return asked
     key = f"{machine().build} {_identity(folder)}"
     remembered = _remembered()
@@ -85,19 +87,19 @@ def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
             say("The Neural Engine prepares the model: this takes minutes, and happens once.")
         try:
             seconds[unit] = try_unit(folder, unit)
-        except StageError as error:
+        except UserError as error:
             problems[unit] = error.message
             say(f"Core ML on {unit}: {error.message}; it is not used for this model")
     if not seconds:
         message = f"Core ML cannot compute this model: {'; '.join(f'{u}: {p}' for u, p in problems.items())}"
-        raise StageError(os.EX_UNAVAILABLE, message, "--model builtin draws without Core ML.")
+        raise UserError(os.EX_UNAVAILABLE, message, "--model builtin draws without Core ML.")
     return min(seconds, key=lambda unit: seconds[unit]), problems
 
 
 def try_unit(folder: Path, unit: str) -> float:
     """Seconds of one step of the model on `unit`, measured in another process.
 
-    Raises: StageError 69 if it crashes, hangs, refuses, or what comes out is no picture.
+    Raises: UserError 69 if it crashes, hangs, refuses, or what comes out is no picture.
     """
     command = [sys.executable, "-m", "helpers.draw.engines.compute_units", str(folder), unit]
     # Without these its error is not taken for the stage's own.
@@ -110,16 +112,16 @@ def try_unit(folder: Path, unit: str) -> float:
             output, errors = child.communicate(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             child.kill()
-            raise StageError(os.EX_UNAVAILABLE, f"no answer within {PATIENCE} s") from None
+            raise UserError(os.EX_UNAVAILABLE, f"no answer within {PATIENCE} s") from None
         except BaseException:
             child.kill()
             raise
     if child.returncode < 0:
-        raise StageError(os.EX_UNAVAILABLE, f"crashed (signal {-child.returncode})")
+        raise UserError(os.EX_UNAVAILABLE, f"crashed (signal {-child.returncode})")
     if child.returncode:
         said = errors.decode("utf-8", "replace").strip().splitlines() or [f"exit code {child.returncode}"]
         ours = [line.removeprefix("coreml: ") for line in said if line.startswith("coreml: ")]
-        raise StageError(os.EX_UNAVAILABLE, (ours or said)[-1])
+        raise UserError(os.EX_UNAVAILABLE, (ours or said)[-1])
     return float(output)
 
 
@@ -151,13 +153,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(part: str, array: Array) -> None:
-    """Raises StageError 70 for what no network of this kind computes."""
+    """Raises UserError 70 for what no network of this kind computes."""
     import numpy as np
 
     if not np.isfinite(array).all():
-        raise StageError(os.EX_SOFTWARE, f"{part} gives numbers that are none (NaN)")
+        raise UserError(os.EX_SOFTWARE, f"{part} gives numbers that are none (NaN)")
     if np.ptp(array) < 1e-3:
-        raise StageError(os.EX_SOFTWARE, f"{part} gives the same value everywhere")
+        raise UserError(os.EX_SOFTWARE, f"{part} gives the same value everywhere")
 
 
 def _identity(folder: Path) -> str:

@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import damaged, plain, read_config
-from helpers.core.stage import StageError, is_set, setting
+from helpers.core.errors import UserError
+from helpers.core.stage import is_set, setting
 from helpers.draw.engines import Defaults, compute_units, defaults, xl
 from helpers.draw.tokenizer import END, Tokenizer
 
@@ -54,7 +55,7 @@ def coremltools() -> Any:
 
 
 class Network:
-    """One loaded Core ML model. Raises StageError 69 for one that Core ML does not load or compute."""
+    """One loaded Core ML model. Raises UserError 69 for one that Core ML does not load or compute."""
 
     def __init__(self, path: Path, unit: str) -> None:
         self.path, self.inputs = path, inputs(path)
@@ -79,13 +80,13 @@ class Network:
             yield
         except Exception as error:  # coremltools raises plain Exception and RuntimeError
             message = f"Core ML cannot use {self.path}: {error}"
-            raise StageError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
+            raise UserError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
 
 
 def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Shape and type of each input of a Core ML model, from its description: nothing is loaded.
 
-    Raises: StageError 69 for a model that is damaged.
+    Raises: UserError 69 for a model that is damaged.
     """
     try:
         if path.suffix == ".mlmodelc":
@@ -123,7 +124,7 @@ class CoreMl:
             length = inputs(self._paths["TextEncoder"][0])["input_ids"][0][-1]
         except (KeyError, ValueError) as error:
             message = f"{folder} holds Core ML models, but none of Stable Diffusion: {error} is missing"
-            raise StageError(os.EX_UNAVAILABLE, message, "Use another model.") from error
+            raise UserError(os.EX_UNAVAILABLE, message, "Use another model.") from error
         known = _known(folder)
         self.factor: int = known.get("factor", 8)
         self.size = (width * self.factor, height * self.factor)
@@ -196,14 +197,14 @@ class CoreMl:
 def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.draw.engines.load does for the engine "coreml"."""
     if precision not in ("", "f16"):
-        raise StageError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
+        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
     weight = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     frugal = is_set("LOW_MEMORY") if setting("LOW_MEMORY") else 0 < compute_units.machine().memory < 4 * weight
     engine = CoreMl(folder, frugal)
     if size not in (None, engine.size):
         remedy = "Leave --size out, or convert one of that size: python -m helpers.compress.convert_coreml --help."
         message = f"this model draws {engine.size[0]}x{engine.size[1]} only: a Core ML model has one size"
-        raise StageError(os.EX_USAGE, message, remedy)
+        raise UserError(os.EX_USAGE, message, remedy)
     engine.load(compute_units.choose_unit(folder))  # last: it may take minutes
     return engine
 
@@ -215,7 +216,7 @@ def _paths(folder: Path, part: str) -> list[Path]:
             paths = [folder / (name + suffix) for name in names]
             if all(path.is_dir() for path in paths):
                 return paths
-    raise StageError(os.EX_UNAVAILABLE, f"the model in {folder} has no {part}.mlmodelc", "Fetch the model again.")
+    raise UserError(os.EX_UNAVAILABLE, f"the model in {folder} has no {part}.mlmodelc", "Fetch the model again.")
 
 
 def _known(folder: Path) -> dict[str, Any]:

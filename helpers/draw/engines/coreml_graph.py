@@ -23,7 +23,7 @@ from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 from coremltools.converters.mil.mil import Var as Node
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 from helpers.draw.engines import architecture
 from helpers.draw.engines.architecture import Config, Layers, Weights
 
@@ -43,11 +43,11 @@ class _Layers(Layers[Node]):
         self.kind = attention
 
     def weight(self, name: str, *shape: int) -> Node:
-        """A weight in half precision. Raises StageError 69 for one that is not a number there."""
+        """A weight in half precision. Raises UserError 69 for one that is not a number there."""
         with np.errstate(over="ignore"):
             array = self.array(name).astype(np.float16)
         if not np.isfinite(array).all():
-            raise StageError(
+            raise UserError(
                 os.EX_UNAVAILABLE, f"{name} has values that 16-bit floats cannot hold", "Use another model."
             )
         return mb.const(val=array.reshape(shape) if shape else array, name=identifier(name))

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from helpers.core.stage import StageError
+from helpers.core.errors import UserError
 
 INSTALL = ".venv/bin/python -m pip install -e '.[cuda]'"
 PACKAGES = ("torch", "diffusers", "transformers")  # the extra "cuda" of pyproject.toml
@@ -34,15 +34,15 @@ def advice() -> str:
 
 
 def check_packages() -> None:
-    """Raises: StageError 69 with the command that installs what is missing."""
+    """Raises: UserError 69 with the command that installs what is missing."""
     if package := missing():
-        raise StageError(os.EX_UNAVAILABLE, f"drawing with PyTorch needs the package {package}", INSTALL)
+        raise UserError(os.EX_UNAVAILABLE, f"drawing with PyTorch needs the package {package}", INSTALL)
 
 
 def check(torch: Any) -> None:
     """Ask the driver for the GPU; torch: the module, which says that it is not available.
 
-    Raises: StageError 69 with what keeps PyTorch from using it: no GPU that it may see, a driver that is too old for
+    Raises: UserError 69 with what keeps PyTorch from using it: no GPU that it may see, a driver that is too old for
     it, a PyTorch that was made without CUDA.
     """
     remedy = "A2I_ENGINE=openvino draws on the processor."
@@ -58,4 +58,4 @@ def check(torch: Any) -> None:
             remedy = f"Install the one with it: {INSTALL} --force-reinstall"
         elif os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
             remedy = f"CUDA_VISIBLE_DEVICES hides it. {remedy}"
-        raise StageError(os.EX_UNAVAILABLE, f"PyTorch cannot use the NVIDIA GPU: {why}", remedy) from error
+        raise UserError(os.EX_UNAVAILABLE, f"PyTorch cannot use the NVIDIA GPU: {why}", remedy) from error

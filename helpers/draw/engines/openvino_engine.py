@@ -29,7 +29,8 @@ from helpers.adapt.diffusers_folder import (
     read_weights,
     weight_files,
 )
-from helpers.core.stage import ROOT, StageError
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.draw.diffusion import check_size
 from helpers.draw.engines import Defaults, defaults
 from helpers.draw.tokenizer import Tokenizer
@@ -100,9 +101,9 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     """What helpers.draw.engines.load does for the engine "openvino"."""
     precision = precision or "f32"
     if precision not in ("f32", "bf16"):
-        raise StageError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
+        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
     if not (folder / "model_index.json").is_file():
-        raise StageError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
+        raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     configs = {part: read_config(folder / part / "config.json") for part in _PARTS}
     try:
         scale = factor(configs["vae"])
@@ -127,7 +128,7 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
         name = _name(folder, part)
         try:
             return _cached(core, name, key, options, lambda: _graph(folder, part, shapes[part]))
-        except (StageError, OSError):
+        except (UserError, OSError):
             raise
         except Exception as error:  # the runtime's own, and whatever a strange setting leads to
             raise misfit(folder / part, error) from error

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
-from helpers.core.stage import StageError, is_set, say, setting
+from helpers.core.errors import UserError
+from helpers.core.stage import is_set, say, setting
 from helpers.draw.diffusion import check_size
 from helpers.draw.engines import Defaults, defaults, nvidia, xl
 from helpers.draw.engines.torch_unet import Unet
@@ -191,7 +192,7 @@ class Cuda:
         """What `compute` gives; with less in the memory of the card each time that it is too little. level: to be
         taken first; decodes: whether tiles would help.
 
-        Raises: StageError 69 when nothing is left to be taken out, or for any other fault of the device.
+        Raises: UserError 69 when nothing is left to be taken out, or for any other fault of the device.
         """
         while True:
             try:
@@ -202,7 +203,7 @@ class Cuda:
                 what = str(error).partition("\n")[0]
                 if not (isinstance(error, MemoryError) or re.search(_FULL, what)):
                     message = f"{self.version} cannot compute this model: {what}"
-                    raise StageError(
+                    raise UserError(
                         os.EX_UNAVAILABLE, message, "A2I_ENGINE=openvino draws on the processor."
                     ) from error
             level = self._lower(decodes)  # not in the handler: the error holds on to the memory of the call
@@ -212,7 +213,7 @@ class Cuda:
         if self.level == LAYERS and not tiles:
             message = f"the memory of {self._where} is too small for {'x'.join(map(str, self.size))}"
             remedy = "Close what else uses it, or draw a smaller --size. A2I_ENGINE=openvino draws on the processor."
-            raise StageError(os.EX_UNAVAILABLE, message, remedy)
+            raise UserError(os.EX_UNAVAILABLE, message, remedy)
         levels = ("only the UNet stays in it, which is slower", "each layer is brought when needed, which is slower")
         what = "pictures are decoded in tiles, which changes them slightly" if tiles else levels[self.level]
         say(f"generate: the memory of {self._where} is full; from now on {what}")
@@ -229,11 +230,11 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     nvidia.check_packages()
     index = folder / "model_index.json"
     if not index.is_file():
-        raise StageError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
+        raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     kind = diffusers_folder.read_config(index)
     if kind.get("_class_name") not in _PIPELINES:
         message = f"{folder} is a {kind.get('_class_name')}; this engine draws with Stable Diffusion 1, 2 and XL"
-        raise StageError(os.EX_UNAVAILABLE, message, "Use another model.")
+        raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
     names = ["text_encoder", *(["text_encoder_2"] if kind.get("text_encoder_2") else []), "unet", "vae"]
     configs = {part: diffusers_folder.read_config(folder / part / "config.json") for part in names}
     try:
@@ -271,7 +272,7 @@ def _source(folder: Path, precision: str) -> tuple[list[Path], dict[str, Any]]:
     try:
         variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
         files = diffusers_folder.weight_files(folder, variants)
-    except StageError:
+    except UserError:
         pickles = sorted(folder.glob("*.bin"))
         if not is_set("ALLOW_PICKLE") or not pickles:
             raise
@@ -281,7 +282,7 @@ def _source(folder: Path, precision: str) -> tuple[list[Path], dict[str, Any]]:
 
 
 def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> Any:
-    """One network, still in the computer's memory. Raises StageError 69 for one that is damaged or not known here."""
+    """One network, still in the computer's memory. Raises UserError 69 for one that is damaged or not known here."""
     home = "transformers" if folder.name.startswith("text") else "diffusers"
     kinds = {
         "text_encoder": "CLIPTextModel",
@@ -343,7 +344,7 @@ def _bring_layers(unet: Any, device: Any) -> None:
 
 
 def _device(torch: Any) -> Any:
-    """The best device of this machine. Raises StageError 69 where there is an NVIDIA GPU that cannot be used."""
+    """The best device of this machine. Raises UserError 69 where there is an NVIDIA GPU that cannot be used."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     if nvidia.has_driver():
@@ -352,7 +353,7 @@ def _device(torch: Any) -> Any:
 
 
 def _precision(torch: Any, device: Any, asked: str) -> str:
-    """Raises: StageError 64 for one that the device does not compute."""
+    """Raises: UserError 64 for one that the device does not compute."""
     possible = [
         name
         for name in _PRECISIONS[device.type]
@@ -360,7 +361,7 @@ def _precision(torch: Any, device: Any, asked: str) -> str:
     ]
     if asked and asked not in possible:
         message = f"there is no precision {asked!r} on this device ({device.type})"
-        raise StageError(os.EX_USAGE, message, f"Use {' or '.join(possible)}.")
+        raise UserError(os.EX_USAGE, message, f"Use {' or '.join(possible)}.")
     return asked or possible[0]
 
 

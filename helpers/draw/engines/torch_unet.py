@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.core.stage import ROOT, is_set, say
+from helpers.core.paths import ROOT
+from helpers.core.stage import is_set, say
 from helpers.draw.engines import xl
 
 if TYPE_CHECKING:
