@@ -6,7 +6,7 @@
     entry.path                                 # the file of a one-file model, otherwise the folder
     catalog.require("base.en-q5_1")            # the entry if it is present, otherwise UserError 69 with the command
 
-`python -m helpers.catalog.catalog` prints the table that stands in the README.
+`python -m helpers.catalog.catalog` prints the table of docs/models.md.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def human(size: int) -> str:
 
 
 def markdown_table() -> str:
-    """The catalogue as the README shows it, without a final newline."""
+    """The catalogue as docs/models.md shows it, without a final newline."""
     rows = ["| model | what it is | download | memory | licence |", "| --- | --- | --: | --: | --- |"]
     for entry in entries().values():
         size = "in the repository" if entry.shipped else human(entry.bytes)
