@@ -1,4 +1,4 @@
-"""Writes what follows from the vocabulary and the evaluation: `words.txt`, and the generated part of `README.md`.
+"""Writes `words.txt` (from the vocabulary) and the generated part of the model card, `README.md` (from the evaluation).
 
 After a change of either: python -m training.builtin.card
 """
@@ -28,16 +28,16 @@ def _kinds() -> list[str]:
 
 def _vocabulary() -> list[str]:
     colours = ["/".join(SPELLINGS.get(name, (name,))) for name in PLAIN if name != UNSAID]
-    lines = [f"{len(SUBJECTS)} subjects, other words for them in brackets:", "", *_kinds(), ""]
+    lines = [f"{len(SUBJECTS)} subjects, with other words for them in brackets:", "", *_kinds(), ""]
     lines += [f"Plain backgrounds (“on a blue background”, “in front of a blue wall”): {', '.join(colours)}.", ""]
     lines += ["Settings, and every way to say them:", ""]
     lines += [f"- **{name}**: {', '.join(ways)}" for name, ways in SETTINGS.items()]
     lines += [""]
     adjectives = sorted({word for words in vocabulary.ADJECTIVES.values() for word in words})
-    lines += [f"Adjectives that it takes and that change nothing: {', '.join(adjectives)}.", ""]
+    lines += [f"Adjectives that are accepted and change nothing: {', '.join(adjectives)}.", ""]
     sizes = dict.fromkeys(word for words in vocabulary.SIZES.values() for word in words)
-    lines += [f"Sizes, of one subject alone: {', '.join(sizes)}.", ""]
-    lines += [f"Colours ({', '.join(vocabulary.HUES)}) of: {', '.join(vocabulary.PAINTABLE)}.", ""]
+    lines += [f"Sizes, for a single subject: {', '.join(sizes)}.", ""]
+    lines += [f"Colours ({', '.join(vocabulary.HUES)}) for: {', '.join(vocabulary.PAINTABLE)}.", ""]
     lines += ["Numbers: two or three of one kind (“two cats”, “a pair of dragons”, “three apples”).", ""]
     return [*lines, f"Pairs (“a cat and a dog”), with {', '.join(dict.fromkeys(vocabulary.JOINS))}.", ""]
 
@@ -55,15 +55,16 @@ KINDS = {  # feature: what it is called
     "pair": "· two different ones",
 }
 COLUMNS = {"subjects": "subjects", "number": "number", "colour": "colour", "size": "size", "background": "background"}
-COLUMNS |= {"all": "all of it"}
+COLUMNS |= {"all": "everything"}
 
 
 def _figures(result: dict[str, Any]) -> list[str]:
     rows = {name: result["right"][feature] for feature, name in KINDS.items() if feature in result["right"]}
     rows |= {f"control: {name}": row for name, row in result["controls"].items()}
     lines = [
-        f"{result['prompts']} captions of combinations that training never saw, seeds 0…{result['prompts'] - 1}, "
-        f"{result['sampler']}; the same seeds and captions every time, none picked by hand. Right are:",
+        f"{result['prompts']} captions with combinations that were not in the training data, "
+        f"seeds 0…{result['prompts'] - 1}, {result['sampler']}; "
+        "the same captions and seeds every time, none chosen by hand. Correct are:",
         "",
         f"| | {' | '.join(COLUMNS.values())} |",
         f"| ---{' | ---' * len(COLUMNS)} |",
@@ -74,11 +75,12 @@ def _figures(result: dict[str, Any]) -> list[str]:
     return [
         *lines,
         "",
-        f"All of it right by the number of steps, of the first of these captions: {'; '.join(steps)}.",
+        f"Everything correct by the number of steps, for the first of these captions: {'; '.join(steps)}.",
         "",
-        f"The decoder alone, on true held-out scenes: {result['decoder PSNR']:.1f} dB.",
+        "The PSNR of the decoder alone, on rendered scenes that were not in the training data: "
+        f"{result['decoder PSNR']:.1f} dB.",
         "",
-        f"Subjects that were missed: {', '.join(failed) or 'none'}.",
+        f"Subjects that were not always correct: {', '.join(failed) or 'none'}.",
     ]
 
 
