@@ -36,7 +36,7 @@ def stored() -> list[Row]:
 
 def table(rows: Iterable[Row]) -> str:
     """The rows in Markdown, by the file of the test."""
-    lines = ["| what was tried | times | held | lost | measured |", "| --- | --: | --: | --: | --- |"]
+    lines = ["| what was tried | times | passed | failed | measured |", "| --- | --: | --: | --: | --- |"]
     of_file = ""
     for row in rows:
         if (file := file_of(row)) != of_file:

@@ -1,5 +1,5 @@
-"""What is promised when a stage fails: the table that tests/faults/test_stage_faults.py holds the pipe to, and that
-docs/faults.md shows:  python -m tests.stage_promises  writes it there.
+"""The promises for stages that fail: tests/faults/test_stage_faults.py checks this table, and docs/faults.md shows it.
+`python -m tests.stage_promises` writes it into the page.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Promise(NamedTuple):
 
 
 ONCE, LOOP = SOURCES[:2], SOURCES[2:]
-HEARD, CTRL_C = "the next recording is awaited", "Ctrl-C ends it"
+HEARD, CTRL_C = "the program waits for the next recording", "Ctrl-C ends it"
 PROMISES = [
     Promise(STAGES, "is not installed", SOURCES, 69, "pipeline: there is no program '/nowhere/program'", "at once"),
     Promise(STAGES, "fails at once", SOURCES, 1, "pipeline: STAGE failed with exit code 1"),
@@ -41,31 +41,29 @@ PROMISES = [
     Promise(("transcribe",), "writes nothing", ONCE, 65, "remove_parentheses: no text arrived on stdin"),
     Promise(TEXT[1:], "writes nothing", ONCE, 65, "generate: no prompt arrived on stdin"),
     Promise(TEXT, "writes nothing", LOOP, 0, "", HEARD),
-    Promise(("generate",), "writes nothing", SOURCES, 0, "", "that it drew nothing is its own affair"),
-    Promise(STAGES, "writes half a line", SOURCES, 0, "", "it is taken for a whole one"),
+    Promise(("generate",), "writes nothing", SOURCES, 0, "", "no picture, and no error"),
+    Promise(STAGES, "writes half a line", SOURCES, 0, "", "it is used as a complete line"),
     Promise(("record",), "writes garbage", ONCE, 65, "transcribe: no words were heard in 2.0 seconds"),
     Promise(("transcribe",), "writes garbage", ONCE, 65, "remove_parentheses: nothing was said: \ufffd"),
     Promise(("record", "transcribe"), "writes garbage", LOOP, 0, "", HEARD),
+    Promise(TEXT[1:], "writes garbage", SOURCES, 0, "", "it is drawn as text, with � for bytes that are not UTF-8"),
+    Promise(("generate",), "writes garbage", SOURCES, 0, "", "its output is passed on unchanged"),
+    Promise(("record",), "writes one line without end", ONCE, 65, "transcribe: no words were heard in 600.0 seconds"),
+    Promise(("record",), "writes one line without end", LOOP, 65, "transcribe: no audio arrived"),
     Promise(
-        TEXT[1:], "writes garbage", SOURCES, 0, "", "it is drawn as the text that it might be, with � for what is none"
+        ("transcribe",), "writes one line without end", SOURCES, 65, "remove_parentheses: a line of more than 1048576"
     ),
-    Promise(("generate",), "writes garbage", SOURCES, 0, "", "its output is passed on as it is"),
-    Promise(("record",), "writes a line without an end", ONCE, 65, "transcribe: no words were heard in 600.0 seconds"),
-    Promise(("record",), "writes a line without an end", LOOP, 65, "transcribe: no audio arrived"),
-    Promise(
-        ("transcribe",), "writes a line without an end", SOURCES, 65, "remove_parentheses: a line of more than 1048576"
-    ),
-    Promise(TEXT[1:], "writes a line without an end", SOURCES, 65, "generate: a line of more than 1048576"),
-    Promise(TEXT, "writes lines without an end", SOURCES, 130, "", f"each is drawn; {CTRL_C}"),
-    Promise(("generate",), "writes a line without an end", SOURCES, 0, "", "until nobody reads it any more"),
-    Promise(("generate",), "writes lines without an end", SOURCES, 0, "", "until nobody reads it any more"),
+    Promise(TEXT[1:], "writes one line without end", SOURCES, 65, "generate: a line of more than 1048576"),
+    Promise(TEXT, "writes lines without end", SOURCES, 130, "", f"each is drawn; {CTRL_C}"),
+    Promise(("generate",), "writes one line without end", SOURCES, 0, "", "until nobody reads the output any more"),
+    Promise(("generate",), "writes lines without end", SOURCES, 0, "", "until nobody reads the output any more"),
 ]
 
 
 def table() -> str:
     """The promises in Markdown."""
     lines = [
-        "| stage | what it does | with | exit code | what is said | what happens |",
+        "| stage | fault | input | exit code | message | what happens |",
         "| --- | --- | --- | --: | --- | --- |",
     ]
     for promise in PROMISES:

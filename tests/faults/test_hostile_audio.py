@@ -57,7 +57,7 @@ def mutated(number: int) -> tuple[str, bytes]:
 def test_damaged_files(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """A damaged audio file is heard as far as it can be, or refused in one line; memory and time are bounded."""
+    """A damaged audio file is read as far as possible, or refused in one line; memory and time are limited."""
     tried = size(40, 2400)
     for number in range(tried):
         name, data = mutated(number)
@@ -123,7 +123,7 @@ MADE: dict[str, tuple[Callable[[], bytes], tuple[int, ...]]] = {
 def test_headers_that_lie(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """What is no audio, or a header that lies about its sound, is refused in one line or heard; it costs no memory."""
+    """Files that are no audio, or have a wrong header, are read or refused in one line; they use no memory."""
     turns = size(1, 4)
     for number, (about, (data, codes)) in enumerate(MADE.items()):
         file = tmp_path / "sound.wav"
@@ -171,7 +171,7 @@ def poured(pieces: Iterator[bytes], into: int) -> None:
 def test_streams_without_end(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """A stream that never ends is read as far as its window, or refused; it fills neither memory nor the disk."""
+    """An endless stream is read up to the time limit, or refused; it fills neither memory nor the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     tried = [(name, DECODERS[(number + turn) % 2]) for turn in range(size(1, 2)) for number, name in enumerate(ENDLESS)]
     for name, decoder in tried:
@@ -191,7 +191,7 @@ def test_streams_without_end(
 
 
 def test_a_day_in_one_file(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Of eight hours of sound half a minute is read, and it costs what half a minute costs."""
+    """From a file of eight hours, half a minute is read, and it costs what half a minute costs."""
     for number, decoder in enumerate(DECODERS):
         file = tmp_path / "day.wav"
         file.write_bytes(wav(says=8 * 3600 * 32_000))
@@ -218,19 +218,19 @@ def test_a_day_in_one_file(tmp_path: Path, record_property: Callable[[str, objec
 )
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_what_is_no_file(tmp_path: Path, decoder: str, source: str, codes: tuple[int, ...]) -> None:
-    """A device, a folder or a socket in the place of a file is refused in one line."""
+    """A device, a folder or a socket instead of a file is refused in one line."""
     held(record(source, tmp_path, decoder), source, codes)
 
 
 def test_a_socket(tmp_path: Path) -> None:
-    """A socket in the place of a file is refused in one line."""
+    """A socket instead of a file is refused in one line."""
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.wav"))
         held(record(tmp_path / "socket.wav", tmp_path, "bundled"), "a socket", (66,))
 
 
 def test_a_pipe_that_nobody_writes_to(tmp_path: Path) -> None:
-    """A named pipe that nobody writes to is waited for; ending the wait leaves no process."""
+    """A named pipe without a writer: the program waits; when it is stopped, no process is left."""
     fifo = tmp_path / "fifo.wav"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "helpers.listen.record", "--input", str(fifo)]
@@ -266,7 +266,7 @@ FAKES = {
 
 @pytest.mark.parametrize("fault", FAKES)
 def test_an_ffmpeg_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
-    """An FFmpeg that hangs, crashes or floods its log over a file is ended, and the file refused in one line."""
+    """An FFmpeg that hangs, crashes or floods its log is stopped, and the file is refused in one line."""
     script, words = FAKES[fault]
     (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\n{script}\n")
     (tmp_path / "ffmpeg").chmod(0o755)
@@ -281,7 +281,7 @@ def test_an_ffmpeg_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, f
 
 
 def test_an_ffmpeg_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that gives FFmpeg sound without end, as one whose clock stands still, is cut where its time is over."""
+    """A file from which FFmpeg makes endless sound (its clock stands still) is cut at the time limit."""
     (tmp_path / "ffmpeg").write_text('#!/bin/sh\nulimit -f >"${0%/*}/limit"\nexec yes sound\n')
     (tmp_path / "ffmpeg").chmod(0o755)
     (tmp_path / "word.wav").write_bytes(wav())

@@ -133,7 +133,7 @@ HARM: dict[str, tuple[Does, set[int]]] = {
 def test_hostile_hub(
     tree: Tree, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """A hub that redirects elsewhere, lies, packs, drips or never ends: one line, the right code, nothing stays."""
+    """A hub that redirects, lies, compresses or never ends: one line, the right exit code, no file left."""
     names = list(HARM)[:: size(4, 1)]
     record_property("tried", len(names))
     for name in names:
@@ -156,7 +156,7 @@ def test_hostile_hub(
 
 
 def test_the_token(tree: Tree, record_property: Callable[[str, object], None]) -> None:
-    """A token of the hub goes to the hub alone: not to where it redirects, not into what is said, nor into a file."""
+    """A hub token is sent to the hub only: not to a redirect target, not into a message or a file."""
     stored = tree.root / "home" / ".cache" / "huggingface" / "token"
     stored.parent.mkdir(parents=True)
     stored.write_text(TOKEN)
@@ -187,7 +187,7 @@ def test_the_token(tree: Tree, record_property: Callable[[str, object], None]) -
 
 
 def test_the_token_stays_at_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token goes to the hub's own address, not to the hosts that keep its files, nor to those named like it."""
+    """A token is sent to the hub's address, not to its file hosts or to hosts with a similar name."""
     import huggingface_hub.utils
     from huggingface_hub import constants
 
@@ -220,7 +220,7 @@ def test_the_token_stays_at_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_password_in_the_address_of_the_hub(tree: Tree) -> None:
-    """A password in the address of a hub or a proxy is not said."""
+    """A password in the address of a hub or proxy is never shown."""
     for name in ("HF_ENDPOINT", "HTTP_PROXY"):
         for fault in (None, Does(lookup=lambda handler: handler.head(302, Location="http://127.0.0.1:9/x"))):
             tree.hub.fail[NAME] = fault
@@ -231,7 +231,7 @@ def test_a_password_in_the_address_of_the_hub(tree: Tree) -> None:
 
 
 def test_a_hub_that_drips_for_ever_does_not_hold_up_the_first_recording(tree: Tree) -> None:
-    """A hub that sends a byte now and then for ever holds the offer before a first recording up for its time only."""
+    """A hub that sends one byte now and then delays the first recording only for the time limit."""
     tree.hub.fail[NAME] = Does(download=lambda handler: drip(handler, LINE, b"X-a: b\r\n", 0.2))
     began = time.monotonic()
     program = "import download_model; download_model.offer('alone', 1, 4)"
@@ -243,7 +243,7 @@ def test_a_hub_that_drips_for_ever_does_not_hold_up_the_first_recording(tree: Tr
 
 
 def test_a_file_that_is_not_pinned_has_about_its_size(tree: Tree) -> None:
-    """A file whose size is known roughly, from a hub that has one of any size: not fetched."""
+    """A file of roughly known size, from a hub that sends any other size, is not downloaded."""
     catalog = tree.root / "models" / "catalog.toml"
     known = len(PARTS["config.json"])
     catalog.write_text(
@@ -257,7 +257,7 @@ def test_a_file_that_is_not_pinned_has_about_its_size(tree: Tree) -> None:
 
 
 def test_a_bomb_with_the_right_hash(tree: Tree) -> None:
-    """An archive that is not pinned and unpacks to a hundred times its size: refused, and deleted."""
+    """An unpinned archive that unpacks to a hundred times its size is refused and deleted."""
     bomb = zipped({"x/Unet.mlmodelc/weights/weight.bin": bytes(50_000_000), "x/vocab.json": b"{}"})
     assert len(bomb) < 100_000
     catalog = tree.root / "models" / "catalog.toml"

@@ -102,7 +102,7 @@ def test_image_models(
 )  # fmt: skip
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_sizes_of_no_model(engine: str, file: str, key: str, value: Any, tiny: Path, tmp_path: Path) -> None:
-    """A setting for which there is no memory, or no time: refused when the model is loaded, by its name."""
+    """A setting that needs too much memory or time is refused by name when the model is loaded."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / file
     path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | {key: value}))
     with pytest.raises(UserError, match=key) as refused:
@@ -111,7 +111,7 @@ def test_sizes_of_no_model(engine: str, file: str, key: str, value: Any, tiny: P
 
 
 def test_a_network_larger_than_its_weights(tiny: Path, tmp_path: Path) -> None:
-    """Widths that a graphics card's memory would be taken for, and weights that are far fewer: refused before that."""
+    """A model with far fewer weights than its sizes need is refused before VRAM is allocated for it."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [80_000, 160_000]}))
     with pytest.raises(UserError, match=r"numbers are described, \d+ are there"):
@@ -177,7 +177,7 @@ def heard(path: Path) -> str:
 def test_speech_models(
     english: Path, tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """Hostile and damaged speech models: words or one line, in a process of their own that takes little memory."""
+    """Hostile and damaged speech models give words or one line, in a process with limited memory."""
     content, path, count, refused = english.read_bytes(), tmp_path / "model.bin", size(15, 1000), 0
     allowed = max(
         1_000_000, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
@@ -199,7 +199,7 @@ def test_speech_models(
 
 
 def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
-    """Lengths in a speech model for which whisper.cpp takes memory, or writes over its stack: it never sees them."""
+    """Lengths in a speech model that make whisper.cpp allocate or overflow: it never reads them."""
     content, path = english.read_bytes(), tmp_path / "model.bin"
     filters, name = 48 + 8 + 4 * 80 * 201, content.index(b"encoder.conv1.weight") - 4 * 6
     (words,), one = struct.unpack_from("<i", content, filters), struct.pack("<i", 1)
@@ -230,7 +230,7 @@ def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
 def test_archives(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """Damaged and mutated archives: unpacked byte for byte or refused; nothing is written beside the model."""
+    """Damaged archives are unpacked byte for byte or refused; nothing is written outside the model's folder."""
     members = {f"x_compiled/{path}": body for path, body in COMPILED.items()}
     content, count, refused = zipped(members), size(100, 5000), 0
     record_property("tried", count)
@@ -281,7 +281,7 @@ class Canary:
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Pickles, under each name they come by and under the name of something else: refused and never opened."""
+    """Pickle files, under their own or another file type's name, are refused and never opened."""
     sings = tmp_path / "it sings"
     song = pickle.dumps({"state_dict": Canary(sings)}), b"PK\x05\x06" + bytes(18)
     pickle.loads(song[0])
@@ -307,7 +307,7 @@ def test_pickles(engine: str, tiny: Path, tmp_path: Path, record_property: Calla
 def test_code_of_a_model(
     engine: str, tiny: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Settings of a model that name code of its author, or another model: that code is not run, nor asked for."""
+    """Model settings that name the author's code, or another model: that code is not run or downloaded."""
     ends = tried(engine, "code", len(hostile.CODE), tiny, tmp_path)
     record_property("tried", len(ends))
     assert not (bad := [end for end in ends if wrong(end)]), bad
@@ -317,7 +317,7 @@ def test_code_of_a_model(
 
 
 def test_compiled_models(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
-    """Folders that call themselves compiled Core ML models and are not: one line, before Core ML is asked."""
+    """Folders that look like compiled Core ML models but are not: one line, before Core ML reads them."""
     described = {"name": "sample", "shape": "[2, 4, 64, 64]", "dataType": "Float16"}
     good = json.dumps([{"inputSchema": [described]}])
     texts = [

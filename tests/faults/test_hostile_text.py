@@ -61,7 +61,7 @@ def peak_of(command: list[str], stdin: Path, folder: Path) -> tuple[int, bytes, 
 
 
 def test_the_filter(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """Of any text the filter makes one line for each, of its own letters, safe to show, in bounded memory."""
+    """The text filter writes one line for each line, with the line's own letters, in limited memory."""
     tried = size(3000, 100_000)
     with (tmp_path / "texts").open("wb") as texts:
         texts.writelines(line(number) + b"\n" for number in range(tried))
@@ -81,7 +81,7 @@ def always(text: str) -> Callable[[bytes], str]:
 
 
 def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """What a recogniser writes is one safe line before anything else sees it; the line of the meter never wraps."""
+    """A recogniser's text becomes one safe line before it is used; the level meter's line never wraps."""
     pcm, tried = audio.decode(ROOT / "examples" / "burger.wav"), size(5, 100)
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]
@@ -105,7 +105,7 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
 
 
 def test_confirm(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """--confirm shows any text without its escapes on the terminal, and gives it on as it was shown."""
+    """--confirm shows any text without escape sequences, and passes on what it showed."""
     tried = [number for number in range(100) if meant(line(number))][: size(2, 40)]
     for number in tried:
         code, drawn, shown = confirm(line(number).decode(errors="replace") + "\n", b"\r", tmp_path)
@@ -117,7 +117,7 @@ def test_confirm(tmp_path: Path, size: Size, record_property: Note) -> None:
 
 
 def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """A picture of any text is drawn, and nothing of the text but letters reaches the terminal, --json or not."""
+    """Any text gives a picture, and only letters of it reach the terminal, with and without --json."""
     tried = size(2, 30)
     numbers = range(7, 7 + tried)  # the first is a megabyte
     (tmp_path / "texts").write_bytes(b"".join(line(number) + b"\n" for number in numbers))
@@ -144,7 +144,7 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
 
 @pytest.mark.parametrize("what", ["remove_parentheses", "helpers.draw.generate"])
 def test_a_line_without_end(tmp_path: Path, what: str) -> None:
-    """A line that never ends is refused in one line when it is longer than any text, and fills no memory."""
+    """An endless line is refused in one line at the length limit, and fills no memory."""
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
@@ -171,7 +171,7 @@ def test_a_line_without_end(tmp_path: Path, what: str) -> None:
 
 
 def test_metadata(size: Size, record_property: Note) -> None:
-    """The text in a picture is read back letter by letter, by another program's reader."""
+    """The text in a picture is read back exactly, by another program's reader."""
     tried, pixels = size(3000, 100_000), np.zeros((1, 1, 3), np.uint8)
     model = {"name": "m", "sha256": "0" * 64}
     for number in range(tried):
@@ -188,7 +188,7 @@ def test_metadata(size: Size, record_property: Note) -> None:
 
 
 def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size, record_property: Note) -> None:
-    """A run's folder is named by harmless letters and lies where runs are kept; its files hold the text exactly."""
+    """A run's folder has a harmless name and lies in the output folder; its files hold the exact text."""
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / "outputs"))
     monkeypatch.setenv("A2I_SESSION", "")
     monkeypatch.setenv("A2I_CONTROL", "")
@@ -215,7 +215,7 @@ def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size
 
 
 def test_transcripts_keep_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size) -> None:
-    """Line number n of what a recogniser wrote is that of picture number n, whatever stands in the others."""
+    """Line N of the recogniser belongs to picture N, whatever the other lines contain."""
     monkeypatch.setenv("A2I_SESSION", str(tmp_path))
     texts = [line(number) for number in range(8, size(200, 5000))]
     (tmp_path / "transcript.txt").write_bytes(b"".join(text + b"\n" for text in texts))
@@ -224,7 +224,7 @@ def test_transcripts_keep_their_lines(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_folders_whose_name_is_no_text(tmp_path: Path) -> None:
-    """A folder whose name is no UTF-8 is one to keep runs in; its path is printed as it is, and as JSON."""
+    """A folder whose name is not UTF-8 can keep runs; its path is printed unchanged, also as JSON."""
     output = os.fsencode(tmp_path) + b"/caf\xe9 \x9b\xff"
     try:
         Path(os.fsdecode(output)).mkdir()
@@ -244,7 +244,7 @@ def test_folders_whose_name_is_no_text(tmp_path: Path) -> None:
 
 
 def test_prompts_on_the_command_line(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """A prompt goes through the shell byte by byte, only its line breaks become spaces; nothing in it is run."""
+    """A prompt passes the shell byte by byte; only line breaks become spaces; nothing in it is run."""
     pipe, got = Pipe(tmp_path / "place"), tmp_path / "got"
     path = f"{canaries(tmp_path)}:{os.environ['PATH']}"
     tried = 0
@@ -266,7 +266,7 @@ def test_prompts_on_the_command_line(tmp_path: Path, size: Size, record_property
 
 
 def test_options_that_are_wrong(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """A wrong option is refused in two lines, whatever is in it, without its escapes on the terminal."""
+    """A wrong option is refused in two lines, whatever it contains, without escape sequences."""
     pipe, tried = Pipe(tmp_path / "place"), size(6, 300)
     settings = pipe.environment(PATH=f"{canaries(tmp_path)}:{os.environ['PATH']}", LC_ALL="C.UTF-8")
     for number in range(8, 8 + tried):
@@ -282,7 +282,7 @@ def test_options_that_are_wrong(tmp_path: Path, size: Size, record_property: Not
 
 
 def test_what_was_heard(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """What was said goes through the whole pipe as text: into one picture, and into no program."""
+    """Spoken text goes through the whole pipe as text: into one picture, and into no program."""
     pipe, tried = Pipe(tmp_path / "place"), size(1, 20)
     for first in range(0, 20 * tried, 20):
         texts = [line(number) for number in range(first, first + 20)]
@@ -343,7 +343,7 @@ def read_by_notify_send(body: str) -> str:
 
 
 def test_notifications_on_linux(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """A notification shows the text letter by letter: no markup, no escapes, no option, no shell in it."""
+    """A notification shows the text exactly: no markup, escape sequence, option or shell command in it."""
     texts = [text for number in range(8, size(150, 5000)) if (text := meant(line(number)))]
     for number, (text, call) in enumerate(zip(texts, notified("linux", texts, tmp_path), strict=True)):
         assert call[:4] == ["-a", "Audio to Image", "--", "Heard"] and len(call) == 5, (number, call)
@@ -362,7 +362,7 @@ def test_notifications_on_a_mac(tmp_path: Path, size: Size, record_property: Not
 
 
 def test_the_key(tmp_path: Path, size: Size, record_property: Note) -> None:
-    """What a press of the key has heard is shown by two notifications, shortened if it is long, and run by nobody."""
+    """After the hotkey, two notifications show the recognised text, shortened if long; nothing runs it."""
     pipe, path, picture = Pipe(tmp_path / "place"), shims(tmp_path), tmp_path / "image.png"
     hear = "import sys; from helpers import stage; sys.stdin.read()\ntext = printable(open(sys.argv[1], 'rb').read()"
     hear += ".decode(errors='replace'))\nstage.say(f'heard: {text}'); print(text)"

@@ -105,7 +105,7 @@ def sound(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 @pytest.mark.parametrize("source", ["prompt", "file", "microphone"])
 def test_killed_run(pipe: Pipe, sound: dict[str, str], size: Size, record_property: Record, source: str) -> None:
-    """SIGKILL at random moments: what is there is whole, nothing goes on, and the next run clears up and works."""
+    """SIGKILL at random moments: files are complete, no process is left, the next run cleans up and works."""
     record_property("tried", count := {"prompt": size(2, 50), "file": size(3, 60), "microphone": size(4, 90)}[source])
     wav, log, events = pipe.root / "examples" / "burger.wav", pipe.output.parent / "log", pipe.output.parent / "events"
     sources: dict[str, list[object]] = {"prompt": ["--prompt", "a burger"], "file": ["--input", wav], "microphone": []}
@@ -170,7 +170,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.mark.parametrize("source", ["microphone"])
 def test_what_was_spoken(pipe: Pipe, sound: dict[str, str], source: str, way: str) -> None:
-    """Ended while somebody speaks, by a signal and with a stage that hangs: what was said so far is kept."""
+    """Ended during speech, by a signal or with a stage that hangs: the speech so far is saved."""
     events = pipe.output.parent / "events"
     events.touch()
     hangs = {"A2I_TRANSCRIBE": "sleep 1000"} if "hangs" in way else {}
@@ -219,7 +219,7 @@ def dead(pipe: Pipe) -> str:
 
 
 def test_what_is_kept_of_a_killed_run(pipe: Pipe, dead: str) -> None:
-    """Of runs that were killed the next one keeps each recording of a second or more, and takes away the rest."""
+    """After killed runs, the next one saves each recording of a second or more and deletes the rest."""
     sessions = [pipe.output / f"{dead}.{name}" for name in "abcdef"]
     recording(sessions[0], 2)
     recording(sessions[1], 0.9)
@@ -242,7 +242,7 @@ def test_what_is_kept_of_a_killed_run(pipe: Pipe, dead: str) -> None:
 
 
 def test_what_belongs_to_others_stays(pipe: Pipe, dead: str) -> None:
-    """The working folder of a run that still runs, or that runs on another machine, is not touched."""
+    """The working folder of a live run, or of a run on another machine, is not touched."""
     script = subprocess.Popen(["bash", "-c", "sleep 60; true"], start_new_session=True)  # a pipeline.sh, say
     running = processes.start(pipe, A2I_RECORD="sleep 60", A2I_TRANSCRIBE="cat")
     assert wait_until(lambda: list(pipe.temporary.glob("*/record.pid")))
@@ -272,7 +272,7 @@ def test_what_belongs_to_others_stays(pipe: Pipe, dead: str) -> None:
 
 
 def test_many_find_the_same(pipe: Pipe, dead: str, size: Size) -> None:
-    """Eight runs at once find what one that was killed has left: it is kept once."""
+    """Eight runs at once find the rest of a killed run: it is saved once."""
     for number in range(trials := size(3, 30)):
         recording(pipe.output / f"{dead}.{number}", 2)
         many = [processes.start(pipe, "--prompt", "next", A2I_GENERATE="cat") for _ in range(8)]
@@ -318,7 +318,7 @@ def installing(pipe: Pipe) -> bool:
 
 
 def test_killed_installation(pipe: Pipe, first: dict[str, str]) -> None:
-    """SIGKILL of pipeline.sh in the first installation: the next run waits for it, and starts no second one."""
+    """SIGKILL of pipeline.sh in the first installation: the next run waits for it and starts no second one."""
     running = processes.start(pipe, "--prompt", "x", **first)
     assert wait_until(lambda: installing(pipe))
     running.kill()
@@ -333,7 +333,7 @@ def test_killed_installation(pipe: Pipe, first: dict[str, str]) -> None:
 
 
 def test_everything_killed_in_the_installation(pipe: Pipe, first: dict[str, str]) -> None:
-    """SIGKILL of everything in the first installation, at its start too: the next run installs anew."""
+    """SIGKILL of all processes in the first installation, also at its start: the next run installs again."""
     running = processes.start(pipe, "--prompt", "x", **first)
     assert wait_until(lambda: installing(pipe))
     strike(pipe, running, "everything", random.Random(0))
@@ -350,7 +350,7 @@ def test_everything_killed_in_the_installation(pipe: Pipe, first: dict[str, str]
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_installation(pipe: Pipe, first: dict[str, str], number: signal.Signals) -> None:
-    """Ctrl-C, and its like, in the first installation: nothing goes on, and nothing is left in TMPDIR."""
+    """Ctrl-C and similar signals in the first installation: no process and nothing in TMPDIR is left."""
     running = processes.start(pipe, "--prompt", "x", **first)
     assert wait_until(lambda: installing(pipe))
     os.killpg(running.pid, number)

@@ -31,7 +31,7 @@ def memory(pid: int) -> float:
 
 
 def test_one_process(tmp_path: Path, size: Size, record_property: Record) -> None:
-    """Pictures through one process: memory, open files and threads flat, the last tenth as quick as the first."""
+    """Pictures in one process: constant memory, open files, threads; the last tenth as fast as the first."""
     record_property("tried", count := size(60, 1000))
     environment = {**os.environ, "A2I_OUTPUT": str(tmp_path), "A2I_STEPS": str(size(1, 4)), "A2I_QUIET": "1"}
     generate = subprocess.Popen(
@@ -65,7 +65,7 @@ def test_one_process(tmp_path: Path, size: Size, record_property: Record) -> Non
 
 
 def test_many_runs_one_after_another(tmp_path: Path, size: Size, record_property: Record) -> None:
-    """Runs of the whole pipe one after another: nothing is left behind, the last ones are as quick as the first."""
+    """Many runs, one after another: nothing is left behind; the last are as fast as the first."""
     record_property("tried", count := size(6, 200))
     pipe, seconds = Pipe(tmp_path), []
     shared = set(Path("/dev/shm").iterdir())

@@ -71,7 +71,7 @@ def test_names_that_mean_something_to_ffmpeg(
     size: Callable[[int, int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """A file name is a name, whatever FFmpeg would read in it: an address, a list, a pattern, an option."""
+    """A file name is only a name, even if FFmpeg could read it as an address, list, pattern or option."""
     sound = base64.b64encode(canary(tmp_path).read_bytes()[:2000]).decode().replace("/", "_")
     names = NAMES[:: size(2, 1)]
     for number, shape in enumerate(names):
@@ -177,7 +177,7 @@ def test_files_that_name_others(
     size: Callable[[int, int], int],
     record_property: Callable[[str, object], None],
 ) -> None:
-    """FFmpeg opens the file that was named and no other, no program and no connection, whatever stands in it."""
+    """FFmpeg opens only the named file, no program and no connection, whatever the file contains."""
     other = canary(tmp_path)
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/canary.wav"
     turns = size(1, 4 * len(TRAP_NAMES))
@@ -198,7 +198,7 @@ def test_files_that_name_others(
 
 
 def test_the_traps_are_real(tmp_path: Path) -> None:
-    """Without what holds it back, FFmpeg would open the other file (so that the test above can fail)."""
+    """Without our restrictions, FFmpeg would open the other file (so the tests above can fail)."""
     ffmpeg, other = traced(tmp_path, "system") / "ffmpeg", canary(tmp_path)
     for trap in ("a playlist of HLS", "ffconcat", "an alias"):
         file = tmp_path / "trap.m3u8"
@@ -211,7 +211,7 @@ def test_the_traps_are_real(tmp_path: Path) -> None:
 
 
 def test_no_picture_is_decoded(tmp_path: Path) -> None:
-    """FFmpeg may use decoders of sound alone: what decodes pictures, the larger part of it, is not opened."""
+    """FFmpeg may use audio decoders only; the larger part, which decodes pictures, is not used."""
     if not SYSTEM:
         pytest.skip("there is no FFmpeg on this machine")
     (tmp_path / "ffmpeg").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"${0%/*}/arguments"\nexit 1\n')

@@ -106,7 +106,7 @@ RUNS: dict[str, tuple[object, ...]] = {
 def test_no_network(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """A run makes no socket but one of this machine's own kind, and writes in its own places only."""
+    """A run opens only local sockets, and writes only to its own folders."""
     runs = list(RUNS)[: size(2, len(RUNS))]
     record_property("tried", len(runs))
     for run in runs:
@@ -125,7 +125,7 @@ def test_no_network(
 
 
 def test_the_microphone_without_a_network(pipe: Pipe, tmp_path: Path) -> None:
-    """A run that listens talks to the sound server over its file, to nobody else, and writes in its own places only."""
+    """A run that records connects only to the sound server's socket, and writes only to its own folders."""
     needs("strace", "-f", "-qq", "-o", "/dev/null")
     voice = tmp_path / "voice.wav"
     voice.write_bytes((ROOT / SAID).read_bytes())
@@ -154,7 +154,7 @@ def test_the_microphone_without_a_network(pipe: Pipe, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [["--list-devices"], ["--time", "1"]])
 def test_no_sound_server(pipe: Pipe, options: list[str]) -> None:
-    """On a machine without a sound server a look for a microphone leaves nothing in the home directory."""
+    """Without a sound server, the search for a microphone leaves nothing in the home directory."""
     settings = pipe.environment(A2I_QUIET=1)
     settings.pop("PULSE_SERVER", None)
     subprocess.run(pipe.command(*options), env=settings, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
@@ -162,7 +162,7 @@ def test_no_sound_server(pipe: Pipe, options: list[str]) -> None:
 
 
 def test_the_same_picture_without_a_network(pipe: Pipe) -> None:
-    """In a place without any network, not even the machine's own, a run draws the same picture."""
+    """Without any network, even the local one, a run draws the same picture."""
     needs("unshare", "-rn")
     first = pipe.run(*RUNS["a recording"])
     assert first.returncode == 0, first.stderr
@@ -192,7 +192,7 @@ sys.addaudithook(note)
 
 
 def test_no_python_of_a_run_connects(pipe: Pipe, tmp_path: Path) -> None:
-    """What Python itself sees of a run, where no tracing is allowed: nothing is looked up, connected or bound."""
+    """Python's own events in a run, where tracing is not allowed: no lookup, no connect, no bind."""
     hook, notes = tmp_path / "hook", tmp_path / "notes"
     hook.mkdir()
     (hook / "sitecustomize.py").write_text(HOOK)
@@ -210,7 +210,7 @@ def test_no_python_of_a_run_connects(pipe: Pipe, tmp_path: Path) -> None:
 
 
 def test_the_offer_asks_the_hub_only(pipe: Pipe) -> None:
-    """Before the first recording the hub of the catalogue is asked for the speech model, once, and nobody else."""
+    """Before the first recording, only the catalogue's hub is asked for the speech model, once."""
     (pipe.root / ".cache" / "speech-model-offered").unlink()
     (pipe.root / "models").unlink()
     shutil.copytree(ROOT / "models", pipe.root / "models", ignore=shutil.ignore_patterns("downloaded", "train"))
@@ -236,7 +236,7 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
 
 
 def test_a_download_asks_the_hub_only(tree: Tree) -> None:
-    """A download reaches the hub and nobody else, writes into the models' folder only, and nobody may change it."""
+    """A download connects to the hub only, writes to the models' folder only, and nobody else can change it."""
     needs("strace", "-f", "-qq", "-o", "/dev/null")
     trace, port = tree.root / "trace", tree.hub.url.rpartition(":")[2]
     command = ["strace", "-f", "-qq", "-s", "4096", "-o", str(trace), "-e", f"trace=network,{WRITES}"]
@@ -283,7 +283,7 @@ PRIVATE: dict[str, tuple[str, ...]] = {
 def test_private(
     tmp_path: Path, size: Callable[[int, int], int], record_property: Callable[[str, object], None]
 ) -> None:
-    """What a run makes is the user's alone, while it runs and afterwards, also where everything else is everybody's."""
+    """The files of a run belong to the user alone, during and after it, whatever the umask."""
     trials = [(run, mask) for mask in ("000", "022") for run in PRIVATE][: size(3, 2 * len(PRIVATE))]
     record_property("tried", len(trials))
     for run, mask in trials:
@@ -346,7 +346,7 @@ def shipped(*endings: str) -> list[Path]:
 
 
 def test_which_modules_may_reach_a_network() -> None:
-    """A module that is not on the list imports nothing that could reach a network, and no shell script calls it."""
+    """Only listed modules import something that can reach a network; no shell script calls such a program."""
     found: dict[str, set[str]] = {}
     for path in shipped(".py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -29,8 +29,8 @@ FAULTS = {
     "writes nothing": "drain",
     "writes half a line": "drain; half",
     "writes garbage": "drain; garbage",
-    "writes a line without an end": "drain; exec tr '\\0' $endless </dev/zero",
-    "writes lines without an end": "drain; exec yes 'a burger'",
+    "writes one line without end": "drain; exec tr '\\0' $endless </dev/zero",
+    "writes lines without end": "drain; exec yes 'a burger'",
 }
 # What a stage is made of; the sound is two seconds of noise, in a loop twice.
 STAGE = r"""#!/bin/bash
@@ -131,7 +131,7 @@ def settings(pipe: Pipe, cell: Cell) -> dict[str, object]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 def test_faulty_stage(pipe: Pipe, cell: Cell) -> None:
-    """A stage that fails: the right code, one line with the first cause, nothing left, and what was spoken is kept."""
+    """A stage that fails: the right exit code, one line with the first cause, no rest, the speech saved."""
     promise, spoken = cell.promise, pipe.output.parent / "spoken.wav"
     options = ["--input", spoken] if cell.source == "a file" else []
     running = processes.start(pipe, *options, **settings(pipe, cell))
@@ -146,7 +146,7 @@ def test_faulty_stage(pipe: Pipe, cell: Cell) -> None:
             )
         if cell.stage != "record" and not stalled:
             assert wait_until(lambda: not list(pipe.temporary.glob("*/record.pid")), 30), "the recording is not over"
-        if promise.fault == "writes lines without an end":
+        if promise.fault == "writes lines without end":
             assert running.stdout.readline()
             (transcript,) = pipe.output.glob(".session.*/transcript.txt")
             assert transcript.stat().st_size < 1 << 20  # it waits for what is drawn
@@ -174,7 +174,7 @@ def test_faulty_stage(pipe: Pipe, cell: Cell) -> None:
 
 
 def test_killed_question(pipe: Pipe) -> None:
-    """--confirm is killed while it asks: the line names it, and what was spoken is kept."""
+    """--confirm is killed while it asks: the line names it, and the speech is saved."""
     cell = Cell("generate", "the microphone", PROMISES[0])
     stages = settings(pipe, cell) | {"A2I_GENERATE": "cat", "A2I_CONFIRM": 1, "TERM": "xterm"}
     terminal, other = pty.openpty()
@@ -194,12 +194,12 @@ def test_killed_question(pipe: Pipe) -> None:
 
 
 def test_the_page_shows_what_is_tested() -> None:
-    """The table in docs/faults.md is the one that the tests hold."""
+    """The table in docs/faults.md is the one that the tests check."""
     found = BLOCK.search(PAGE.read_text(encoding="utf-8"))
     assert found and found[0] == table(), "write it anew: python -m tests.stage_promises"
     assert {(promise.fault, stage) for promise in PROMISES for stage in promise.stages} >= {
         (fault, stage)
         for fault in FAULTS
         for stage in STAGES
-        if (fault, stage) != ("writes lines without an end", "record")
+        if (fault, stage) != ("writes lines without end", "record")
     }

@@ -70,7 +70,7 @@ def one_line(stderr: str) -> list[str]:
 def test_full_disk(
     pipe: Pipe, mount: Callable[[Path, str], None], size: Size, record_property: Record, source: str
 ) -> None:
-    """The disk is full at some write: 73 and one line, or a whole run, and nothing else on it."""
+    """The disk becomes full at some write: 73 and one line, or a complete run, and nothing else on it."""
     sources: dict[str, list[object]] = {
         "prompt": ["--prompt", "a burger"],
         "file": ["--input", pipe.root / "examples" / "burger.wav"],
@@ -102,7 +102,7 @@ def test_full_disk(
 def test_recording_on_a_full_disk(
     pipe: Pipe, mount: Callable[[Path, str], None], size: Size, record_property: Record
 ) -> None:
-    """The disk has room for what was spoken and none for a picture: 73, one line, and the recording is kept."""
+    """The disk has room for the recording, but not for a picture: 73, one line, the recording is saved."""
     mount(pipe.output, "size=64m")
     spoken = pipe.output.parent / "spoken"
     spoken.write_text(
@@ -133,7 +133,7 @@ def test_full_temporary_folder(pipe: Pipe, mount: Callable[[Path, str], None]) -
 
 @needs_mount
 def test_read_only_folder(pipe: Pipe, mount: Callable[[Path, str], None]) -> None:
-    """The output folder is on a disk that cannot be written: 73 and one line, before anything is drawn."""
+    """The output folder is on a read-only disk: 73 and one line, before anything is drawn."""
     mount(pipe.output, "size=1m,ro")
     done = pipe.run("--prompt", "a burger")
     assert done.returncode == 73 and len(one_line(done.stderr)) == 1, done
@@ -142,7 +142,7 @@ def test_read_only_folder(pipe: Pipe, mount: Callable[[Path, str], None]) -> Non
 
 @needs_mount
 def test_read_only_program(pipe: Pipe, mount: Callable[[Path, str], None]) -> None:
-    """The program's own folder cannot be written: it draws all the same."""
+    """The program's own folder is read-only: it still draws."""
     shutil.rmtree(pipe.root / ".cache")
     mount(pipe.root / ".cache", "size=1m,ro")
     done = pipe.run("--input", pipe.root / "examples" / "burger.wav", HF_ENDPOINT="http://hub.invalid")
@@ -151,7 +151,7 @@ def test_read_only_program(pipe: Pipe, mount: Callable[[Path, str], None]) -> No
 
 @pytest.mark.parametrize("place", ["outputs", "outputs/deeper", ".cache", "TMPDIR"])
 def test_file_where_a_folder_should_be(pipe: Pipe, place: str) -> None:
-    """A file lies where a folder should be: 73 and one line, or it is not needed; the file stays as it is."""
+    """A file where a folder should be: 73 and one line, or it is not needed; the file is unchanged."""
     file, settings = pipe.output.parent / "file", {}
     file.write_text("mine")
     if place == ".cache":
@@ -171,7 +171,7 @@ def test_file_where_a_folder_should_be(pipe: Pipe, place: str) -> None:
 
 @pytest.mark.parametrize("moment", ["started", "ready", "prompt"])
 def test_vanishing_folder(pipe: Pipe, size: Size, record_property: Record, moment: str) -> None:
-    """The output folder is deleted during a run: 73 and one line, or a whole run in a folder made anew."""
+    """The output folder is deleted during a run: 73 and one line, or a complete run in a new folder."""
     record_property("tried", trials := size(1, 10))
     for trial in range(trials):
         events = pipe.temporary.parent / f"events-{trial}"
@@ -197,7 +197,7 @@ def test_vanishing_folder(pipe: Pipe, size: Size, record_property: Record, momen
 
 
 def test_recording_outlives_a_run_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run's last file cannot be written: the recording is where it was, for the next one to keep."""
+    """The last file of a run cannot be written: the recording stays, and the next run saves it."""
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path))
     (recording := tmp_path / "recording-1.wav").write_bytes(b"spoken")
     with pytest.raises(UserError), run_folder.RunFolder(0) as run:
@@ -207,7 +207,7 @@ def test_recording_outlives_a_run_that_cannot_be_kept(tmp_path: Path, monkeypatc
 
 
 def test_many_runs(pipe: Pipe, size: Size, record_property: Record) -> None:
-    """Thousands of runs lie in the folder: the next one is as quick, and has its own name."""
+    """Thousands of runs in the folder: the next one is as fast, and has a name of its own."""
     record_property("tried", count := size(2_000, 10_000))
     quick, slow = [], []
     pipe.run("--prompt", "a burger")
@@ -229,7 +229,7 @@ def test_many_runs(pipe: Pipe, size: Size, record_property: Record) -> None:
 
 
 def test_runs_at_once(pipe: Pipe, size: Size, record_property: Record) -> None:
-    """Eight runs at once, of the same second and prompt: eight folders, all whole."""
+    """Eight runs at once, with the same second and prompt: eight complete folders."""
     record_property("tried", 8 * (rounds := size(1, 10)))
     for _ in range(rounds):
         running = [
@@ -254,7 +254,7 @@ def test_runs_at_once(pipe: Pipe, size: Size, record_property: Record) -> None:
 def test_names_of_the_same_second(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size, record_property: Record
 ) -> None:
-    """Many folders of the same second and words, made by eight threads at once: none meets another."""
+    """Many folders of the same second and words, made by eight threads at once, all get different names."""
     from concurrent.futures import ThreadPoolExecutor
 
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path))
