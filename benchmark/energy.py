@@ -37,7 +37,7 @@ def counter() -> Iterator[tuple[str, Callable[[], float]]]:
         with integrated(command, r"^Combined Power .*: (\d+) mW", 1e-3) as so_far:
             yield "processor, GPU and Neural Engine (powermetrics)", so_far
     else:
-        raise Silent("this machine shows no energy counter (no RAPL, no NVIDIA GPU)")
+        raise Silent("this machine has no energy counter (no RAPL, no NVIDIA GPU)")
 
 
 @contextlib.contextmanager

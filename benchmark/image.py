@@ -69,7 +69,7 @@ def each_engine(results: Results, rounds: int, tick: Tick) -> None:
                     results.add(f"{subject} / {what}", "s", seconds, how + more)
                 results.add(f"{subject} / loading", "s", [worker.loaded], "from the start of its process; once")
                 used(results, subject, worker, steps, pictures)
-                results.add(f"{subject} / memory", "MB", [worker.ask("memory")[1]], "of its process, at most")
+                results.add(f"{subject} / memory", "MB", [worker.ask("memory")[1]], "peak of its process")
 
 
 def used(results: Results, subject: str, worker: Worker, steps: int, rounds: int) -> None:
@@ -112,9 +112,9 @@ def beside_diffusers(results: Results, folder: Path, cache: Path, rounds: int, s
     with side_by_side(folder, cache, precisions()) as workers:
         for action, what in (("step", "step"), ("decode", "decoding")):
             found = in_turn({way: worker.seconds(action) for way, worker in workers.items()}, rounds, tick)
-            add(results, name, what, found, "every way in turn")
+            add(results, name, what, found, "all ways alternately")
         pictures = {way: worker.seconds("picture", steps=steps) for way, worker in workers.items()}
-        add(results, name, f"picture, {steps} steps", in_turn(pictures, rounds, tick), "every way in turn")
+        add(results, name, f"picture, {steps} steps", in_turn(pictures, rounds, tick), "all ways alternately")
         remember(results, name, workers)
 
 
@@ -134,7 +134,7 @@ def side_by_side(folder: Path, cache: Path, wanted: Iterable[str]) -> Iterator[d
 def remember(results: Results, name: str, workers: Mapping[str, Worker]) -> None:
     """Add the memory that each has needed."""
     for way, worker in workers.items():
-        results.add(f"image / {name}, {way} / memory", "MB", [worker.ask("memory")[1]], "of its process, at most")
+        results.add(f"image / {name}, {way} / memory", "MB", [worker.ask("memory")[1]], "peak of its process")
 
 
 def first_pictures(results: Results, rounds: int, tick: Tick) -> None:
@@ -191,7 +191,7 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
         folder, cache = Path(temporary) / "model", Path(temporary) / "cache"
         with Worker("weights", folder=str(folder)) as maker:
             kinds, decoding = maker.ask("arithmetic")[1]
-        arithmetic = "counted layer by layer; guidance computes two halves"
+        arithmetic = "counted layer by layer; with guidance, each step computes two inputs"
         for kind, amount in kinds.items():
             results.add(f"image / {name}, {kind} / arithmetic of a step", "GFLOP", [amount], arithmetic)
         results.add(f"image / {name}, a step / arithmetic", "GFLOP", [sum(kinds.values())], arithmetic)
@@ -201,7 +201,7 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
                 "engine", engine="openvino", folder=str(folder), precision=precision, cache=str(cache)
             ) as first:
                 subject = f"image / {name}, {OURS}, {precision} / first start"
-                results.add(subject, "s", [first.loaded], "it compiles the model, and keeps that")
+                results.add(subject, "s", [first.loaded], "compiles the model and stores the result")
             tick()
             with side_by_side(folder, cache, [precision]) as workers:  # not all four: they need 17 GB
                 pictures = {way: worker.ask("picture", steps=2)[0] for way, worker in workers.items()}
@@ -209,10 +209,13 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
                 add(results, name, "start to picture, 2 steps", begun, "from the start of the process; once")
                 steps = {way: worker.seconds("step") for way, worker in workers.items()}
                 found = in_turn(steps, 1 if quick else 3, tick, warm=0)
-                add(results, name, "step", found, "both ways in turn, after a picture")
+                add(results, name, "step", found, "both ways alternately, after a picture")
                 remember(results, name, workers)
         best = share_of_the_peak(results, name, folder, cache, kinds, 1 if quick else 3, tick)
-        whole, how = 20 * sum(kinds.values()) + decoding, "at the most that PyTorch's kernels reached, both networks"
+        whole, how = (
+            20 * sum(kinds.values()) + decoding,
+            "at the highest speed that PyTorch's kernels reached, both networks",
+        )
         results.add(f"image / {name}, 20 steps and the decoder / arithmetic in all", "GFLOP", [whole], arithmetic)
         results.add(f"image / {name}, 20 steps and the decoder / floor", "s", [whole / best / 1e3], how)
 
@@ -252,7 +255,7 @@ def share_of_the_peak(
         spent = worker.ask("spent")[1]
         tick()
     whole = sum(spent.values())
-    how = f"OpenVINO's own clock, {precision}, once; attention with what is computed element by element"
+    how = f"OpenVINO's own clock, {precision}, once; attention includes element-wise operations"
     named = {layer for layers in LAYERS.values() for layer in layers}
     for kind, layers in LAYERS.items():
         seconds = sum(spent.get(layer, 0.0) for layer in layers)

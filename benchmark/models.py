@@ -32,7 +32,9 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
         results.notes.append("models: coremltools is not here to make palettes: pip install -e '.[benchmark]'")
         return
     if "coreml" not in engines.available():
-        results.notes.append("models: what memory palettes save is a Mac's to tell; here no Core ML computes with them")
+        results.notes.append(
+            "models: the memory that palettes save can only be measured on a Mac, where Core ML computes with them"
+        )
     palettes(results, RECIPES[1:3] if quick else RECIPES, 4 if quick else 8, tick)
 
 

@@ -84,7 +84,7 @@ def add(results: Results, scene: Scene, cache: str, runs: dict[str, list[Events]
         seconds = [waited(one) for one in events]
         name = f"pipe / {scene.name}, {cache} / {way}"
         how = "the built-in models" if not os.environ.get("A2I_MODEL") else "the chosen models"
-        results.add(name, "s", seconds, f"{what}, {how}; both ways in turn")
+        results.add(name, "s", seconds, f"{what}, {how}; both ways alternately")
         middle = sorted(events, key=waited)[len(events) // 2]
         results.timelines.append(timeline(f"{scene.name}, {cache}: {way}", middle))
     names = [f"pipe / {scene.name}, {cache} / {way}" for way in (THEIRS, OURS)]

@@ -11,30 +11,31 @@ from benchmark.results import Figure, Results
 SECTIONS = {  # title, what is measured, its plot
     "pipe": (
         "From the last word to the picture",
-        "`./pipeline.sh`, whose stages start at once and load while the microphone is open, against the same "
-        "programs one after another: record the whole window to a file, transcribe it, filter the text, draw. Models"
-        " and settings are the same. Cold: the system has forgotten models, compiled models and Python packages, as "
-        "after a start of the machine. The microphone is a recording that is heard in real time; its window is 5 s "
-        "long. Where speech ends before it, the pipe ends 0.8 s after the last word, and the other way records on.",
+        "`./pipeline.sh` starts all stages at once, and they load while the microphone is open. It is compared with "
+        "the same programs one after another: record the whole window to a file, transcribe it, filter the text, draw. "
+        "Models and settings are the same. Cold: models, compiled models and Python packages are not in the system's "
+        "file cache, as after a restart. The microphone is a recording that is played in real time. The recording "
+        "window is 5 s. If the speech ends earlier, the pipe stops 0.8 s after the last word; the other way records the "
+        "whole window.",
         plots.TIMELINE,
     ),
     "speech": (
-        "How well it hears",
-        "Every recogniser that was on the machine, over thirty prompts in synthetic voices. The real-time factor is "
-        "the time that a recording takes by its length.",
+        "Speech recognition",
+        "Every recogniser on this machine, with thirty prompts in synthetic voices. The real-time factor is the time "
+        "of the recognition divided by the length of the recording.",
         "",
     ),
     "image": (
         "Drawing",
-        "The engines that were there; the CPU engine against diffusers on PyTorch, as its quick start says; every "
-        "sampler, with what the judge of the built-in model, which knows nothing of the prompt, finds in the pictures. "
-        "Where real weights are not there, time is measured with random ones of the same shapes.",
+        "The engines on this machine. The CPU engine compared with diffusers on PyTorch, used as in its quick start. "
+        "Every sampler, with what the judge of the built-in model (which does not see the prompt) finds in the "
+        "pictures. Where real weights are missing, time is measured with random weights of the same shapes.",
         plots.PICTURES,
     ),
     "models": (
         "Sizes",
-        "Models on this disk, and the built-in one with smaller weights (`python -m helpers.compress.palettize`), "
-        "drawn as Core ML would compute it.",
+        "Models on this disk, and the built-in model with compressed weights (`python -m helpers.compress.palettize`), "
+        "computed as Core ML would do it.",
         plots.PALETTES,
     ),
 }
@@ -74,14 +75,14 @@ def markdown(results: Results) -> str:
     """The whole document, with a final newline."""
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts = [
-        "# Measured",
-        "Made by `python -m benchmark`; `benchmarks.json` holds it all, and `--check` compares a later run "
-        "with it, ratio by ratio. Each comparison is two commands in turn in one run. Figures are medians; quartiles"
-        " stand in brackets where there is more than one value.",
+        "# Benchmarks",
+        "`python -m benchmark` writes this page. `benchmarks.json` has all values, and `--check` compares the ratios of "
+        "a later run with them. In each comparison, two commands run alternately in the same run. Figures are medians; "
+        "where there is more than one value, the quartiles follow in brackets.",
         f"{results.machine}, {results.memory} of memory; {versions}; {results.date}"
         + (". **A quick run: few rounds.**" if results.quick else "."),
         "## Ratios",
-        "How many times better, or which share of what was possible: more is better in all of them.",
+        "Each ratio says how many times better, or which share of the maximum. Higher is better in all rows.",
         ratios(results),
     ]
     for section, (title, about, plot) in SECTIONS.items():
@@ -92,7 +93,7 @@ def markdown(results: Results) -> str:
             parts += tables(figures)
     if results.notes:
         parts += ["## What was not measured", "\n".join(f"- {note}" for note in results.notes)]
-    parts += ["## What others have published", "Their figures, on their machines; not measured here.", published()]
+    parts += ["## Figures that others have published", "Measured by them, on their machines.", published()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,5 +154,5 @@ def number(value: float) -> str:
 
 
 def published() -> str:
-    rows = ["| | figure | whose |", "| --- | --: | --- |"]
+    rows = ["| | figure | source |", "| --- | --: | --- |"]
     return "\n".join(rows + [f"| {what} | {figure} | {source} |" for what, figure, source in PUBLISHED])

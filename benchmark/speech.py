@@ -58,7 +58,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object], folder: P
         for name, worker in workers.items():
             add(results, name, heard[name])
             results.add(f"speech / {name} / loading", "s", [worker.loaded], "from the start of its process; once")
-            results.add(f"speech / {name} / memory", "MB", [worker.ask("memory")[1]], "of its processes, at most")
+            results.add(f"speech / {name} / memory", "MB", [worker.ask("memory")[1]], "peak of its processes")
     builtin, *others = workers
     for name in others:
         results.compare(
@@ -73,7 +73,7 @@ def add(results: Results, name: str, heard: list[Heard]) -> None:
     voices: dict[str, list[Heard]] = defaultdict(list)
     for item in heard:
         voices[item.sample.voice].append(item)
-    how = f"{len(heard)} recordings of {len(voices)} voices; case, punctuation, two spellings of one sound do not count"
+    how = f"{len(heard)} recordings of {len(voices)} voices; case, punctuation and alternative spellings do not count"
     subject = f"speech / {name}"
     results.add(f"{subject} / word error rate", "%", [100 * word_error_rate(heard)], how)
     results.add(
