@@ -15,8 +15,8 @@ from collections.abc import Callable, Generator
 import numpy as np
 
 from helpers.core import stage
+from helpers.core.pcm import RATE
 from helpers.listen import microphone, record
-from helpers.listen.audio import RATE
 
 CHUNK = RATE // 20  # samples; FFmpeg hands on as much at a time
 ROOM = 20  # of 32768; a real microphone is never silent
@@ -45,7 +45,7 @@ def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Gener
         time.sleep(max(0.0, began + position / RATE - time.monotonic()))
         if position >= end and not told:
             told = True
-            stage.event(record.NAME, "said")
+            stage.event("said")
         yield chunk.clip(-32768, 32767).astype("<i2").tobytes()
 
 

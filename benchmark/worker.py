@@ -24,6 +24,7 @@ from typing import Any
 from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.core.text import printable
 
 Actions = dict[str, Callable[..., Any]]
@@ -253,7 +254,7 @@ def recogniser(name: str) -> Actions:
         return {
             "text": text,
             "seconds": time.perf_counter() - began,
-            "length": len(pcm) / audio.BYTES_PER_SECOND,
+            "length": len(pcm) / BYTES_PER_SECOND,
         }
 
     return {"hear": write_down}

@@ -21,8 +21,8 @@ import measured
 import pytest
 
 from helpers.core.paths import ROOT
+from helpers.core.pcm import BYTES_PER_SECOND, WINDOW
 from helpers.core.text import printable
-from helpers.listen import audio
 
 MOST_MEMORY = 300  # MB, of record and FFmpeg together
 MOST_TIME = 60.0  # seconds, on a machine that has other things to do; 0.3 on one that has not
@@ -73,7 +73,7 @@ def held(ended: Ended, about: object, codes: tuple[int, ...] = (0, 65)) -> None:
         assert remedy.startswith("  ") and not ended.pcm, (about, ended)
     else:
         assert ended.said == "" or " is longer: " in ended.said, (about, ended.said)
-        assert 0 < len(ended.pcm) <= audio.WINDOW * audio.BYTES_PER_SECOND and len(ended.pcm) % 2 == 0, about
+        assert 0 < len(ended.pcm) <= WINDOW * BYTES_PER_SECOND and len(ended.pcm) % 2 == 0, about
 
 
 SEEDS = "wav mp3 m4a ogg opus flac aac aiff webm mka caf wma au w64 avi flv mov ac3 wv tta mxf mp2 3gp"

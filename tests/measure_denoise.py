@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmark import spoken_prompts
 from benchmark.speech import Heard, Sample, word_error_rate
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 from helpers.listen.denoise import cleaned
@@ -40,17 +41,17 @@ def listen(
             written = recogniser.transcribe(pcm)
         except UserError:
             written = ""
-        heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / audio.BYTES_PER_SECOND))
+        heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / BYTES_PER_SECOND))
     return heard
 
 
 def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
     """Ten seconds each of white and pink noise, a hum of 50 Hz with its harmonics, and six of the voices at once."""
-    size, rng = 10 * audio.RATE, np.random.default_rng(6)
+    size, rng = 10 * RATE, np.random.default_rng(6)
     white = rng.normal(size=size)
     spectrum = np.fft.rfft(rng.normal(size=size))
     pink = np.fft.irfft(spectrum / np.sqrt(np.maximum(1, np.arange(len(spectrum)))), size)
-    times = np.arange(size) / audio.RATE
+    times = np.arange(size) / RATE
     hum = sum(np.sin(2 * np.pi * (50 * k * times + rng.random())) / k for k in range(1, 9))
     babble = sum(
         np.roll(np.resize(_samples(audio.decode(recordings[i].path)), size), i * 999) for i in range(2, 150, 25)
@@ -61,7 +62,7 @@ def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
 
 def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
     """`pcm`, a second of silence around it, with `noise` so many decibels below its speech, then cleaned."""
-    speech = np.pad(_samples(pcm), audio.RATE // 2)
+    speech = np.pad(_samples(pcm), RATE // 2)
     loud = speech[np.abs(speech) > 0.02 * np.abs(speech).max()]
     noise = noise[: len(speech)] * np.sqrt((loud**2).mean() / (noise**2).mean()) * 10 ** (-decibels / 20)
     mixed = speech + noise
@@ -70,7 +71,7 @@ def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
         return pcm
     if clean == OURS:
         return cleaned(pcm)
-    raw = ["-f", "s16le", "-ar", str(audio.RATE), "-ac", "1"]
+    raw = ["-f", "s16le", "-ar", str(RATE), "-ac", "1"]
     command = ["ffmpeg", "-loglevel", "error", *raw, "-i", "pipe:0", "-af", clean, *raw, "pipe:1"]
     return subprocess.run(command, input=pcm, capture_output=True, check=True).stdout
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW, level_dbfs, loudest_dbfs, write_wav
 from helpers.listen import audio, microphone
 
 SECONDS = 2.0
@@ -52,10 +53,10 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pitch(pcm: bytes) -> float:
     """The strongest frequency, in Hz."""
     samples = np.frombuffer(pcm, "<i2")
-    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * audio.RATE / len(samples)
+    return float(np.argmax(np.abs(np.fft.rfft(samples)))) * RATE / len(samples)
 
 
-def refused(source: str | Path, code: int, words: str, seconds: float = audio.WINDOW) -> None:
+def refused(source: str | Path, code: int, words: str, seconds: float = WINDOW) -> None:
     with pytest.raises(UserError, match=words) as error:
         audio.decode(source, seconds)
     assert error.value.code == code
@@ -68,9 +69,9 @@ def test_decodes(sounds: Path, extension: str) -> None:
     if not source.exists():
         pytest.skip("this FFmpeg cannot make one")
     pcm = audio.decode(source)
-    assert abs(len(pcm) / audio.BYTES_PER_SECOND - SECONDS) < 0.15
+    assert abs(len(pcm) / BYTES_PER_SECOND - SECONDS) < 0.15
     assert abs(pitch(pcm) - 440) < 2
-    assert abs(audio.loudest_dbfs(pcm) - -9.0) < 1
+    assert abs(loudest_dbfs(pcm) - -9.0) < 1
 
 
 def test_decodes_with_the_bundled_ffmpeg(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_empty_file(tmp_path: Path) -> None:
     (tmp_path / "empty.wav").touch()
     refused(tmp_path / "empty.wav", 65, "empty.wav is empty")
     refused("/dev/null", 65, "not audio")
-    audio.write_wav(tmp_path / "none.wav", b"")
+    write_wav(tmp_path / "none.wav", b"")
     refused(tmp_path / "none.wav", 65, "none.wav")
 
 
@@ -154,7 +155,7 @@ def test_truncated_file_gives_what_is_there(
     whole = (sounds / f"tone.{extension}").read_bytes()
     source = tmp_path / f"cut.{extension}"
     source.write_bytes(whole[: len(whole) // 2])
-    assert abs(len(audio.decode(source)) / audio.BYTES_PER_SECOND - SECONDS / 2) < 0.3
+    assert abs(len(audio.decode(source)) / BYTES_PER_SECOND - SECONDS / 2) < 0.3
     assert capfd.readouterr() == ("", "")
 
 
@@ -165,9 +166,9 @@ def test_truncated_m4a_has_no_index(sounds: Path, tmp_path: Path) -> None:
 
 def test_silence(tmp_path: Path) -> None:
     for name, value in (("zero.wav", 0), ("noise.wav", 3)):  # 3 of 32768: -80.8 dBFS
-        audio.write_wav(tmp_path / name, np.full(16_000, value, "<i2").tobytes())
+        write_wav(tmp_path / name, np.full(16_000, value, "<i2").tobytes())
         refused(tmp_path / name, 65, f"{name} is silent")
-    audio.write_wav(tmp_path / "faint.wav", np.concatenate([np.zeros(32_000), np.full(800, 5)]).astype("<i2").tobytes())
+    write_wav(tmp_path / "faint.wav", np.concatenate([np.zeros(32_000), np.full(800, 5)]).astype("<i2").tobytes())
     assert audio.decode(tmp_path / "faint.wav")
     refused(tmp_path / "faint.wav", 65, "the first 1 seconds of .*faint.wav are silent", seconds=1)
 
@@ -191,7 +192,7 @@ def test_an_hour_costs_no_more_than_the_window(sounds: Path, tmp_path: Path, ext
 
     def cost(source: Path) -> float:
         began = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert len(audio.decode(source)) == 30 * audio.BYTES_PER_SECOND
+        assert len(audio.decode(source)) == 30 * BYTES_PER_SECOND
         ended = resource.getrusage(resource.RUSAGE_CHILDREN)
         return ended.ru_utime + ended.ru_stime - began.ru_utime - began.ru_stime
 
@@ -224,22 +225,22 @@ def test_ffmpeg_that_does_not_start(sounds: Path, tmp_path: Path, monkeypatch: p
 def test_levels() -> None:
     t = np.arange(16_000)
     square, sine = np.where(t % 2, 32767, -32768), 32767 * np.sin(2 * np.pi * t / 32)
-    assert abs(audio.level_dbfs(square.astype("<i2").tobytes())) < 0.01
-    assert abs(audio.level_dbfs(sine.astype("<i2").tobytes()) - -3.01) < 0.01
-    assert audio.level_dbfs(bytes(100)) == audio.level_dbfs(b"") == audio.loudest_dbfs(b"") == -math.inf
+    assert abs(level_dbfs(square.astype("<i2").tobytes())) < 0.01
+    assert abs(level_dbfs(sine.astype("<i2").tobytes()) - -3.01) < 0.01
+    assert level_dbfs(bytes(100)) == level_dbfs(b"") == loudest_dbfs(b"") == -math.inf
     quiet = bytes(320_000) + square[:800].astype("<i2").tobytes()
-    assert audio.level_dbfs(quiet) < -20 and abs(audio.loudest_dbfs(quiet)) < 0.01
+    assert level_dbfs(quiet) < -20 and abs(loudest_dbfs(quiet)) < 0.01
 
 
 def test_wav_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "prompt.wav"
-    audio.write_wav(path, b"\1\0" * 100)
+    write_wav(path, b"\1\0" * 100)
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # as on a full disk
     try:
         with pytest.raises(UserError, match=r"cannot write .*prompt\.wav") as error:
-            audio.write_wav(path, b"\2\0" * 5000)
+            write_wav(path, b"\2\0" * 5000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert error.value.code == 73

@@ -26,8 +26,8 @@ from examples import make_examples
 from helpers.core import system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.draw import engines
-from helpers.listen import audio
 
 
 @pytest.fixture
@@ -214,9 +214,9 @@ def test_the_microphone_hears_a_recording_in_real_time(monkeypatch: pytest.Monke
     sound = np.concatenate(chunks)
     assert sum(waited) == pytest.approx(5, abs=0.01)
     loud = np.flatnonzero(np.abs(sound) > 300)
-    assert loud[-1] / audio.RATE == pytest.approx(3, abs=0.01) and sound[: loud[0]].any()
+    assert loud[-1] / RATE == pytest.approx(3, abs=0.01) and sound[: loud[0]].any()
     speech_only = np.frombuffer(microphone.speech(str(pipe.SAID)), "<i2")
-    assert np.corrcoef(sound[3 * audio.RATE - len(speech_only) : 3 * audio.RATE], speech_only)[0, 1] > 0.99
+    assert np.corrcoef(sound[3 * RATE - len(speech_only) : 3 * RATE], speech_only)[0, 1] > 0.99
 
 
 # ---- speech
@@ -331,5 +331,5 @@ def test_the_program_answers_at_once_and_needs_no_model() -> None:
 
 def test_the_recording_is_long_enough() -> None:
     with wave.open(str(pipe.SAID)) as sound:
-        assert sound.getframerate() == audio.RATE and sound.getnchannels() == 1
-    assert len(microphone.speech(str(pipe.SAID))) / audio.BYTES_PER_SECOND < 3
+        assert sound.getframerate() == RATE and sound.getnchannels() == 1
+    assert len(microphone.speech(str(pipe.SAID))) / BYTES_PER_SECOND < 3

@@ -16,6 +16,7 @@ from benchmark.speech import word_error_rate
 from benchmark.spoken_prompts import Recording
 from examples.make_examples import speak
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio, builtin_recogniser
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
@@ -28,7 +29,7 @@ OTHER = (  # speech that has nothing to do with the little world
     "an accordion player under the eiffel tower",
 )
 Samples = npt.NDArray[np.float64]
-SECONDS = np.arange(3 * audio.RATE) / audio.RATE
+SECONDS = np.arange(3 * RATE) / RATE
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +65,12 @@ def test_level_and_silence_do_not_matter(
     path, _, prompt = next(r for r in recordings if r.voice == voice and r.prompt.text.startswith("draw me a castle"))
     samples = np.frombuffer(audio.decode(path), np.int16).astype(float)
     samples *= 20000 / np.abs(samples).max()
-    silence = np.zeros(4 * audio.RATE)
+    silence = np.zeros(4 * RATE)
     room = np.random.default_rng(1).normal(0, 40, len(samples) + 2 * len(silence))
     for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room):
         assert recogniser.transcribe(pcm(heard)) == prompt.text
-        kept = len(builtin_recogniser.trimmed(pcm(heard))) / audio.BYTES_PER_SECOND
-        assert len(samples) / audio.RATE - 0.7 < kept < len(samples) / audio.RATE + 0.3
+        kept = len(builtin_recogniser.trimmed(pcm(heard))) / BYTES_PER_SECOND
+        assert len(samples) / RATE - 0.7 < kept < len(samples) / RATE + 0.3
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 from measure_denoise import OURS, Array, _samples, spoilt
 
 from examples.make_examples import speak
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio, denoise, recognisers
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
@@ -25,7 +26,7 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture(scope="module")
 def pink() -> Array:
-    size = 10 * audio.RATE
+    size = 10 * RATE
     spectrum = np.fft.rfft(np.random.default_rng(1).normal(size=size))
     sound = np.fft.irfft(spectrum / np.sqrt(np.maximum(1, np.arange(len(spectrum)))), size)
     return sound.astype(np.float32)
@@ -33,7 +34,7 @@ def pink() -> Array:
 
 @pytest.fixture(scope="module")
 def hum() -> Array:
-    times = np.arange(10 * audio.RATE) / audio.RATE
+    times = np.arange(10 * RATE) / RATE
     waves = np.array([np.sin(2 * np.pi * 50 * k * times) / k for k in range(1, 9)], np.float32)
     return np.asarray(waves.sum(axis=0), np.float32)
 
@@ -43,12 +44,12 @@ def test_noise_goes_and_the_voice_stays(voice: bytes, pink: Array) -> None:
     clean = denoise.cleaned(noisy)
     before, after = denoise.levels(noisy), denoise.levels(clean)
     assert after[1] < before[1] - 5 and abs(after[0] - before[0]) < 1.5
-    assert abs(len(clean) - len(noisy)) < audio.BYTES_PER_SECOND // 5
+    assert abs(len(clean) - len(noisy)) < BYTES_PER_SECOND // 5
 
 
 def test_a_hum_goes(voice: bytes, hum: Array) -> None:
     noisy = spoilt(voice, hum, 5, "")
-    before, after = (np.abs(np.fft.rfft(_samples(pcm)[: 2 * audio.RATE])) for pcm in (noisy, denoise.cleaned(noisy)))
+    before, after = (np.abs(np.fft.rfft(_samples(pcm)[: 2 * RATE])) for pcm in (noisy, denoise.cleaned(noisy)))
     assert after[100] < before[100] / 3  # 50 Hz: the bins are half a hertz apart
 
 
@@ -87,7 +88,7 @@ def test_the_built_in_recogniser_understands_more(
 
 def test_noise_alone_does_not_become_words(pink: Array) -> None:
     for level in (0.3, 0.03):
-        sound = (pink[: 4 * audio.RATE] / np.abs(pink).max() * 32768 * level).astype(np.int16).tobytes()
+        sound = (pink[: 4 * RATE] / np.abs(pink).max() * 32768 * level).astype(np.int16).tobytes()
         assert denoise.cleaned(sound) != sound  # it is all noise
         assert BuiltinRecogniser().transcribe(denoise.cleaned(sound)) == ""
 

@@ -27,11 +27,12 @@ import whisper_fixture
 from helpers.catalog import catalog
 from helpers.core import system
 from helpers.core.errors import UserError
+from helpers.core.pcm import CHUNK, write_wav
 from helpers.doctor import checks
 from helpers.doctor.checks import Finding
 from helpers.draw import engines
 from helpers.draw.engines import compute_units, nvidia
-from helpers.listen import audio, microphone
+from helpers.listen import microphone
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCTOR = [sys.executable, "-m", "helpers.doctor"]
@@ -48,7 +49,7 @@ def clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def sound(*samples: int, seconds: float = 3.1) -> Callable[..., Iterator[bytes]]:
     """In place of microphone.listen: the samples again and again, 50 ms at a time."""
-    chunk = (struct.pack(f"<{len(samples)}h", *samples) * 800)[: audio.CHUNK]
+    chunk = (struct.pack(f"<{len(samples)}h", *samples) * 800)[:CHUNK]
 
     def listen(name: str = "") -> Iterator[bytes]:
         for _ in range(round(seconds * 20)):
@@ -405,7 +406,7 @@ def test_on_a_terminal_it_listens_and_is_one_screen(tmp_path: Path) -> None:
         heard = {name: value for name, value in environment.items() if not name.startswith(("A2I_", "NO_COLOR"))}
         settings = {**heard, "A2I_MODELS": str(tmp_path / "models")}
         tone = tmp_path / "tone.wav"
-        audio.write_wav(tone, (struct.pack("<8h", 0, 5657, 8000, 5657, 0, -5657, -8000, -5657) * 2000) * 8)
+        write_wav(tone, (struct.pack("<8h", 0, 5657, 8000, 5657, 0, -5657, -8000, -5657) * 2000) * 8)
         with subprocess.Popen(["paplay", tone], env=heard) as player:
             code, shown = terminal(settings)
             player.terminate()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmark import spoken_prompts
 from examples import make_examples
+from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, level_dbfs, loudest_dbfs
 from helpers.listen import audio
 from training.builtin.vocabulary import PLAIN, SETTINGS, SUBJECTS, Scene, Subject, held_out, unknown_words
 
@@ -21,7 +22,7 @@ needs_voices = pytest.mark.skipif(not all(map(shutil.which, TOOLS)), reason=f"ne
 
 def envelope(pcm: bytes) -> NDArray[np.float64]:
     """The level of every 50 ms, in dBFS from -60."""
-    return np.array([max(-60, audio.level_dbfs(pcm[i : i + audio.CHUNK])) for i in range(0, len(pcm), audio.CHUNK)])
+    return np.array([max(-60, level_dbfs(pcm[i : i + CHUNK])) for i in range(0, len(pcm), CHUNK)])
 
 
 def test_examples_are_whole() -> None:
@@ -41,8 +42,8 @@ def test_examples_are_whole() -> None:
 @pytest.mark.parametrize("name", make_examples.EXAMPLES)
 def test_example_is_a_short_loud_voice(name: str) -> None:
     pcm = audio.decode(FOLDER / name)
-    assert 1.5 < len(pcm) / audio.BYTES_PER_SECOND < 4
-    assert audio.loudest_dbfs(pcm) > -25
+    assert 1.5 < len(pcm) / BYTES_PER_SECOND < 4
+    assert loudest_dbfs(pcm) > -25
     assert envelope(pcm)[:4].max() < -45 and envelope(pcm)[-4:].max() < -45  # silence around it
     assert unknown_words(make_examples.EXAMPLES[name][1]) == []
 
@@ -75,7 +76,7 @@ def test_spoken_prompts_are_made_once(tmp_path: Path, monkeypatch: pytest.Monkey
         Path(voice) / "01.wav" for voice in spoken_prompts.VOICES
     ]
     sounds = [audio.decode(recording.path) for recording in recordings]
-    assert len(set(sounds)) == 5 and all(audio.loudest_dbfs(sound) > -25 for sound in sounds)
+    assert len(set(sounds)) == 5 and all(loudest_dbfs(sound) > -25 for sound in sounds)
     before = recordings[0].path.stat().st_mtime_ns
     spoken_prompts.make(tmp_path)
     assert recordings[0].path.stat().st_mtime_ns == before

@@ -14,8 +14,9 @@ import pytest
 from benchmark import pipe, plots, report, results
 from helpers.catalog import catalog
 from helpers.core.paths import ROOT
-from helpers.listen import endpointing, pcm_stream, record
-from helpers.listen.audio import BYTES_PER_SECOND
+from helpers.core.pcm import BYTES_PER_SECOND
+from helpers.core.settings import Settings
+from helpers.listen import endpointing, pcm_stream
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -38,7 +39,7 @@ def said_by(file: str, text: str) -> str:
 
 # What is no measurement: (number, unit) and the code that it comes from.
 SETTINGS = {
-    (record.SILENCE, "s"): "how long nobody speaks before the recording ends",
+    (Settings().silence, "s"): "how long nobody speaks before the recording ends",
     (endpointing.BEFORE, "s"): "of sound before the first word",
     (pipe.WINDOW, "s"): "the window of the benchmark's microphone",
     (pipe.SCENES[2].end, "s"): "where speech ends in one of its scenes",

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from helpers.core.errors import UserError
+from helpers.core.pcm import MARK
 from helpers.listen import pcm_stream
-from helpers.listen.audio import MARK
 from helpers.listen.pcm_stream import Heard, Hearing
 from helpers.listen.record import without_mark
 

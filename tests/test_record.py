@@ -23,7 +23,7 @@ import pytest
 
 from examples.make_examples import speak
 from helpers.core import terminal
-from helpers.listen import audio
+from helpers.core.pcm import CHUNK, MARK, write_wav
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = [sys.executable, "-m", "helpers.listen.record"]
@@ -43,7 +43,7 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t = np.arange(24_000) / 16_000
     sound = 0.4 * np.sin(2 * np.pi * (200 + 900 * t) * t) * (0.55 + 0.45 * np.sin(2 * np.pi * 3 * t))
     path = tmp_path_factory.mktemp("voice") / "voice.wav"
-    audio.write_wav(path, (sound * 32767).astype("<i2").tobytes())
+    write_wav(path, (sound * 32767).astype("<i2").tobytes())
     return path
 
 
@@ -180,13 +180,13 @@ def test_a_loop_marks_and_keeps_each_utterance(heard: dict[str, str], sentence: 
     assert process.wait(timeout=5) == 0
     with output:
         output.seek(0)
-        parts = output.read().split(audio.MARK)
+        parts = output.read().split(MARK)
     assert len(parts) == 3 and not parts[2].strip(b"\0")
     for number, part in enumerate(parts[:2], 1):
         with wave.open(str(tmp_path / f"recording-{number}.wav")) as file:
             pcm = file.readframes(file.getnframes())
         assert similarity(pcm + bytes(32_000), sentence) > 0.9  # whose file ends with silence
-        assert abs(len(pcm) - len(part)) < audio.CHUNK  # zeros at its end are part of the mark
+        assert abs(len(pcm) - len(part)) < CHUNK  # zeros at its end are part of the mark
 
 
 def test_a_microphone_that_goes_away_is_told(heard: dict[str, str], sentence: Path) -> None:

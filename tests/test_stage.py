@@ -16,9 +16,15 @@ from hypothesis import strategies as st
 from helpers.core.paths import ROOT
 from helpers.core.text import printable
 
+IMPORTS = """from helpers.core import stage
+from helpers.core.errors import UserError
+from helpers.core.settings import Settings
+"""
+READY = "stage.begin('record', Settings.from_environment())\nstage.event('ready')"
+
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"from helpers.core import stage\nfrom helpers.core.errors import UserError\nimport os, sys\n{code}\n"
+    program = f"{IMPORTS}import os, sys\n{code}\n"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     return subprocess.run(
         [sys.executable, "-c", program], env={**kept, **environment}, capture_output=True, text=True, cwd=ROOT
@@ -76,7 +82,7 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
             "bash",
             "-c",
             f'"{sys.executable}" -c "$0" | head -n 1; echo "${{PIPESTATUS[0]}}"',
-            f"from helpers.core import stage\nfrom helpers.core.errors import UserError\n{code}",
+            f"{IMPORTS}{code}",
         ],
         capture_output=True,
         text=True,
@@ -87,10 +93,18 @@ def test_a_reader_that_went_away_is_no_traceback() -> None:
 
 
 def test_events_are_whole_lines_from_many_processes(tmp_path: Path) -> None:
-    code = "for i in range(200): stage.event('s', 'x' * 50, number=i)"
+    code = "stage.begin('s', Settings.from_environment())\nfor i in range(200): stage.event('x' * 50, number=i)"
     environment = {**os.environ, "A2I_SESSION": str(tmp_path)}
     programs = [
-        subprocess.Popen([sys.executable, "-c", f"from helpers.core import stage\nfrom helpers.core.errors import UserError\n{code}"], env=environment, cwd=ROOT)
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"{IMPORTS}{code}",
+            ],
+            env=environment,
+            cwd=ROOT,
+        )
         for _ in range(4)
     ]
     assert [program.wait() for program in programs] == [0] * 4
@@ -105,23 +119,23 @@ def test_a_full_disk_is_said_wherever_it_is_met() -> None:
     assert done.stderr == "record: the disk is full (/a/file)\n  Make room and run again.\n"
 
 
-def test_a_package_that_is_gone_makes_the_next_run_repair(tmp_path: Path) -> None:
+def test_a_missing_package_is_reported_and_the_environment_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "whole").touch()
-    code = "from pathlib import Path\ndef main(a): import gone\n"
-    code += f"ROOT = Path({str(tmp_path)!r})\nstage.run('record', main)"
-    done = run(code)
+    code = "def main(a): import gone\n"
+    code += f"from pathlib import Path\nfrom helpers.core import paths\npaths.ROOT = Path({str(tmp_path)!r})\n"
+    done = run(f"{code}stage.ROOT = paths.ROOT\nstage.run('record', main)")
     assert done.returncode == 69
-    assert done.stderr.startswith("record: the Python environment is not whole: gone is missing\n")
-    assert not (tmp_path / ".venv" / "whole").exists()
+    assert done.stderr.startswith("record: the Python package gone is missing\n")
+    assert (tmp_path / ".venv" / "whole").exists()
 
 
 def test_events_go_to_whoever_watches_and_do_not_wait_for_nobody(tmp_path: Path) -> None:
     fifo = tmp_path / "watched"
     os.mkfifo(fifo)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
-    assert run("stage.event('record', 'ready')", A2I_EVENTS=str(fifo)).returncode == 0
+    assert run(READY, A2I_EVENTS=str(fifo)).returncode == 0
     assert json.loads(os.read(reader, 1000))["event"] == "ready"
     os.close(reader)
     for watched in (fifo, tmp_path / "no" / "folder"):
-        assert run("stage.event('record', 'ready')", A2I_EVENTS=str(watched)).returncode == 0
+        assert run(READY, A2I_EVENTS=str(watched)).returncode == 0

@@ -21,6 +21,7 @@ import whisper_fixture
 from examples.make_examples import speak
 from helpers.catalog import catalog
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, write_wav
 from helpers.listen import audio, recognisers, transcribe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -102,7 +103,7 @@ def test_pcm_on_stdin_becomes_a_line(environment: dict[str, str], pcm: bytes, tm
     assert said == BUILTIN + "heard: draw me a castle at sunset\n"
     noted = {str(event["event"]): event for event in events(session)}
     assert set(noted) == {"started", "ready", "heard", "line", "done"}
-    assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / audio.BYTES_PER_SECOND, abs=0.001)
+    assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / BYTES_PER_SECOND, abs=0.001)
     assert isinstance(noted["line"]["seconds"], float)
 
 
@@ -123,7 +124,7 @@ def test_files_become_lines_in_order(environment: dict[str, str], voice: Path, t
 
 def test_one_bad_file_does_not_cost_the_others(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:
     silence, missing = tmp_path / "silence.wav", tmp_path / "missing.wav"
-    audio.write_wav(silence, bytes(64000))
+    write_wav(silence, bytes(64000))
     code, written, said = run(environment, missing, voice, silence, voice)
     assert (code, written.splitlines()) == (66, ["draw me a castle at sunset"] * 2)
     assert f"transcribe: {missing}: " in said and f"transcribe: {silence}: " in said and "Traceback" not in said

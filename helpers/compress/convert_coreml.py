@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.adapt.diffusers_folder import read_config, read_weights
 from helpers.core.errors import UserError
+from helpers.core.settings import Size, argument_type
 from helpers.core.stage import Parser, run, say
 from helpers.core.text import printable
 
@@ -49,7 +50,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    from helpers.draw.generate import size
 
     parser = Parser(
         prog="python -m helpers.compress.convert_coreml", description="Convert a model for Core ML; print where it is."
@@ -61,7 +61,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         choices=("original", "split_einsum", "split_einsum_v2"),
         help="original for the GPU, split_einsum_v2 for the Neural Engine (default: what suits this Mac's chip)",
     )
-    parser.add_argument("--size", type=size, metavar="WxH", help="of the pictures (default: what it was trained at)")
+    parser.add_argument(
+        "--size", type=argument_type(Size()), metavar="WxH", help="of the pictures (default: what it was trained at)"
+    )
     parser.add_argument(
         "--batch", type=int, choices=(1, 2), default=2, help="2 computes both halves of guidance at once (default)"
     )

@@ -1,7 +1,8 @@
-"""What every stage of the pipe does the same: settings, errors, events, a stdout that only the next stage reads.
+"""What every program of the pipe does the same: what it says, events, errors, a stdout that only the next stage reads.
 
-A stage is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `UserError`; outside it ends
-with a sysexits code and at most two lines: what is wrong, and what to do about it.
+A program is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `UserError`; outside it ends
+with a sysexits code and at most two lines: what is wrong, and what to do about it. The rooms below the programs know
+neither name nor terminal: they report through `logging`, and `begin` shows that on stderr.
 """
 
 from __future__ import annotations
@@ -10,19 +11,19 @@ import argparse
 import contextlib
 import errno
 import json
+import logging
 import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from helpers.core.errors import UserError
-from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
-
-LONGEST_LINE = 1 << 20  # bytes of a line of text; a window of 30 s holds a thousand
 
 
 class Parser(argparse.ArgumentParser):
@@ -32,62 +33,54 @@ class Parser(argparse.ArgumentParser):
         raise UserError(os.EX_USAGE, message, f"{self.prog} --help shows the options.")
 
 
-def setting(name: str, default: str = "") -> str:
-    """The value of the environment variable A2I_NAME; an empty one counts as not set."""
-    return os.environ.get(f"A2I_{name}") or default
+@dataclass
+class _Program:
+    """The program that this process is. A process has one stderr and one name in the pipe, so there is one of these."""
+
+    name: str = ""
+    settings: Settings = field(default_factory=Settings)
 
 
-def is_set(name: str) -> bool:
-    """Whether the switch A2I_NAME is on: anything but empty and 0."""
-    return setting(name, "0") != "0"
+_program = _Program()
 
 
-def session() -> Path | None:
-    """The working folder of the running pipe (A2I_SESSION), or None for a stage that is run alone."""
-    return Path(path) if (path := setting("SESSION")) else None
+class _Lines(logging.Handler):
+    """Shows what the rooms report as lines of the program: `generate: the GPU is not used`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{_program.name}: {printable(record.getMessage())}")
 
 
-def control() -> Path | None:
-    """The folder of the running pipe for errors and events (A2I_CONTROL): not on the user's disk, which may be full."""
-    return Path(path) if (path := setting("CONTROL")) else session()
-
-
-def lines() -> Iterator[str]:
-    """The lines of text that arrive on stdin, each as soon as it is whole, as printable.
-
-    Raises: UserError 65 when one is longer than 1 MiB.
-    """
-    rest, data = b"", b"-"
-    while data:
-        data = os.read(0, 1 << 16)  # not sys.stdin.buffer: the interpreter cannot end while a thread waits in it
-        *whole, rest = (rest + data).split(b"\n")
-        yield from (printable(line.decode(errors="replace")) for line in whole)
-        if len(rest) > LONGEST_LINE:
-            raise UserError(os.EX_DATAERR, f"a line of more than {LONGEST_LINE} bytes is no prompt")
-    if rest:
-        yield printable(rest.decode(errors="replace"))
+def begin(name: str, settings: Settings) -> None:
+    """From now on this process is the program `name`: its events carry the name, and what `helpers` logs is shown."""
+    _program.name, _program.settings = name, settings
+    log = logging.getLogger("helpers")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers[:] = [_Lines()]
 
 
 def say(text: str) -> None:
-    """Tell the person something on stderr; silent with --quiet."""
-    if not is_set("QUIET"):
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line in which record draws its meter
-        sys.stderr.write(f"{clear}{shortened(text)}\n")  # in one piece, unlike print: others write there, too
+    """Tell the user something on stderr; silent with --quiet."""
+    if not _program.settings.quiet:
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line in which record shows the level
+        sys.stderr.write(f"{clear}{shortened(text)}\n")  # one write, unlike print: other stages write there, too
         sys.stderr.flush()
 
 
-def event(stage: str, what: str, **more: object) -> None:
-    """Note in the control folder that `stage` is `started`, `ready` (its model is loaded), `heard`, `done` …
+def event(what: str, **more: object) -> None:
+    """Note that this program is `started`, `ready` (its model is loaded), has `heard` something, is `done` …
 
-    One JSON line per event, `time` in seconds since the epoch; appends this short are atomic on every Unix. They go to
-    A2I_EVENTS as well, a file or a fifo that somebody reads.
+    One JSON line per event in the control folder, `time` in seconds since the epoch; appends this short are atomic on
+    every Unix. They go to A2I_EVENTS as well, a file or a fifo that somebody reads. Outside a pipe nothing is noted.
     """
-    line = json.dumps({"stage": stage, "event": what, "time": time.time(), **more}) + "\n"
-    if folder := control():
-        _append(folder / "events.jsonl", line)
-    if watched := setting("EVENTS"):
+    settings = _program.settings
+    line = json.dumps({"stage": _program.name, "event": what, "time": time.time(), **more}) + "\n"
+    if settings.control:
+        _append(settings.control / "events.jsonl", line)
+    if settings.events:
         with contextlib.suppress(OSError):  # nobody reads any more
-            _append(Path(watched), line)
+            _append(Path(settings.events), line)
 
 
 def _append(path: Path, line: str) -> None:
@@ -110,24 +103,26 @@ def take_stdout() -> BinaryIO:
 
 
 def _report(name: str, error: UserError) -> None:
-    what, remedy = (shortened(printable(text)) for text in (error.message, error.remedy))
-    lines = f"{name}: {what}\n" + (f"  {remedy}\n" if remedy else "")
-    if folder := control():
+    message, remedy = (shortened(printable(text)) for text in (error.message, error.remedy))
+    with contextlib.suppress(OSError):
+        event("failed", message=message, remedy=remedy, code=error.code)
+    lines = f"{name}: {message}\n" + (f"  {remedy}\n" if remedy else "")
+    if folder := _program.settings.control:
         with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")
             return
     sys.stderr.write(lines)
 
 
-def _understood(error: Exception) -> UserError:
-    """What an exception that nobody raised on purpose means to a person."""
+def _explained(error: Exception) -> UserError:
+    """What an exception that nobody raised on purpose means to the user."""
     if isinstance(error, ModuleNotFoundError):
-        with contextlib.suppress(OSError):
-            (ROOT / ".venv" / "whole").unlink()  # so that pipeline.sh makes the environment anew
-        what = f"the Python environment is not whole: {error.name} is missing"
-        return UserError(os.EX_UNAVAILABLE, what, "Run ./pipeline.sh once more: it repairs the environment first.")
-    if isinstance(error, OSError) and (folder := session()) and not folder.is_dir():
-        return UserError(os.EX_CANTCREAT, f"the folder {folder.parent} went away during the run", "Run again.")
+        what = f"the Python package {error.name} is missing"
+        remedy = "Run ./pipeline.sh: it repairs its environment .venv. A program of your own needs its own packages."
+        return UserError(os.EX_UNAVAILABLE, what, remedy)
+    session = _program.settings.session
+    if isinstance(error, OSError) and session and not session.is_dir():
+        return UserError(os.EX_CANTCREAT, f"the folder {session.parent} went away during the run", "Run again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         return UserError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")
@@ -136,9 +131,11 @@ def _understood(error: Exception) -> UserError:
 
 
 def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a stage and exit with its sysexits code; a traceback is shown only with --verbose."""
+    """Run a program and exit with its sysexits code; a traceback is shown only with --verbose."""
+    begin(name, Settings.from_environment(names=("quiet", "verbose", "events", "session", "control")))
     try:
-        event(name, "started")
+        begin(name, Settings.from_environment())
+        event("started")
         code = main(None)
         sys.stdout.flush()
     except UserError as error:
@@ -149,15 +146,40 @@ def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
     except BrokenPipeError:  # the next stage is gone and has said why
         code = 141
     except Exception as error:
-        if is_set("VERBOSE"):
+        if _program.settings.verbose:
             traceback.print_exc()
-        known = _understood(error)
-        _report(name, known)
-        code = known.code
+        explained = _explained(error)
+        _report(name, explained)
+        code = explained.code
     with contextlib.suppress(OSError):
-        event(name, "done", code=code)
+        event("done", code=code)
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
+
+
+# ---- what is left of earlier ways, until every room has its settings as arguments
+
+
+def setting(name: str, default: str = "") -> str:
+    return os.environ.get(f"A2I_{name}") or default
+
+
+def is_set(name: str) -> bool:
+    return setting(name, "0") != "0"
+
+
+def session() -> Path | None:
+    return Path(path) if (path := setting("SESSION")) else None
+
+
+def control() -> Path | None:
+    return Path(path) if (path := setting("CONTROL")) else session()
+
+
+def lines() -> Iterator[str]:
+    from helpers.core.lines import read
+
+    return (line.text for line in read())

@@ -32,6 +32,7 @@ from helpers.catalog.catalog import Entry, human
 from helpers.core import stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.core.pcm import level_dbfs
 from helpers.core.stage import is_set, setting
 from helpers.core.text import printable
 from helpers.draw import engines, run_folder
@@ -130,7 +131,7 @@ def listening() -> Finding:
         line.clear()
     except UserError as error:
         return worse(error)
-    text = f"{name}: {sound.loudest:.0f} dBFS at the loudest, {audio.level_dbfs(pcm):.0f} on average"
+    text = f"{name}: {sound.loudest:.0f} dBFS at the loudest, {level_dbfs(pcm):.0f} on average"
     if sound.is_silent():
         return Finding("no", f"{name} gives only silence", microphone.unmute(), os.EX_NOPERM)
     if complaint := sound.complaint():

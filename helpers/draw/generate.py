@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from helpers import __version__
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.settings import LARGEST_SEED, Settings, add_options
 from helpers.core.text import printable
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
 
 NAME = "generate"
-LARGEST_SEED = 2**32 - 1
 AHEAD = 100  # lines that may wait to be drawn; who sends more has to wait as well
 
 
@@ -221,7 +221,7 @@ def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray
             name = "image.png" if index == 1 else f"image-{index}.png"
             folder.write(name, png(pixels, parameters(run, seed)))
             run["pictures"].append({"file": name, "seed": seed})
-        stage.event(NAME, "drawn", number=number)
+        stage.event("drawn", number=number)
         if run["transcript"]:
             folder.write("transcript.txt", run["transcript"] + "\n")
         folder.write("prompt.txt", run["prompt"] + "\n")
@@ -236,47 +236,12 @@ def keep(run: dict[str, Any], number: int, pictures: Iterable[tuple[int, NDArray
     return {**run, "folder": str(final), "paths": paths}
 
 
-def size(text: str) -> tuple[int, int]:
-    """`512x384` → (512, 384)."""
-    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"not WIDTHxHEIGHT: {text!r}")
-    return int(match[1]), int(match[2])
-
-
-def seed_number(text: str) -> int:
-    """A seed: 0 … 4294967295."""
-    if not text.isdecimal() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"not a whole number from 0 to {LARGEST_SEED}: {text!r}")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"not a whole number from 1: {text!r}")
-    return int(text)
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    setting = stage.setting
     parser = stage.Parser(
         prog="python -m helpers.draw.generate", description="Draw each line of stdin; print each picture's path."
     )
-    parser.add_argument("--model", default=setting("MODEL"), help="a name of the catalogue or a folder")
-    parser.add_argument("--steps", type=positive, default=setting("STEPS") or None, help="sampling steps")
-    parser.add_argument(
-        "--seed", type=seed_number, default=setting("SEED") or None, help="the same seed, the same picture"
-    )
-    parser.add_argument("--guidance", type=float, default=setting("GUIDANCE") or None, help="guidance scale")
-    parser.add_argument("--sampler", default=setting("SAMPLER") or None, help="the model's own by default")
-    parser.add_argument("--negative", default=setting("NEGATIVE"), help="what should not be in the picture")
-    parser.add_argument("--size", type=size, default=setting("SIZE") or None, help="WIDTHxHEIGHT in pixels")
-    parser.add_argument("--count", type=positive, default=setting("COUNT", "1"), help="pictures per line")
-    parser.add_argument("--precision", default=setting("PRECISION"), help="f32, bf16 or f16; by engine")
-    parser.add_argument(
-        "--safe", action="store_true", default=stage.is_set("SAFE"), help="leave out what a filter takes"
-    )
+    names = ("model", "steps", "seed", "guidance", "sampler", "negative", "size", "count", "precision", "safe")
+    add_options(parser, Settings.from_environment(), *names)
     return parser.parse_args(argv)
 
 
@@ -299,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
     unwanted = engine.encode_text(engine.tokenizer.encode(negative).ids) if guidance > 1 else None
     if arrived.empty():
         engine.warm(arguments.count)
-    stage.event(NAME, "ready")
+    stage.event("ready")
 
     drawn, failure = False, None
     prompts: Iterator[str | Exception] = iter(arrived.get, None)
@@ -308,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
             raise prompt
         if not prompt:
             continue
-        stage.event(NAME, "prompt", number=number)
+        stage.event("prompt", number=number)
         waiting = sum(map(bool, tuple(arrived.queue)))
         stage.say(f"drawing: {prompt}" + (f" ({waiting} more to draw)" if waiting else ""))
         say_what_is_lost(model, prompt, engine.tokenizer.encode(prompt).cut)

@@ -6,12 +6,7 @@ imageio-ffmpeg brings along.
 
 from __future__ import annotations
 
-import argparse
-import array
 import contextlib
-import io
-import math
-import operator
 import os
 import re
 import resource
@@ -22,22 +17,14 @@ import stat
 import subprocess
 import sys
 import tempfile
-import wave
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.pcm import CHUNK, RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.core.text import printable
-
-RATE = 16_000  # samples per second
-BYTES_PER_SECOND = 2 * RATE
-CHUNK = BYTES_PER_SECOND // 20  # 50 ms
-WINDOW = 30.0  # seconds; what Whisper hears at once
-LONGEST = 3600.0  # seconds; more than anybody says about a picture
-MARK = bytes(BYTES_PER_SECOND // 2)  # half a second of zeros: in a loop, the end of an utterance
-SILENCE_DBFS = -80.0  # a muted or forbidden microphone stays below; any real one in a quiet room is well above
 
 PATIENCE = 60.0  # seconds in which FFmpeg finds a sample in a file; it takes 0.1 for any that it can read
 LARGEST = 1 << 30  # bytes of a stream that FFmpeg keeps in a temporary file, to go back in it
@@ -73,17 +60,6 @@ _NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec
 def install_ffmpeg() -> str:
     """The line that tells how to get a full FFmpeg on this system."""
     return "Install it: " + ("brew install ffmpeg" if sys.platform == "darwin" else "sudo apt-get install ffmpeg")
-
-
-def window(text: str) -> float:
-    """A number of seconds: above 0, at most an hour."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds <= LONGEST:
-        raise argparse.ArgumentTypeError(f"not a number of seconds above 0, at most {LONGEST:g}: {text!r}")
-    return seconds
 
 
 def ffmpeg_programs() -> Iterator[str]:
@@ -249,45 +225,3 @@ def _undecodable(name: str, complaint: str) -> UserError:
     else:
         what = f"{name} has no sound in it"
     return UserError(os.EX_DATAERR, what, remedy)
-
-
-def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
-    """The level (root mean square) of s16le PCM in dBFS: 0 is a full-scale square wave, -inf digital silence."""
-    samples = array.array("h", bytes(pcm))
-    power = sum(map(operator.mul, samples, samples)) / max(1, len(samples))
-    return 10 * math.log10(power / 32768**2) if power else -math.inf
-
-
-def samples_above(pcm: bytes, level: int) -> int:
-    """How many samples of s16le PCM are as large as `level`, or larger, in either direction."""
-    return sum(abs(sample) >= level for sample in array.array("h", pcm))
-
-
-def loudest_dbfs(pcm: bytes | bytearray) -> float:
-    """The level of the loudest 50 ms, in dBFS: one short word in a long silence is not averaged away."""
-    view = memoryview(pcm)
-    return max((level_dbfs(view[i : i + CHUNK]) for i in range(0, len(pcm), CHUNK)), default=-math.inf)
-
-
-def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
-    """Write PCM (s16le, 16 kHz, mono) as a WAV file, whole or not at all.
-
-    Raises: UserError 73.
-    """
-    whole = io.BytesIO()
-    with wave.open(whole, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(RATE)
-        file.writeframes(pcm)
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        try:
-            beside.write_bytes(whole.getvalue())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"cannot write {path}: {error.strerror or error}"
-        raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error

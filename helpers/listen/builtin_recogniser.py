@@ -12,7 +12,7 @@ import os
 from helpers.catalog import catalog
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.listen.audio import BYTES_PER_SECOND, RATE
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 
 FOLDER = ROOT / "models" / "builtin" / "recogniser"
 

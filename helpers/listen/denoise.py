@@ -12,8 +12,8 @@ import math
 import subprocess
 
 from helpers.core.errors import UserError
+from helpers.core.pcm import RATE
 from helpers.listen import audio
-from helpers.listen.audio import RATE
 
 ENOUGH = 25.0  # dB between speech and noise above which nothing is done
 REDUCTION = 8  # dB; with the filter's usual 12 more voices in the background became words

@@ -14,8 +14,8 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
+from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.listen import vad
-from helpers.listen.audio import BYTES_PER_SECOND
 
 BEFORE = 0.8  # seconds kept before the first frame that is taken for speech; in noise the network may hear it 0.3 late
 AFTER = 0.3  # seconds that are taken for the end of the last word

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from helpers.listen import audio
+from helpers.core.pcm import RATE, SILENCE_DBFS, level_dbfs, samples_above
 
 CLIPPED = 0.002  # of the samples; a shout clips a few, a gain that is too high clips many
 _FULL_SCALE = 32_700  # of 32,768: some devices stop a little below
@@ -26,13 +26,13 @@ class SoundCheck:
     @property
     def seconds(self) -> float:
         """Of sound, so far."""
-        return self._samples / audio.RATE
+        return self._samples / RATE
 
     def hear(self, pcm: bytes) -> float:
         """Take in at most 50 ms; returns their level in dBFS."""
-        level = audio.level_dbfs(pcm)
+        level = level_dbfs(pcm)
         self.loudest = max(self.loudest, level)
-        self._clipped += audio.samples_above(pcm, _FULL_SCALE)
+        self._clipped += samples_above(pcm, _FULL_SCALE)
         self._samples += len(pcm) // 2
         self._last = time.monotonic()
         if math.isnan(self._since) and self.seconds >= _SETTLED:
@@ -41,7 +41,7 @@ class SoundCheck:
 
     def is_silent(self) -> bool:
         """Whether not even the noise of a room was in it."""
-        return self.loudest <= audio.SILENCE_DBFS
+        return self.loudest <= SILENCE_DBFS
 
     def speed(self) -> float:
         """Seconds of sound in a second of the clock; 1 as long as it is too early to tell."""

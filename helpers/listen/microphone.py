@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.pcm import CHUNK, RATE
 from helpers.core.text import printable
 from helpers.listen import audio
 
@@ -37,7 +38,7 @@ _LAUNCHERS = {
 # FFmpeg's input options. PulseAudio converts by itself and is asked for 50 ms at a time. ALSA's own conversion of the
 # rate is poor, so it gives what nearly every device has.
 _OPTIONS: dict[str, dict[str, int]] = {
-    "pulse": {"sample_rate": audio.RATE, "channels": 1, "fragment_size": audio.CHUNK},
+    "pulse": {"sample_rate": RATE, "channels": 1, "fragment_size": CHUNK},
     "alsa": {"sample_rate": 48_000, "channels": 1},
     "avfoundation": {},
 }

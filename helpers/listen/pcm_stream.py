@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from helpers.core import stage
 from helpers.core.errors import UserError
-from helpers.listen import audio
+from helpers.core.pcm import BYTES_PER_SECOND, MARK
 
 NAME = "transcribe"
 LONGEST = 600  # seconds of a recording: 19 MB, many times what anybody says about one picture
@@ -47,11 +47,11 @@ class Hearing(threading.Thread):
     def run(self) -> None:
         try:
             while data := self._read():
-                begin = max(0, len(self._pcm) - len(audio.MARK)) // 2 * 2
+                begin = max(0, len(self._pcm) - len(MARK)) // 2 * 2
                 self._pcm += data
                 if self._loop:
                     self._split(begin)
-                if len(self._pcm) >= LONGEST * audio.BYTES_PER_SECOND:
+                if len(self._pcm) >= LONGEST * BYTES_PER_SECOND:
                     stage.say(f"{NAME}: only the first {LONGEST // 60} minutes are used")
                     if not self._loop:
                         os.close(0)
@@ -67,31 +67,31 @@ class Hearing(threading.Thread):
         if self._fresh and not select.select([0], [], [], PAUSE)[0]:
             self._put(self._whole(), over=False)
             self._fresh = False
-        data = os.read(0, min(1 << 16, LONGEST * audio.BYTES_PER_SECOND - len(self._pcm)))
+        data = os.read(0, min(1 << 16, LONGEST * BYTES_PER_SECOND - len(self._pcm)))
         self._fresh = True
         return data
 
     def _split(self, begin: int) -> None:
         """End a recording at each mark; none begins before byte `begin`."""
-        while (end := self._pcm.find(audio.MARK, begin)) >= 0:
+        while (end := self._pcm.find(MARK, begin)) >= 0:
             end += end % 2  # the second half of the last sample may be a zero, too
-            if self._pcm[end : end + len(audio.MARK)] != audio.MARK:
+            if self._pcm[end : end + len(MARK)] != MARK:
                 return  # its last byte has not come
-            rest = self._pcm[end + len(audio.MARK) :]
+            rest = self._pcm[end + len(MARK) :]
             self._over(end)
             self._pcm, begin, self._fresh = rest, 0, bool(rest)
 
     def _over(self, length: int) -> None:
         self._number += 1
         with contextlib.suppress(OSError):  # a full disk is not what this thread has to report
-            stage.event(NAME, "heard", number=self._number, seconds=length / audio.BYTES_PER_SECOND)
+            stage.event("heard", number=self._number, seconds=length / BYTES_PER_SECOND)
         self._put(self._whole()[:length], over=True)
         self._pcm.clear()
 
     def _put(self, pcm: bytes, over: bool) -> None:
         """No microphone talks for so long that this waits; what never ends stays in its stage."""
         with self._taken:
-            self._taken.wait_for(lambda: self._waiting < LONGEST * audio.BYTES_PER_SECOND)
+            self._taken.wait_for(lambda: self._waiting < LONGEST * BYTES_PER_SECOND)
             self._waiting += len(pcm)
         self._heard.put(Heard(pcm, over))
 

@@ -37,7 +37,7 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
         # What is to be translated is not English, whatever the usual language is.
         with Whisper(model, "auto" if translate and language == "en" else language, translate, threads) as engine:
             engine.wait_until_loaded()
-            stage.event("transcribe", "ready", recogniser=f"whisper.cpp {printable(model.path.name)}")
+            stage.event("ready", recogniser=f"whisper.cpp {printable(model.path.name)}")
             yield engine.transcribe
         return
     better = catalog.default("english" if language == "en" and not translate else "multilingual").name
@@ -48,7 +48,7 @@ def load(name: str, language: str, translate: bool, threads: int | None) -> Iter
 
     stage.say(f"transcribe: the built-in recogniser knows few words; a better one: ./download_model.py {better}")
     builtin = BuiltinRecogniser()
-    stage.event("transcribe", "ready", recogniser="pocketsphinx")
+    stage.event("ready", recogniser="pocketsphinx")
     yield lambda pcm: builtin.transcribe(denoise.cleaned(pcm))
 
 

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, WINDOW, loudest_dbfs, write_wav
+from helpers.core.settings import Settings, add_options
 from helpers.core.terminal import Meter
 from helpers.core.text import printable
 from helpers.listen import audio, microphone
@@ -29,19 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "record"
 MICROPHONE_WINDOW = 10.0  # seconds
-SILENCE = 0.8  # seconds without speech that end an utterance; people pause half a second in a sentence
 TOO_SHORT = 0.5  # seconds; a microphone that was stopped this early may not have begun yet
-
-
-def silence(text: str) -> float:
-    """A number of seconds that nobody speaks: 0.2 … 10."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0.2 <= seconds <= 10:
-        raise argparse.ArgumentTypeError(f"not a number of seconds from 0.2 to 10: {text!r}")
-    return seconds
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -49,34 +39,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m helpers.listen.record",
         description="Record the microphone, or read an audio file, as raw PCM (s16le, 16 kHz, mono) on stdout.",
     )
-    window_help = f"longest recording (default {MICROPHONE_WINDOW:g}; of a file the first {audio.WINDOW:g} are used)"
-    parser.add_argument(
-        "--time", metavar="SECONDS", type=audio.window, default=stage.setting("TIME") or None, help=window_help
-    )
-    parser.add_argument("--device", metavar="NAME", default=stage.setting("DEVICE"), help="microphone, by name")
+    settings = Settings.from_environment()
+    add_options(parser, settings, "time", "device", "silence", "fixed_window", "loop")
     parser.add_argument(
         "--input", metavar="FILE", help="an audio file instead of the microphone; - reads it from stdin"
     )
     parser.add_argument("--wav", metavar="FILE", type=Path, help="keep the recording as FILE")
-    parser.add_argument(
-        "--silence",
-        metavar="SECONDS",
-        type=silence,
-        default=stage.setting("SILENCE", str(SILENCE)),
-        help="how long nobody speaks before the recording ends (default %(default)s)",
-    )
-    parser.add_argument(
-        "--fixed-window",
-        action="store_true",
-        default=stage.is_set("FIXED_WINDOW"),
-        help="record the whole window, whether anybody speaks or not",
-    )
-    parser.add_argument(
-        "--loop",
-        action="store_true",
-        default=stage.is_set("LOOP"),
-        help="go on after each utterance; half a second of zeros marks its end",
-    )
     parser.add_argument("--list-devices", action="store_true", help="print the microphones, one name a line, and end")
     return parser.parse_args(argv)
 
@@ -106,8 +74,8 @@ def hang_up() -> None:
 def without_mark(pcm: bytes) -> bytes:
     """`pcm` without a silence that could be taken for the mark: some microphones send zeros while nobody speaks."""
     heard = bytearray(pcm)
-    for start in range(0, len(heard), audio.CHUNK):
-        if not any(heard[start : start + audio.CHUNK]):
+    for start in range(0, len(heard), CHUNK):
+        if not any(heard[start : start + CHUNK]):
             heard[start] = 1
     return bytes(heard)
 
@@ -128,7 +96,7 @@ class Utterance:
     def keep(self) -> None:
         """Put what has been said so far into its file."""
         if self._pcm and (wav := self._wav(self.number + 1)):
-            audio.write_wav(wav, self._pcm)
+            write_wav(wav, self._pcm)
 
     def end(self, silent: float = 0) -> None:
         """It is over, if there is one; silent: the seconds since its last word."""
@@ -136,11 +104,11 @@ class Utterance:
             return
         self.keep()
         self.number += 1
-        seconds, level = len(self._pcm) / audio.BYTES_PER_SECOND, audio.loudest_dbfs(self._pcm)
+        seconds, level = len(self._pcm) / BYTES_PER_SECOND, loudest_dbfs(self._pcm)
         more = {"seconds": round(seconds, 3), "level_dbfs": round(level, 1), "silent": round(silent, 3)}
-        stage.event(NAME, "heard", number=self.number, **more)
+        stage.event("heard", number=self.number, **more)
         if self._marked:
-            send(audio.MARK)
+            send(MARK)
         self._pcm.clear()
 
 
@@ -169,11 +137,11 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
                 if not chunk:
                     continue
                 if not listener:
-                    stage.event(NAME, "ready")
+                    stage.event("ready")
                     stage.say(invitation(arguments, window))
                     listener = loaded.result()
                 if not arguments.loop:
-                    chunk = chunk[: 2 * round((window - check.seconds) * audio.RATE)]
+                    chunk = chunk[: 2 * round((window - check.seconds) * RATE)]
                 meter.show(check.seconds, check.hear(chunk))
                 for piece in listener.hear(chunk):
                     if piece:
@@ -238,7 +206,7 @@ def unheard(check: SoundCheck, stopped: bool) -> UserError:
 def read_file(source: str, seconds: float, wav: Callable[[int], Path | None]) -> None:
     """Decode the first `seconds` of a file, or of stdin, send and keep them. Raises what audio.decode raises."""
     pcm = audio.decode(source, seconds)
-    stage.event(NAME, "ready")
+    stage.event("ready")
     utterance = Utterance(wav)
     utterance.hear(pcm)
     utterance.end()
@@ -263,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         return arguments.wav or (folder / f"recording-{number}.wav" if folder else None)
 
     if arguments.input is not None:
-        read_file(arguments.input, arguments.time or audio.WINDOW, wav)
+        read_file(arguments.input, arguments.time or WINDOW, wav)
     else:
         record_microphone(arguments, wav)
     hang_up()

@@ -17,6 +17,8 @@ from typing import BinaryIO
 
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
+from helpers.core.settings import Settings, add_options
 from helpers.core.terminal import PARTIAL
 from helpers.core.text import printable
 from helpers.listen import audio, recognisers
@@ -53,11 +55,11 @@ def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
     began = time.monotonic()
     text = recogniser(pcm)
     if not text:
-        loudest = audio.loudest_dbfs(pcm)
-        level = "silence" if loudest <= audio.SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
-        message = f"no words were heard in {len(pcm) / audio.BYTES_PER_SECOND:.1f} seconds of audio ({level})"
+        loudest = loudest_dbfs(pcm)
+        level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
+        message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
         raise UserError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
-    stage.event(NAME, "line", number=number, seconds=round(time.monotonic() - began, 3))
+    stage.event("line", number=number, seconds=round(time.monotonic() - began, 3))
     stage.say(f"heard: {text}")
     return text
 
@@ -139,14 +141,6 @@ def write_down_files(files: list[str], seconds: float, recogniser: Recogniser, p
         raise failure
 
 
-def language_code(text: str) -> str:
-    """`text` as Whisper wants it: `en-GB` is `en`."""
-    code = re.split("[-_]", text.lower())[0]
-    if not re.fullmatch("[a-z]{2,4}", code):
-        raise argparse.ArgumentTypeError(f"not a language code such as en or de: {text!r}")
-    return code
-
-
 def thread_count(text: str) -> int:
     """A whole number from 1 to 512, the most that ggml takes."""
     if not text.isdecimal() or not 1 <= int(text) <= 512:
@@ -155,42 +149,13 @@ def thread_count(text: str) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    setting = stage.setting
     parser = stage.Parser(
         prog="python -m helpers.listen.transcribe", description="Write down what is said: one line per recording."
     )
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="audio files; raw PCM (16 kHz, mono, s16le) on stdin if none is given"
     )
-    parser.add_argument(
-        "--language",
-        type=language_code,
-        default=setting("LANGUAGE", "en"),
-        metavar="CODE",
-        help="spoken language, for example de, or auto (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--translate", action="store_true", default=stage.is_set("TRANSLATE"), help="write English whatever is spoken"
-    )
-    parser.add_argument(
-        "--whisper",
-        default=setting("WHISPER"),
-        metavar="NAME",
-        help="speech model of the catalogue, a file, or builtin (default: the best that is here)",
-    )
-    parser.add_argument(
-        "--time",
-        metavar="SECONDS",
-        type=audio.window,
-        default=setting("TIME") or audio.WINDOW,
-        help=f"how much of each file is used (default {audio.WINDOW:g})",
-    )
-    parser.add_argument(
-        "--loop",
-        action="store_true",
-        default=stage.is_set("LOOP"),
-        help="half a second of zeros on stdin ends a recording, and the next one begins",
-    )
+    add_options(parser, Settings.from_environment(), "language", "translate", "whisper", "time", "loop")
     parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
     pipe = stage.take_stdout()
@@ -200,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
         if hearing:
             write_down(hearing, careful(recogniser), arguments.loop, pipe)
         else:
-            write_down_files(arguments.files, arguments.time, careful(recogniser), pipe)
+            write_down_files(arguments.files, arguments.time or WINDOW, careful(recogniser), pipe)
     return 0
 
 

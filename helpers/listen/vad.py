@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.listen.audio import RATE
+from helpers.core.pcm import RATE
 
 Array = NDArray[Any]  # of float32
 

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.listen.audio import BYTES_PER_SECOND, RATE, WINDOW
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW
 from helpers.words import repetition
 
 # What Whisper reads before it listens: it then writes a description, lower case and without a full stop less often.
@@ -193,7 +193,7 @@ class Whisper:
             self._connection.send_bytes(pcm)
         answer = self._answer()
         if self._detects:
-            stage.event("transcribe", "language", found=answer["language"])
+            stage.event("language", found=answer["language"])
         return repetition.sayable(answer["text"], len(pcm) / BYTES_PER_SECOND)
 
     def _answer(self) -> dict[str, Any]:

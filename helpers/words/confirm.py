@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     tty = terminal()
     import prompt_toolkit.shortcuts  # noqa: F401  (now, and not when something has been heard)
 
-    stage.event(NAME, "ready")
+    stage.event("ready")
     kept = False
     for heard in stage.lines():
         wanted = ask(heard, tty) if heard else ""

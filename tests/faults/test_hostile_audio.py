@@ -21,6 +21,7 @@ from hostile_sound import DECODERS, FTYP, MOST_TIME, RIFF, SYSTEM, box, chunk, h
 
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.core.pcm import BYTES_PER_SECOND, WINDOW
 from helpers.listen import audio
 
 
@@ -198,7 +199,7 @@ def test_a_day_in_one_file(tmp_path: Path, record_property: Callable[[str, objec
         os.truncate(file, 8 * 3600 * 32_000)  # silence, which takes no room on the disk
         ended = record(file, tmp_path, decoder)
         held(ended, decoder, (0,))
-        assert len(ended.pcm) == audio.WINDOW * audio.BYTES_PER_SECOND
+        assert len(ended.pcm) == WINDOW * BYTES_PER_SECOND
         record_property("tried", number + 1)
 
 
@@ -287,5 +288,5 @@ def test_an_ffmpeg_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "word.wav").write_bytes(wav())
     ended = record(tmp_path / "word.wav", tmp_path, "bundled", path=f"{tmp_path}:{os.environ['PATH']}")
     held(ended, "endless", (0,))
-    assert len(ended.pcm) == audio.WINDOW * audio.BYTES_PER_SECOND
+    assert len(ended.pcm) == WINDOW * BYTES_PER_SECOND
     assert int((tmp_path / "limit").read_text()) * 512 == audio.LARGEST  # what it may write to the disk

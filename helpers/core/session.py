@@ -1,0 +1,18 @@
+"""Names of the files in the working folder of a running pipe (`Settings.session`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PARTIAL = "partial.txt"  # what transcribe has understood while the speaker pauses
+ASKING = "asking"  # exists while confirm uses the terminal
+
+
+def recording(session: Path, number: int) -> Path:
+    """Where recording `number`, from 1, is kept until its picture is drawn."""
+    return session / f"recording-{number}.wav"
+
+
+def transcript(session: Path, number: int) -> Path:
+    """Where the recogniser's text of recording `number` is kept: one line."""
+    return session / f"transcript-{number}.txt"

@@ -1,0 +1,240 @@
+"""Every option of the program: name, type, range, default and help, in one place.
+
+    settings = Settings.from_environment()                       # once, in each program's main
+    arguments = parse(parser, argv, settings, "time", "device")  # these options, with their A2I_… values as defaults
+
+The shell's options (`./pipeline.sh --help`), the README and the stages' own parsers come from here or are checked
+against it. This is the only module that reads `A2I_…` variables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
+
+LARGEST_SEED = 2**32 - 1  # the seed of numpy's RandomState, whose stream is frozen, has 32 bits
+LONGEST_WINDOW = 3600.0  # seconds of sound
+
+
+# ---- kinds of values: each turns the text of an option into a value, or raises ValueError with what is wrong
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from `low` to `high`; whole numbers only where `whole`."""
+
+    low: float
+    high: float
+    whole: bool = True
+
+    def __call__(self, text: str) -> Any:
+        kind, pattern = ("whole number", r"\d{1,10}") if self.whole else ("number", r"\d{0,10}\.?\d{1,10}|\d{1,10}\.")
+        value = float(text) if re.fullmatch(pattern, text) else -1.0
+        if not self.low <= value <= self.high:
+            raise ValueError(f"not a {kind} from {self.low:.10g} to {self.high:.10g}: {text!r}")
+        return int(text) if self.whole else value
+
+
+@dataclass(frozen=True)
+class Size:
+    """WIDTHxHEIGHT in pixels, each from `low` to `high`."""
+
+    low: int = 16
+    high: int = 9999
+
+    def __call__(self, text: str) -> tuple[int, int]:
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+        if not match or not all(self.low <= int(side) <= self.high for side in match.groups()):
+            raise ValueError(f"not WIDTHxHEIGHT from {self.low}x{self.low} to {self.high}x{self.high}: {text!r}")
+        return int(match[1]), int(match[2])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of `names`."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, text: str) -> str:
+        if text not in self.names:
+            raise ValueError(f"not one of {', '.join(self.names)}: {text!r}")
+        return text
+
+
+class Text:
+    """Any text."""
+
+    def __call__(self, text: str) -> str:
+        return text
+
+
+class Folder:
+    """A path, `~` included."""
+
+    def __call__(self, text: str) -> Path:
+        return Path(text).expanduser()
+
+
+class Switch:
+    """On unless 0."""
+
+    def __call__(self, text: str) -> bool:
+        return text != "0"
+
+
+class Language:
+    """A language code as Whisper wants it: `en-GB` is `en`."""
+
+    def __call__(self, text: str) -> str:
+        code = re.split("[-_]", text.lower())[0]
+        if not re.fullmatch("[a-z]{2,4}", code):
+            raise ValueError(f"not a language code such as en or de, and not auto: {text!r}")
+        return code
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. `flags` are its spellings for the shell and for argparse; without flags it is a variable only."""
+
+    kind: Callable[[str], Any]
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str = ""
+
+
+def _option(kind: Callable[[str], Any], default: Any, help: str, *flags: str, metavar: str = "") -> Any:
+    """A field of Settings, in the shape of dataclasses.field."""
+    return field(default=default, metadata={"option": Option(kind, help, flags, metavar)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of one program. None and "" mean: the model, the machine or the stage decides."""
+
+    # what is drawn
+    prompt: str = _option(Text(), "", "draw TEXT, no audio", "-p", "--prompt", metavar="TEXT")
+    input: str = _option(Text(), "", "draw what a recording says", "-i", "--input", metavar="FILE")
+    # the microphone
+    time: float | None = _option(
+        Number(0.1, LONGEST_WINDOW, whole=False),
+        None,
+        "longest recording, in seconds (microphone 10, files 30)",
+        "-t", "--time", metavar="SECONDS",
+    )  # fmt: skip
+    silence: float = _option(
+        Number(0.2, 10, whole=False), 0.8, "silence that ends a recording", "--silence", metavar="SECONDS"
+    )
+    fixed_window: bool = _option(Switch(), False, "record all of the time", "--fixed-window")
+    loop: bool = _option(Switch(), False, "keep listening: a picture of each thing you say", "--loop")
+    confirm: bool = _option(Switch(), False, "show the text before it is drawn", "--confirm")
+    device: str = _option(Text(), "", "microphone, by name", "-d", "--device", metavar="NAME")
+    # speech recognition
+    language: str = _option(Language(), "en", "spoken language, or auto", "-l", "--language", metavar="CODE")
+    translate: bool = _option(Switch(), False, "translate to English", "--translate")
+    whisper: str = _option(
+        Text(), "", "speech model: a name of the catalogue, a file, or builtin", "-w", "--whisper", metavar="NAME"
+    )
+    # the picture
+    model: str = _option(
+        Text(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
+    )
+    steps: int | None = _option(Number(1, 1000), None, "sampling steps", "-n", "--steps", metavar="N")
+    seed: int | None = _option(
+        Number(0, LARGEST_SEED), None, "the same seed, the same picture", "-s", "--seed", metavar="N"
+    )
+    guidance: float | None = _option(
+        Number(0, 100, whole=False), None, "guidance scale", "-g", "--guidance", metavar="X"
+    )
+    sampler: str = _option(Text(), "", "sampler, by name", "--sampler", metavar="NAME")
+    count: int = _option(Number(1, 1000), 1, "number of pictures", "-c", "--count", metavar="N")
+    negative: str = _option(Text(), "", "negative prompt", "--negative", metavar="TEXT")
+    size: tuple[int, int] | None = _option(Size(), None, "size in pixels", "--size", metavar="WxH")
+    safe: bool = _option(Switch(), False, "leave out pictures that the safety filter flags", "--safe")
+    # the result
+    output: Path = _option(Folder(), ROOT / "outputs", "where runs are kept", "-o", "--output", metavar="DIR")
+    open: bool | None = _option(Switch(), None, "show the picture", "--open")
+    json: bool = _option(Switch(), False, "print run.json's content instead of the path", "--json")
+    quiet: bool = _option(Switch(), False, "only errors", "-q", "--quiet")
+    verbose: bool = _option(Switch(), False, "tracebacks and timings", "-v", "--verbose")
+    # variables only: for machines, models and programs
+    engine: str = _option(Text(), "", "the engine that draws")
+    precision: str = _option(Text(), "", "f32, bf16 or f16; by engine")
+    models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
+    low_memory: bool | None = _option(Switch(), None, "load one network at a time; decided by the memory there is")
+    compute_units: str = _option(Text(), "", "Core ML's compute units")
+    allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")
+    events: str = _option(Text(), "", "a file or fifo that gets each event as a JSON line")
+    session: Path | None = _option(Folder(), None, "the working folder of the running pipe")
+    control: Path | None = _option(Folder(), None, "the folder of the running pipe for errors and events")
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None, names: Iterable[str] = ()) -> Settings:
+        """The settings that the `A2I_…` variables give; an empty variable counts as not set. names: of the options
+        that are read, by default all.
+
+        Raises: UserError 64 that names the variable, what is wrong with its value, and what is right.
+        """
+        environ = os.environ if environ is None else environ
+        values = {}
+        for name in names or OPTIONS:
+            option = OPTIONS[name]
+            if text := environ.get(variable(name)):
+                try:
+                    values[name] = option.kind(text)
+                except ValueError as error:
+                    command = option.flags[-1] if option.flags else variable(name)
+                    remedy = "./pipeline.sh --help shows the options."
+                    raise UserError(os.EX_USAGE, f"{command}: {error}", remedy) from error
+        settings = cls(**values)
+        # A stage that is started by hand in a pipe of its own has a session alone
+        return settings if settings.control else dataclasses.replace(settings, control=settings.session)
+
+
+OPTIONS: dict[str, Option] = {field.name: field.metadata["option"] for field in fields(Settings)}
+
+
+def variable(name: str) -> str:
+    """The environment variable of an option: `fixed_window` → `A2I_FIXED_WINDOW`."""
+    return f"A2I_{name.upper()}"
+
+
+def add_options(parser: argparse.ArgumentParser, settings: Settings, *names: str) -> None:
+    """Give `parser` the options called `names`, with the values of `settings` as defaults."""
+    for name in names:
+        option = OPTIONS[name]
+        flags = option.flags or (f"--{name.replace('_', '-')}",)
+        if isinstance(option.kind, Switch):
+            parser.add_argument(
+                *flags, action="store_true", dest=name, default=getattr(settings, name), help=option.help
+            )
+        else:
+            parser.add_argument(
+                *flags, dest=name, type=argument_type(option.kind), default=getattr(settings, name),
+                metavar=option.metavar or name.upper(), help=option.help,
+            )  # fmt: skip
+
+
+def with_arguments(settings: Settings, arguments: argparse.Namespace) -> Settings:
+    """`settings` with what the options of `add_options` say."""
+    return dataclasses.replace(settings, **{key: value for key, value in vars(arguments).items() if key in OPTIONS})
+
+
+def argument_type(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """`kind` for argparse, which shows the text of an ArgumentTypeError and of no other."""
+
+    def parse(text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
