@@ -15,8 +15,8 @@ SECTIONS = {  # title, what is measured, its plot
         "the same programs one after another: record the whole window to a file, transcribe it, filter the text, draw. "
         "Models and settings are the same. Cold: models, compiled models and Python packages are not in the system's "
         "file cache, as after a restart. The microphone is a recording that is played in real time. The recording "
-        "window is 5 s. If the speech ends earlier, the pipe stops 0.8 s after the last word; the other way records the "
-        "whole window.",
+        "window is 5 s. If the speech ends earlier, the pipe stops 0.8 s after the last word; the other way records "
+        "the whole window.",
         plots.TIMELINE,
     ),
     "speech": (
@@ -76,9 +76,9 @@ def markdown(results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
     parts = [
         "# Benchmarks",
-        "`python -m benchmark` writes this page. `benchmarks.json` has all values, and `--check` compares the ratios of "
-        "a later run with them. In each comparison, two commands run alternately in the same run. Figures are medians; "
-        "where there is more than one value, the quartiles follow in brackets.",
+        "`python -m benchmark` writes this page. `benchmarks.json` has all values, and `--check` compares the ratios "
+        "of a later run with them. In each comparison, two commands run alternately in the same run. Figures are "
+        "medians; where there is more than one value, the quartiles follow in brackets.",
         f"{results.machine}, {results.memory} of memory; {versions}; {results.date}"
         + (". **A quick run: few rounds.**" if results.quick else "."),
         "## Ratios",

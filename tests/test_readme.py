@@ -70,6 +70,16 @@ def test_messages_are_said_by_a_program(message: str) -> None:
         assert part.strip() in PROGRAM, f"no program says: {part}"
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("first-*.md")), ids=lambda page: page.name)
+def test_what_a_first_run_shows_is_said_by_a_program(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    quoted = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+    said = [span for span in quoted if " " in span and not re.match(r"\./|\.venv/|A2I_", span)]
+    assert len(said) >= 3
+    for part in (part.strip() for span in said for part in span.removeprefix("generate: ").split("…")):
+        assert part in PROGRAM, f"no program says: {part}"
+
+
 # ---- links
 
 
