@@ -17,6 +17,7 @@ import pytest
 from helpers.catalog import archive, catalog
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.draw import engines
 
 MINIMAL: dict[str, Any] = {
     "defaults": dict.fromkeys(catalog.ROLES, "one"),
@@ -39,12 +40,11 @@ STEMS = ("model", "diffusion_pytorch_model")
 
 
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("entry", catalog.entries().values(), ids=lambda entry: entry.name)
+@pytest.mark.parametrize("entry", catalog.read().entries.values(), ids=lambda entry: entry.name)
 def test_entry_is_complete(entry: catalog.Entry) -> None:
     assert entry.about and entry.license and entry.memory_mb > 0 and bool(entry.engines) == (entry.kind == "image")
     if entry.shipped:
@@ -63,30 +63,32 @@ def test_entry_is_complete(entry: catalog.Entry) -> None:
 
 
 def test_no_file_stands_twice() -> None:
-    hashes = [file.sha256 for entry in catalog.entries().values() for file in entry.files if file.sha256]
+    hashes = [file.sha256 for entry in catalog.read().entries.values() for file in entry.files if file.sha256]
     assert len(hashes) == len(set(hashes))
 
 
 def test_defaults_fit_their_roles() -> None:
-    assert catalog.default("english").name == "base.en-q5_1"
-    multilingual = catalog.default("multilingual")
+    assert catalog.read().default("english").name == "base.en-q5_1"
+    multilingual = catalog.read().default("multilingual")
     assert multilingual.name == "base-q5_1" and multilingual.translates
-    for engine in catalog.ENGINES:
-        model = catalog.default(engine)
+    for engine in engines.ENGINES:
+        model = catalog.read().default(engine)
         assert model.kind == "image" and engine in model.engines
-    assert catalog.default("openvino").name == "builtin"
-    assert catalog.default("coreml-gpu").engines == ("coreml",)
-    assert "split_einsum" in catalog.default("coreml").files[0].path, "the Neural Engine computes no other attention"
-    assert "original" in catalog.default("coreml-gpu").files[0].path
+    assert catalog.read().default("openvino").name == "builtin"
+    assert catalog.read().default("coreml-gpu").engines == ("coreml",)
+    assert "split_einsum" in catalog.read().default("coreml").files[0].path, (
+        "the Neural Engine computes no other attention"
+    )
+    assert "original" in catalog.read().default("coreml-gpu").files[0].path
 
 
 def test_the_detector_of_safe_is_no_model_that_draws() -> None:
-    detector = catalog.default("filter")
+    detector = catalog.read().default("filter")
     assert detector.kind == "filter" and {file.path.split("/")[0] for file in detector.files} == {"safety_checker"}
 
 
 def test_a_diffusers_folder_has_each_part_that_is_drawn_with() -> None:
-    for entry in catalog.entries().values():
+    for entry in catalog.read().entries.values():
         if "torch" not in entry.engines:
             continue
         paths = {file.path for file in entry.files}
@@ -102,8 +104,8 @@ def test_a_diffusers_folder_has_each_part_that_is_drawn_with() -> None:
 
 def test_what_is_not_pinned_is_named() -> None:
     file = catalog.File("a", 1, True, "")
-    entry = catalog.find("tiny.en-q5_1")
-    assert entry.unpinned() == "" and catalog.find("builtin").unpinned() == ""
+    entry = catalog.read().find("tiny.en-q5_1")
+    assert entry.unpinned() == "" and catalog.read().find("builtin").unpinned() == ""
     assert entry._replace(files=(*entry.files, file, file._replace(path="b"))).unpinned() == "a, b"
     assert (
         entry._replace(files=(file, file)).unpinned() == "all 2 files"
@@ -113,38 +115,38 @@ def test_what_is_not_pinned_is_named() -> None:
 
 def test_unknown_name_lists_near_ones() -> None:
     with pytest.raises(UserError) as error:
-        catalog.find("base.en-q5")
+        catalog.read().find("base.en-q5")
     assert error.value.code == os.EX_USAGE
     assert "base.en-q5_1" in error.value.remedy
 
 
 def test_unknown_name_is_printed_safely() -> None:
     with pytest.raises(UserError) as error:
-        catalog.find("\x1b[2Jxyz" + "w" * 1000)
+        catalog.read().find("\x1b[2Jxyz" + "w" * 1000)
     assert "\x1b" not in error.value.message and len(error.value.message) < 200
 
 
 def test_present_only_with_the_right_size(models: Path) -> None:
-    entry = catalog.find("tiny.en-q5_1")
+    entry = catalog.read(models).find("tiny.en-q5_1")
     assert entry.path == models / "tiny.en-q5_1" / "ggml-tiny.en-q5_1.bin"
     assert entry.problem() == "missing"
     with pytest.raises(UserError, match="not on this machine") as error:
-        catalog.require(entry.name)
+        catalog.read(models).require(entry.name)
     assert error.value.code == os.EX_UNAVAILABLE and "./download_model.py tiny.en-q5_1" in error.value.remedy
     entry.folder.mkdir()
     entry.path.write_bytes(b"short")
     assert not entry.is_present()
     with pytest.raises(UserError, match="damaged"):
-        catalog.require(entry.name)
+        catalog.read(models).require(entry.name)
     with entry.path.open("wb") as file:
         file.truncate(entry.bytes)
-    assert catalog.require(entry.name) == entry
+    assert catalog.read(models).require(entry.name) == entry
 
 
 def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
     data = copy.deepcopy(MINIMAL)
     data["models"]["one"]["files"] = [{"path": "one.bin", "about_bytes": 3000, "sha256": "b" * 64}]
-    entry = catalog.parse(data)[0]["one"]
+    entry = catalog.parse(data, models).entries["one"]
     entry.folder.mkdir()
     entry.path.touch()
     assert not entry.is_present()
@@ -153,7 +155,7 @@ def test_a_rounded_size_asks_only_for_content(models: Path) -> None:
 
 
 def test_a_model_in_an_archive_is_what_the_archive_held(models: Path) -> None:
-    entry = catalog.default("coreml")
+    entry = catalog.read(models).default("coreml")
     assert entry.is_archive and entry.path == entry.folder and entry.problem() == "missing"
     (entry.folder / "Unet.mlmodelc").mkdir(parents=True)
     (entry.folder / entry.files[0].path).touch()
@@ -180,7 +182,7 @@ def test_a_model_in_an_archive_is_what_the_archive_held(models: Path) -> None:
 
 
 def test_a_model_of_several_files_is_a_folder(models: Path) -> None:
-    entry = catalog.find("stable-diffusion-2-1-base")
+    entry = catalog.read(models).find("stable-diffusion-2-1-base")
     assert entry.path == entry.folder == models / "stable-diffusion-2-1-base"
     for file in entry.files[1:]:
         (entry.folder / file.path).parent.mkdir(parents=True, exist_ok=True)
@@ -189,16 +191,8 @@ def test_a_model_of_several_files_is_a_folder(models: Path) -> None:
     assert entry.problem() == "missing"
 
 
-def test_models_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A2I_MODELS", "")
-    assert catalog.models_folder() == ROOT / "models" / "downloaded"
-    monkeypatch.setenv("A2I_MODELS", "~/m")
-    assert catalog.models_folder() == Path.home() / "m"
-
-
 def test_minimal_catalogue_is_accepted() -> None:
-    models, _ = catalog.parse(MINIMAL)
-    assert models["one"].files == (catalog.File("one.bin", 3, True, "b" * 64),)
+    assert catalog.parse(MINIMAL).entries["one"].files == (catalog.File("one.bin", 3, True, "b" * 64),)
 
 
 @pytest.mark.parametrize(
@@ -208,8 +202,7 @@ def test_minimal_catalogue_is_accepted() -> None:
         ("about", "", "about"),
         ("license", None, "license"),
         ("memory_mb", "1", "memory_mb"),
-        ("engines", ["gpu"], "engines"),
-        ("engines", [], "engines"),
+        ("engines", ["openvino"], "engines"),
         ("languages", "de", "languages"),
         ("source", "nowhere", "source"),
         ("files", [], "folder"),
@@ -237,7 +230,7 @@ def test_bad_source_name_and_default_are_named() -> None:
         (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "no repository"),
         (lambda data: data["models"].update({"../x": data["models"]["one"]}), "a name is made of"),
         (lambda data: data["defaults"].update(english="two"), "english = 'two'"),
-        (lambda data: data["defaults"].pop("coreml-gpu"), "coreml-gpu = None"),
+        (lambda data: data["defaults"].pop("filter"), "filter = None"),
     ]
     for change, says in changes:
         data = copy.deepcopy(MINIMAL)
@@ -250,13 +243,9 @@ def test_broken_file_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     broken = tmp_path / "catalog.toml"
     broken.write_text("[models\n")
     monkeypatch.setattr(catalog, "CATALOG", broken)
-    catalog._read.cache_clear()
-    try:
-        with pytest.raises(UserError) as error:
-            catalog.entries()
-        assert error.value.code == os.EX_DATAERR and "catalog.toml" in error.value.message
-    finally:
-        catalog._read.cache_clear()
+    with pytest.raises(UserError) as error:
+        catalog.read()
+    assert error.value.code == os.EX_DATAERR and "catalog.toml" in error.value.message
 
 
 def test_the_table_has_every_model() -> None:
@@ -265,11 +254,11 @@ def test_the_table_has_every_model() -> None:
     )
     assert printed.stdout == catalog.markdown_table() + "\n"
     rows = printed.stdout.splitlines()[2:]
-    assert [row.split("`")[1] for row in rows] == list(catalog.entries())
+    assert [row.split("`")[1] for row in rows] == list(catalog.read().entries)
 
 
 def test_import_is_light() -> None:
-    code = "import sys, helpers.catalog.catalog as c; c.find('builtin'); print(*sys.modules)"
+    code = "import sys, helpers.catalog.catalog as c; c.read().find('builtin'); print(*sys.modules)"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "dataclasses", "subprocess", "zipfile"}
+    heavy = {"numpy", "huggingface_hub", "httpx2", "tqdm", "subprocess", "zipfile"}
     assert not heavy & set(printed.stdout.split())

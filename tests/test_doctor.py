@@ -187,9 +187,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     text = text.replace(entry.files[0].sha256, hashlib.sha256(data).hexdigest())
     (tmp_path / "catalog.toml").write_text(text, encoding="utf-8")
     monkeypatch.setattr(catalog, "CATALOG", tmp_path / "catalog.toml")
-    catalog._read.cache_clear()
     yield path
-    catalog._read.cache_clear()
 
 
 def test_the_models_are_checked(base: Path) -> None:

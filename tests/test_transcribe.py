@@ -347,9 +347,7 @@ def small_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     (tmp_path / "catalog.toml").write_text("\n".join(lines), encoding="utf-8")
     monkeypatch.setattr(catalog, "CATALOG", tmp_path / "catalog.toml")
     monkeypatch.setenv("A2I_MODELS", str(tmp_path / "models"))
-    catalog._read.cache_clear()
     yield tmp_path / "models"
-    catalog._read.cache_clear()
 
 
 def put(folder: Path, *names: str) -> None:

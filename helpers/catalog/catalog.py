@@ -1,12 +1,13 @@
-"""models/catalog.toml: every model, where it comes from, what it needs, and whether it is here.
+"""models/catalog.toml: every model, where it comes from, what it needs, and whether it is on this machine.
 
-    entry = catalog.find("base.en-q5_1")       # UserError 64 with near matches for a name that is not in it
-    entry = catalog.default("english")         # or multilingual, coreml, coreml-gpu, cuda, cpu, filter
-    entry.is_present()                         # its files are there and their sizes match
-    entry.path                                 # the file of a one-file model, otherwise the folder
-    catalog.require("base.en-q5_1")            # the entry if it is present, otherwise UserError 69 with the command
+    models = catalog.read(settings.models)     # settings.models: the folder that downloaded models are kept in
+    models.find("base.en-q5_1")                # UserError 64 with near matches for a name that is not in it
+    models.default("filter")                   # the model for a role: filter, or an engine's name
+    models.speech("de", translate=False)       # the default speech model for a language
+    models.require("base.en-q5_1")             # the entry if it is there, otherwise UserError 69 with the command
+    entry.is_present(); entry.path             # its files are there with the right sizes; the file or folder to load
 
-`python -m helpers.catalog.catalog` prints the table of docs/models.md.
+`python -m helpers.catalog.catalog` prints the table that stands in docs/models.md.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import math
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from helpers.catalog import archive
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.stage import setting
+from helpers.core.settings import Settings
 from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 KINDS = ("whisper", "image", "filter")
-ENGINES = ("coreml", "torch", "openvino")
-ROLES = ("english", "multilingual", *ENGINES, "coreml-gpu", "filter")
+ROLES = ("english", "multilingual", "filter")  # beside these, any engine may have one
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -72,11 +73,12 @@ class Entry(NamedTuple):
     sources: tuple[Source, ...]
     files: tuple[File, ...]
     shipped: str
+    models: Path  # the folder that downloaded models are kept in
 
     @property
     def folder(self) -> Path:
-        """Where its files lie, whether they are there or not."""
-        return ROOT / self.shipped if self.shipped else models_folder() / self.name
+        """Where its files are, or would be."""
+        return ROOT / self.shipped if self.shipped else self.models / self.name
 
     @property
     def is_archive(self) -> bool:
@@ -131,45 +133,60 @@ class Entry(NamedTuple):
         return not self.problem()
 
 
-def models_folder() -> Path:
-    """Where downloaded models are kept: A2I_MODELS, or models/downloaded in the repository."""
-    return Path(path).expanduser() if (path := setting("MODELS")) else ROOT / "models" / "downloaded"
+class Catalog(NamedTuple):
+    """Every model by name, in the order of the file; the model for each role; the folder of downloaded models."""
 
+    entries: Mapping[str, Entry]
+    roles: Mapping[str, str]
+    folder: Path
 
-def entries() -> dict[str, Entry]:
-    """Every model by name, in the order of the file. Raises UserError 65 for a catalogue that does not make sense."""
-    return _read()[0]
+    def find(self, name: str) -> Entry:
+        """The entry called `name`. Raises UserError 64 that lists the names nearest to it."""
+        if entry := self.entries.get(name):
+            return entry
+        import difflib
 
+        near = difflib.get_close_matches(name, self.entries, n=3, cutoff=0.4)
+        remedy = f"Did you mean {' or '.join(near)}? " if near else ""
+        raise UserError(
+            os.EX_USAGE,
+            f"no model is called {printable(name)[:80]!r}",
+            f"{remedy}./download_model.py list shows all models.",
+        )
 
-def find(name: str) -> Entry:
-    """The entry called `name`. Raises UserError 64 that lists the names nearest to it."""
-    if entry := entries().get(name):
+    def default(self, role: str) -> Entry:
+        """The model for a role: `english` or `multilingual` speech, `filter` (the safety filter of --safe), or an
+        engine's pictures: its name, and `coreml-gpu` for the GPU of a Max or Ultra chip."""
+        return self.find(self.roles[role])
+
+    def speech(self, language: str, translate: bool) -> Entry:
+        """The default speech model for a language (`en`, `de` …, `auto`), for translation to English or without."""
+        return self.default("english" if language == "en" and not translate else "multilingual")
+
+    def require(self, name: str) -> Entry:
+        """The entry called `name` if it can be used now. Raises UserError 64 (unknown), 69 (missing or damaged)."""
+        entry = self.find(name)
+        if problem := entry.problem():
+            what = f"the model {name} is " + ("not on this machine" if problem == "missing" else problem)
+            raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {name}")
         return entry
-    import difflib
-
-    near = difflib.get_close_matches(name, entries(), n=3, cutoff=0.4)
-    remedy = f"Did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(
-        os.EX_USAGE,
-        f"no model is called {printable(name)[:80]!r}",
-        f"{remedy}./download_model.py list shows them all.",
-    )
 
 
-def default(role: str) -> Entry:
-    """The model for a role: `english`, `multilingual`, or an engine's pictures: `coreml` (on the Neural Engine, which
-    every Mac has), `coreml-gpu` (on the GPU of a Max or Ultra chip), `cuda`, `cpu`; or `filter`, the detector of
-    --safe."""
-    return find(_read()[1][role])
+def read(models: Path = Settings.models) -> Catalog:
+    """The catalogue, with downloaded models in the folder `models`.
+
+    Raises: UserError 65 for a catalogue that is damaged.
+    """
+    return _read(CATALOG, models)
 
 
-def require(name: str) -> Entry:
-    """The entry called `name` if it can be used now. Raises UserError 64 (unknown) or 69 (not here, or damaged)."""
-    entry = find(name)
-    if problem := entry.problem():
-        what = f"the model {name} is not on this machine" if problem == "missing" else f"the model {name} is {problem}"
-        raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {name}")
-    return entry
+@functools.lru_cache(maxsize=4)
+def _read(file: Path, models: Path) -> Catalog:
+    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        return parse(toml.loads(file.read_text(encoding="utf-8")), models)
+    except (OSError, ValueError) as error:  # a TOML error is a ValueError, and so is what parse() finds
+        raise UserError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error
 
 
 def human(size: int) -> str:
@@ -182,34 +199,25 @@ def human(size: int) -> str:
 def markdown_table() -> str:
     """The catalogue as docs/models.md shows it, without a final newline."""
     rows = ["| model | what it is | download | memory | licence |", "| --- | --- | --: | --: | --- |"]
-    for entry in entries().values():
+    for entry in read().entries.values():
         size = "in the repository" if entry.shipped else human(entry.bytes)
         memory = human(entry.memory_mb * 10**6)
         rows.append(f"| `{entry.name}` | {entry.about} | {size} | {memory} | {entry.license} |")
     return "\n".join(rows)
 
 
-@functools.lru_cache(maxsize=1)
-def _read() -> tuple[dict[str, Entry], dict[str, str]]:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        data = toml.loads(CATALOG.read_text(encoding="utf-8"))
-        return parse(data)
-    except (OSError, ValueError) as error:  # a TOML error is a ValueError, and so is what parse() finds
-        raise UserError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error
+def parse(data: dict[str, Any], models: Path = Settings.models) -> Catalog:
+    """The catalogue that the parsed TOML describes. Raises ValueError that says which entry is wrong."""
+    tables, sources = data.get("models", {}), data.get("sources", {})
+    entries = {name: _entry(name, table, sources, models) for name, table in tables.items()}
+    roles = data.get("defaults", {})
+    for role in {*ROLES, *roles}:
+        if roles.get(role) not in entries:
+            raise ValueError(f"[defaults] {role} = {roles.get(role)!r} is no model of this catalogue")
+    return Catalog(entries, roles, models)
 
 
-def parse(data: dict[str, Any]) -> tuple[dict[str, Entry], dict[str, str]]:
-    """Entries and the default of each role from the parsed TOML. Raises ValueError that says which entry is wrong."""
-    models = {name: _entry(name, table, data.get("sources", {})) for name, table in data.get("models", {}).items()}
-    defaults = data.get("defaults", {})
-    for role in ROLES:
-        if defaults.get(role) not in models:
-            raise ValueError(f"[defaults] {role} = {defaults.get(role)!r} is no model of this catalogue")
-    return models, defaults
-
-
-def _entry(name: str, table: dict[str, Any], sources: dict[str, Any]) -> Entry:
+def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Path) -> Entry:
     def check(holds: object, what: str) -> None:
         if not holds:
             raise ValueError(f"[models.{name}] {what}")
@@ -222,7 +230,7 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any]) -> Entry:
     check(isinstance(table.get("memory_mb"), int), "memory_mb is missing")
     image = table["kind"] == "image"
     check(bool(table.get("engines")) == image, "engines are named for image models, and only for those")
-    check(set(table.get("engines", ())) <= set(ENGINES), f"engines are of {', '.join(ENGINES)}")
+    check(all(re.fullmatch("[a-z]+", name) for name in table.get("engines", ())), "an engine's name is made of a-z")
     languages = table.get("languages", "")
     check(languages in (("en", "any") if table["kind"] == "whisper" else ("",)), "languages is en or any, for speech")
     shipped = table.get("folder", "")
@@ -257,7 +265,31 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any]) -> Entry:
         pins,
         tuple(files),
         shipped,
+        models,
     )
+
+
+# ---- for callers that are still to be given a catalogue
+
+
+def models_folder() -> Path:
+    return Settings.from_environment(names=["models"]).models
+
+
+def entries() -> Mapping[str, Entry]:
+    return read(models_folder()).entries
+
+
+def find(name: str) -> Entry:
+    return read(models_folder()).find(name)
+
+
+def default(role: str) -> Entry:
+    return read(models_folder()).default(role)
+
+
+def require(name: str) -> Entry:
+    return read(models_folder()).require(name)
 
 
 if __name__ == "__main__":
