@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import wave
 from pathlib import Path
 
@@ -322,9 +321,7 @@ def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(microphone, "SYSTEMS", ("pulse",))
     monkeypatch.setattr(microphone, "PATIENCE", 0.3)
-    began = time.monotonic()
     with pytest.raises(UserError, match=re.escape("no sample arrived within 0.3 seconds")):
         list(microphone.listen())
-    assert time.monotonic() - began < 2
     with pytest.raises(ProcessLookupError):  # it is not left behind
         os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -136,13 +136,11 @@ def test_a_fault_in_any_network_is_seen_from_outside(mac: pytest.MonkeyPatch, fa
     if fault == "hang":
         mac.setattr(compute_units, "PATIENCE", 12)
     mac.setenv("COREML_FAULTS", json.dumps({NE: {part: fault}}))
-    start = time.monotonic()
     with pytest.raises(UserError) as raised:
         compute_units.try_unit(converted("tiny"), NE)
     assert WHY[fault] in raised.value.message
     if fault in ("nan", "black"):
         assert part in raised.value.message
-    assert time.monotonic() - start < 60
     assert not compute_units.REMEMBERED.exists()
 
 

@@ -213,30 +213,21 @@ class models:
 '''
 
 
-def test_the_engines_own_python_starts_quickly_and_without_pytorch(tmp_path: Path) -> None:
+def test_the_engines_own_python_draws_without_pytorch(tmp_path: Path) -> None:
     """Imports, tokenizer, sampler, a picture of 20 steps; networks stubbed."""
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub" / "coremltools.py").write_text(STUB)
     folder = coreml_standin.compiled(converted("tiny"), tmp_path / "model")
     program = f"""
-import sys, time
-start = time.perf_counter()
+import sys
 from pathlib import Path
 from helpers.draw import diffusion, engines, generate
 engine = engines.load("coreml", Path({str(folder)!r}))
 text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in ("a cat", ""))
 diffusion.draw(engine, text, empty, seed=1, steps=20, guidance=7.5)
 loaded = [name for name in ("torch", "diffusers", "transformers", "openvino") if sys.modules.get(name)]
-print(time.perf_counter() - start, loaded)
+print(loaded)
 """
     environment = {**os.environ, "PYTHONPATH": f"{tmp_path / 'stub'}{os.pathsep}{ROOT}"}
-    best = 99.0
-    for _ in range(3):  # a busy machine may be slow once
-        done = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=environment, text=True, capture_output=True
-        )
-        assert done.returncode == 0, done.stderr
-        seconds, _, loaded = done.stdout.strip().partition(" ")
-        assert loaded == "[]"
-        best = min(best, float(seconds))
-    assert best < 1.5
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, text=True, capture_output=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr

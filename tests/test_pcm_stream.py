@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,8 +18,8 @@ from helpers.listen.record import without_mark
 
 
 @contextmanager
-def stdin(pieces: list[bytes | float]) -> Iterator[None]:
-    """Standard input is a pipe on which `pieces` arrive; a number is a wait of so many seconds."""
+def stdin(pieces: list[bytes | threading.Event]) -> Iterator[threading.Thread]:
+    """Standard input is a pipe on which `pieces` arrive from a thread; an event is waited for."""
     reader, writer = os.pipe()
     before = os.dup(0)
     os.dup2(reader, 0)
@@ -29,22 +28,22 @@ def stdin(pieces: list[bytes | float]) -> Iterator[None]:
     def write() -> None:
         with os.fdopen(writer, "wb", buffering=0) as pipe:
             for piece in pieces:
-                if isinstance(piece, float):
-                    time.sleep(piece)
+                if isinstance(piece, threading.Event):
+                    assert piece.wait(20)
                 else:
                     pipe.write(piece)
 
     thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
-        yield
+        yield thread
     finally:
         thread.join(5)
         os.dup2(before, 0)
         os.close(before)
 
 
-def heard(pieces: list[bytes | float], loop: bool = False) -> list[Heard]:
+def heard(pieces: list[bytes | threading.Event], loop: bool = False) -> list[Heard]:
     with stdin(pieces):
         return list(Hearing(loop).recordings())
 
@@ -58,8 +57,12 @@ def test_zeros_are_no_mark_outside_a_loop() -> None:
 
 
 def test_a_pause_tells_what_is_there_so_far() -> None:
-    found = heard([b"\1\2", pcm_stream.PAUSE * 4, b"\3\4"])
-    assert found == [Heard(b"\1\2", False), Heard(b"\1\2\3\4", True)]
+    told = threading.Event()
+    with stdin([b"\1\2", told, b"\3\4"]):
+        recordings = Hearing(False).recordings()
+        assert next(recordings) == Heard(b"\1\2", False)
+        told.set()
+        assert list(recordings) == [Heard(b"\1\2\3\4", True)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -69,7 +72,7 @@ def test_marks_end_recordings_wherever_the_stream_is_cut(seed: int) -> None:
     said[-1] = b"\5\6" * 7  # one that is not marked: the pipe ended
     stream = b"".join(one + MARK for one in said).removesuffix(MARK)
     cuts = sorted(source.randrange(len(stream)) for _ in range(60))
-    pieces: list[bytes | float] = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
+    pieces: list[bytes | threading.Event] = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     over = [one.pcm for one in heard(pieces, loop=True) if one.over]
     # A zero at an end counts as part of the mark.
     assert [one.strip(b"\0") for one in over] == [one.strip(b"\0") for one in said]
@@ -97,8 +100,8 @@ def test_half_a_sample_after_a_mark_is_no_recording() -> None:
 def test_what_never_ends_waits_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcm_stream, "LONGEST", 2)  # seconds of which one piece is half
     piece = b"\1" * 32000 + MARK
-    with stdin([piece * 20]):
+    with stdin([piece * 20]) as writer:
         listening = Hearing(loop=True)
-        listening.join(0.5)
-        assert listening.is_alive() and listening._heard.qsize() < 5
+        writer.join(0.5)
+        assert writer.is_alive()  # the pipe is full
         assert sum(one.over for one in listening.recordings()) == 20

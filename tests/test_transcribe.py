@@ -161,12 +161,13 @@ def test_stdin_is_drained_while_the_model_loads(environment: dict[str, str], mod
         assert wait_for(lambda: children(process.pid))
         worker = children(process.pid)[0]
         os.kill(worker, signal.SIGSTOP)  # the slowest of all loaders
-        loads = threading.Timer(3, os.kill, (worker, signal.SIGCONT))
+        loads = threading.Timer(20, os.kill, (worker, signal.SIGCONT))  # if it is not drained
         loads.start()
-        began = time.monotonic()
         process.stdin.write((pcm + bytes(320_000))[:320_000])
         process.stdin.flush()
-        assert time.monotonic() - began < 2
+        assert loads.is_alive()
+        loads.cancel()
+        os.kill(worker, signal.SIGCONT)
         written, said = process.communicate(timeout=60)
     assert (process.returncode, written, said) == (0, f"{SENTENCE}\n".encode(), f"heard: {SENTENCE}\n".encode())
 
@@ -325,15 +326,12 @@ def test_an_unknown_language(environment: dict[str, str], model: str) -> None:
     assert code == 64 and said.startswith("transcribe: Whisper does not know the language 'xx'\n")
 
 
-def test_help_is_quick(environment: dict[str, str]) -> None:
-    assert min(_seconds(environment) for _ in range(5)) < 0.2
-
-
-def _seconds(environment: dict[str, str]) -> float:
-    began = time.monotonic()
-    code, written, _ = run(environment, "--help")
-    assert code == 0 and "--translate" in written
-    return time.monotonic() - began
+def test_help_imports_nothing_heavy() -> None:
+    command = [sys.executable, "-X", "importtime", *TRANSCRIBE[1:], "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert "--translate" in done.stdout and "argparse" in imported
+    assert not imported & {"numpy", "openvino", "pywhispercpp", "pocketsphinx"}
 
 
 # ---- which model

@@ -8,7 +8,6 @@ import signal
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
@@ -229,10 +228,9 @@ def test_a_damaged_model_is_one_message(english: Path, tmp_path: Path, damage: s
         struct.pack_into("<i", data, name - (8 if damage == "wrong shape" else 0), 0x00112233)
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
-    began = time.monotonic()
     with Whisper(whisper.inspect(path)) as recogniser, pytest.raises(UserError) as caught:
         recogniser.wait_until_loaded()  # and not only when the words have been spoken
-    assert caught.value.code == os.EX_DATAERR and time.monotonic() - began < 30
+    assert caught.value.code == os.EX_DATAERR
     assert "whisper.cpp crashed (SIG" in caught.value.message and str(path) in caught.value.message
     assert "; it said: whisper_" in caught.value.message
 

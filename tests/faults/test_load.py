@@ -61,7 +61,7 @@ def test_one_process(tmp_path: Path, size: Size, record_property: Record) -> Non
     record_property("figure", f"{slower:.2f}× the seconds, {grown:+.1f} MB, {files[-1] - files[0]:+} files")
     assert len(set(files)) == 1 and len(set(threads[5:])) == 1
     assert grown < 10, (used[first], used[last])
-    assert slower < 1.3
+    assert slower < (1.3 if count >= 100 else 2)
 
 
 def test_many_runs_one_after_another(tmp_path: Path, size: Size, record_property: Record) -> None:
