@@ -271,14 +271,7 @@ EOF
 
 @test "--loop: a picture for each thing that is said, until stop listening" {
   cd "$root"
-  run python -m tests.loop_session --utterances 3 --seconds 4
-  echo "$output"
-  [ "$status" -eq 0 ]
-}
-
-@test "Ctrl-C once, twice, and --stop, at a random moment of each phase" {
-  cd "$root"
-  run python -m tests.interruptions --moments 1
+  run python -m benchmark.loop --utterances 3 --seconds 4
   echo "$output"
   [ "$status" -eq 0 ]
 }

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from measure_denoise import listen
 
 from benchmark import spoken_prompts
+from benchmark.denoise import listen
 from benchmark.speech import word_error_rate
 from benchmark.spoken_prompts import Recording
 from examples.make_examples import speak

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import measure_denoise
 import numpy as np
 import pytest
-from measure_denoise import OURS, Array, _samples, spoilt
 
+from benchmark.denoise import Array, samples, spoilt
 from examples.make_examples import speak
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio, denoise, recognisers
@@ -48,7 +47,7 @@ def test_noise_goes_and_the_voice_stays(voice: bytes, pink: Array) -> None:
 
 def test_a_hum_goes(voice: bytes, hum: Array) -> None:
     noisy = spoilt(voice, hum, 5, "")
-    before, after = (np.abs(np.fft.rfft(_samples(pcm)[: 2 * RATE])) for pcm in (noisy, denoise.cleaned(noisy)))
+    before, after = (np.abs(np.fft.rfft(samples(pcm)[: 2 * RATE])) for pcm in (noisy, denoise.cleaned(noisy)))
     assert after[100] < before[100] / 3  # 50 Hz: the bins are half a hertz apart
 
 
@@ -88,8 +87,3 @@ def test_noise_alone_does_not_become_words(pink: Array) -> None:
         sound = (pink[: 4 * RATE] / np.abs(pink).max() * 32768 * level).astype(np.int16).tobytes()
         assert denoise.cleaned(sound) != sound  # it is all noise
         assert BuiltinRecogniser().transcribe(denoise.cleaned(sound)) == ""
-
-
-def test_the_measure_compares_them(voice: bytes, pink: Array) -> None:
-    assert spoilt(voice, pink, 10, OURS) == denoise.cleaned(spoilt(voice, pink, 10, ""))
-    assert OURS in measure_denoise.FILTERS and "" in measure_denoise.FILTERS

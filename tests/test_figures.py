@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import fault_figures
 import pytest
 
-from benchmark import pipe, plots, report, results
+from benchmark import faults, pipe, plots, report, results
 from helpers.catalog import catalog
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND
@@ -74,7 +73,7 @@ def known() -> Iterator[tuple[float, str]]:
     for _, text, _ in report.PUBLISHED:
         yield from stated(text)
     yield from stated(STORED.memory)
-    for row in fault_figures.stored():
+    for row in faults.stored():
         yield from stated(row.figure)
     evaluation = json.loads((ROOT / "models" / "builtin" / "evaluation.json").read_text(encoding="utf-8"))
     for value in numbers(evaluation):

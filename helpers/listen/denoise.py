@@ -1,7 +1,7 @@
 """Cleans noise from a recording, for the built-in recogniser, which was taught with none.
 
 Of a hundred recordings in white and pink noise, a hum and a babble of voices, its word error rate fell from 26.9 % to
-19.6 % at 15 dB and from 67.5 % to 63.5 % at 5 dB; at 30 dB nothing is done (python -m tests.measure_denoise).
+19.6 % at 15 dB and from 67.5 % to 63.5 % at 5 dB; at 30 dB nothing is done (python -m benchmark.denoise).
 Told nothing of the noise, afftdn was worse at 5 dB (70.3 %); a high-pass filter alone, and anlmdn, no better at 15 dB
 (28.1 % and 26.4 %). Recordings of noise alone became no words, cleaned or not.
 """

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import processes
 import pytest
+from conftest import SLICES, slice_of_commit
 from processes import wait_until
 from stage_promises import BLOCK, PAGE, PROMISES, STAGES, Promise, table
 from whole_pipe import Pipe
@@ -105,10 +106,10 @@ def pipe(tmp_path: Path) -> Iterator[Pipe]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All cells, or a third of them."""
+    """All cells, or those of this commit's slice."""
     if "cell" in metafunc.fixturenames:
-        full = metafunc.config.getoption("full")
-        cells = [cell for cell in CELLS if full or zlib.crc32(str(cell).encode()) % 3 == 0]
+        number, full = slice_of_commit()[0], metafunc.config.getoption("full")
+        cells = [cell for cell in CELLS if full or zlib.crc32(str(cell).encode()) % SLICES == number]
         metafunc.parametrize("cell", cells, ids=str)
 
 

@@ -1,6 +1,6 @@
 """The word error rate of the built-in recogniser in noise, without filters and with some of FFmpeg's:
 
-python -m tests.measure_denoise [FOLDER]     every third of the spoken prompts left out; keeps the recordings in FOLDER
+python -m benchmark.denoise [FOLDER]     every third of the spoken prompts left out; keeps the recordings in FOLDER
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
     times = np.arange(size) / RATE
     hum = sum(np.sin(2 * np.pi * (50 * k * times + rng.random())) / k for k in range(1, 9))
     babble = sum(
-        np.roll(np.resize(_samples(audio.decode(recordings[i].path)), size), i * 999) for i in range(2, 150, 25)
+        np.roll(np.resize(samples(audio.decode(recordings[i].path)), size), i * 999) for i in range(2, 150, 25)
     )
     made = {"white": white, "pink": pink, "hum": np.asarray(hum), "babble": np.asarray(babble)}
     return {name: noise.astype(np.float32) for name, noise in made.items()}
@@ -62,7 +62,7 @@ def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
 
 def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
     """`pcm`, a second of silence around it, with `noise` so many decibels below its speech, then cleaned."""
-    speech = np.pad(_samples(pcm), RATE // 2)
+    speech = np.pad(samples(pcm), RATE // 2)
     loud = speech[np.abs(speech) > 0.02 * np.abs(speech).max()]
     noise = noise[: len(speech)] * np.sqrt((loud**2).mean() / (noise**2).mean()) * 10 ** (-decibels / 20)
     mixed = speech + noise
@@ -76,11 +76,11 @@ def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
     return subprocess.run(command, input=pcm, capture_output=True, check=True).stdout
 
 
-def _samples(pcm: bytes) -> Array:
+def samples(pcm: bytes) -> Array:
     return np.frombuffer(pcm, np.int16).astype(np.float32)
 
 
-def measure_denoise(recordings: list[spoken_prompts.Recording]) -> None:
+def measure(recordings: list[spoken_prompts.Recording]) -> None:
     """Print a table: the word error rate at each level for all and for each noise, without and with each filter.
 
     A hundred recordings, a quarter of them in each of the noises.
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="keep the recordings there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        measure_denoise(spoken_prompts.make(arguments.folder or Path(temporary)))
+        measure(spoken_prompts.make(arguments.folder or Path(temporary)))
 
 
 if __name__ == "__main__":

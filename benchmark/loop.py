@@ -1,4 +1,4 @@
-"""A session of --loop at a headless microphone, measured:  python -m tests.loop_session [--utterances N] [--seconds S]
+"""A session of --loop at a headless microphone, measured:  python -m benchmark.loop [--utterances N] [--seconds S]
 
 Says prompts of the built-in vocabulary one after another, every S seconds, and "stop listening" at the end. Prints
 what was drawn of them, the time from the end of the speech to the picture and its parts, memory, and CPU while nobody
@@ -10,12 +10,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,8 +28,7 @@ from examples.make_examples import speak
 from helpers.core.paths import ROOT
 from training.builtin.language_model import spoken
 
-sys.path.append(str(Path(__file__).parent))  # as pytest does
-import microphone
+MICROPHONE = ROOT / "tests" / "microphone.sh"
 
 TICK = os.sysconf("SC_CLK_TCK")
 
@@ -49,6 +49,21 @@ def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
             found.append((heard, path))
     speak("slt", "stop listening", folder / "stop.wav")
     return found
+
+
+@contextmanager
+def microphone() -> Iterator[dict[str, str]]:
+    """The environment of a process that hears what `paplay` plays in it."""
+    folder = Path(tempfile.mkdtemp(prefix="microphone."))  # a short name: a socket is in it
+    try:
+        with (folder / "environment").open("w+") as lines:  # not a pipe, which what stays behind would keep open
+            subprocess.run([MICROPHONE, folder], stdin=subprocess.DEVNULL, stdout=lines, check=True)
+            lines.seek(0)
+            server = lines.read().strip().removeprefix("export PULSE_SERVER=")
+        yield {**os.environ, "PULSE_SERVER": server}
+    finally:
+        subprocess.run([MICROPHONE, "--stop", folder], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def tree(pid: int) -> list[int]:
@@ -109,7 +124,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
     """Run it and print the figures; whether all is as it should be."""
     noted, output = folder / "events", folder / "outputs"
     noted.touch()
-    with microphone.running() as environment, (folder / "log").open("w") as log:
+    with microphone() as environment, (folder / "log").open("w") as log:
         settings = {"A2I_EVENTS": str(noted), "A2I_WHISPER": "builtin", "A2I_OUTPUT": str(output)}
         command = [str(ROOT / "pipeline.sh"), "--loop", "--no-open", "--seed", "1"]
         pipe = subprocess.Popen(
@@ -120,7 +135,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
         sizes, silent_cpu, silent_seconds, began = [], 0.0, 0.0, time.monotonic()
         for number, (text, wav) in enumerate(said, 1):
             for _ in range(3):  # as a person would say it again
-                microphone.speak(environment, wav)
+                subprocess.run(["paplay", wav], env=environment, check=True)
                 with suppress(TimeoutError):
                     wait_for(noted, "generate", "drawn", number, patience=20)
                     break
@@ -132,7 +147,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
             time.sleep(max(1.0, began + number * seconds - time.monotonic()))
             silent_cpu += cpu(pids) - before
             silent_seconds += time.monotonic() - at
-        microphone.speak(environment, stop)
+        subprocess.run(["paplay", stop], env=environment, check=True)
         assert pipe.stdout
         printed = pipe.stdout.read().decode().splitlines()
         code = pipe.wait(60)
