@@ -14,8 +14,7 @@ import pytest
 from downloads import ARCHIVE, COMPILED, FIRST, Tree, sha256, zipped
 from hub import Hub
 
-import download_model
-from helpers.catalog import archive, catalog
+from helpers.catalog import archive, catalog, fetch
 from helpers.core.errors import UserError
 
 NAME, CONTENT = next(iter(ARCHIVE.items()))
@@ -66,7 +65,7 @@ def test_it_is_known_without_the_archive(tree: Tree) -> None:
     tree.run("packed")
     tree.hub.requests.clear()
     tree.run("packed", says="here already", HF_HUB_OFFLINE="1")
-    tree.run("--verify", "packed", says="packed: right\n", HF_HUB_OFFLINE="1")
+    tree.run("--verify", "packed", says="packed: OK\n", HF_HUB_OFFLINE="1")
     assert not tree.hub.requests
 
 
@@ -74,7 +73,7 @@ def test_verify_finds_a_changed_byte_of_a_part(tree: Tree) -> None:
     tree.run("packed")
     (tree.models / "packed" / "vocab.json").write_bytes(b"[]")
     assert "here  packed " in tree.run("list"), "the listing reads sizes only: it has to be quick"
-    tree.run("--verify", "packed", code=65, says="vocab.json has another sha256")
+    tree.run("--verify", "packed", code=65, says="vocab.json has the wrong SHA-256")
 
 
 @pytest.mark.parametrize(
@@ -112,8 +111,8 @@ def test_remove_leaves_nothing(tree: Tree) -> None:
 
 
 def test_without_a_pin_the_hub_is_believed(tree: Tree) -> None:
-    tree.run("packed-unpinned", says="no sha256 is pinned")
-    tree.run("--verify", "packed-unpinned", says="packed-unpinned: right\n")
+    tree.run("packed-unpinned", says="no SHA-256 is pinned")
+    tree.run("--verify", "packed-unpinned", says="packed-unpinned: OK\n")
 
 
 @pytest.mark.parametrize(
@@ -173,16 +172,16 @@ class Usage(NamedTuple):
 
 
 def test_an_archive_needs_room_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+    models = catalog.read(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(3_000_000_000))
-    plain = catalog.find("stable-diffusion-2-1-base")
-    download_model.incoming(plain).mkdir(parents=True)
-    download_model.check_room(plain, list(plain.files))
-    entry = catalog.find("stable-diffusion-1-5-coreml-ne")
-    download_model.incoming(entry).mkdir(parents=True)
+    plain = models.find("stable-diffusion-2-1-base")
+    fetch.incoming(plain).mkdir(parents=True)
+    fetch.check_room(plain, list(plain.files))
+    entry = models.find("stable-diffusion-1-5-coreml-ne")
+    fetch.incoming(entry).mkdir(parents=True)
     with pytest.raises(UserError, match=r"3\.3 GB are needed, 3\.0 GB are free") as error:
-        download_model.check_room(entry, list(entry.files))
+        fetch.check_room(entry, list(entry.files))
     assert error.value.code == os.EX_CANTCREAT
-    with (download_model.incoming(entry) / entry.files[0].sha256).open("wb") as arrived:
+    with (fetch.incoming(entry) / entry.files[0].sha256).open("wb") as arrived:
         arrived.truncate(entry.bytes)
-    download_model.check_room(entry, list(entry.files))
+    fetch.check_room(entry, list(entry.files))

@@ -19,7 +19,7 @@ import pytest
 from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
-import download_model
+from helpers.catalog import fetch
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 
@@ -153,14 +153,14 @@ def test_a_spoiled_partial_is_deleted_and_fetched_anew(tree: Tree) -> None:
     partial = tree.models / next(iter(PARTIAL))
     partial.parent.mkdir(parents=True)
     partial.write_bytes(bytes(100_000))
-    tree.run("one", says="another sha256")
+    tree.run("one", says="SHA-256")
     assert tree.downloads() == ["bytes=100000-", ""]
     assert tree.one.read_bytes() == CONTENT
 
 
 def test_a_stall_ends(tree: Tree) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = Stall(0)
-    tree.run("one", code=69, says="nothing came for 1 s")
+    tree.run("one", code=69, says="no data for 1 s")
 
 
 def test_a_stall_is_gone_on_with(tree: Tree) -> None:
@@ -172,13 +172,13 @@ def test_a_stall_is_gone_on_with(tree: Tree) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "says"),
     [
-        (Status(401), 77, "refuses it (401)"),
-        (Status(403), 77, "refuses it (403)"),
+        (Status(401), 77, "refuses access (401)"),
+        (Status(403), 77, "refuses access (403)"),
         (Status(404), 69, "does not have it (404)"),
         (Status(500), 69, "has a fault (500)"),
-        (Lie(hash="0" * 64), 65, "another file"),
-        (Lie(size=7), 65, "another file"),
-        (Lie(content=CONTENT[:-1] + b"x"), 65, "another sha256"),
+        (Lie(hash="0" * 64), 65, "not the one that the catalogue pins"),
+        (Lie(size=7), 65, "not the one that the catalogue pins"),
+        (Lie(content=CONTENT[:-1] + b"x"), 65, "SHA-256"),
         (Lie(content=CONTENT[:100]), 69, "broke off"),
         (Endless(), 65, "more arrived"),
     ],
@@ -233,36 +233,36 @@ def test_offline_is_told_apart(tree: Tree) -> None:
 
 
 def test_unpinned_is_checked_against_the_hub(tree: Tree) -> None:
-    tree.run("unpinned", says="no sha256 is pinned")
-    tree.run("--verify", "unpinned", says="no sha256 is pinned")
+    tree.run("unpinned", says="no SHA-256 is pinned")
+    tree.run("--verify", "unpinned", says="no SHA-256 is pinned")
     tree.run("--remove", "unpinned")
     tree.hub.fail[f"{FIRST}/model.bin"] = Lie(content=CONTENT[::-1])
-    tree.run("unpinned", code=65, says="another sha256")
+    tree.run("unpinned", code=65, says="the SHA-256 of the download is wrong")
 
 
 def test_an_unpinned_small_file_is_checked_against_what_git_calls_it(tree: Tree) -> None:
     content, place = PARTS["config.json"], tree.models / "unpinned-small" / "config.json"
     for fault, says in (
-        (Lie(content=content[::-1]), "another hash"),
-        (Lie(hash="0" * 40), "another hash"),
-        (Lie(hash=sha256(content[::-1])), "another sha256"),
+        (Lie(content=content[::-1]), "the hash of the download is wrong"),
+        (Lie(hash="0" * 40), "the hash of the download is wrong"),
+        (Lie(hash=sha256(content[::-1])), "the SHA-256 of the download is wrong"),
         (Lie(hash="unknown"), "gives no hash"),
     ):
         tree.hub.fail[f"{FIRST}/config.json"] = fault
         tree.run("unpinned-small", code=65, says=says)
         assert not tree.left()
     tree.hub.fail.clear()
-    tree.run("unpinned-small", says="no sha256 is pinned")
+    tree.run("unpinned-small", says="no SHA-256 is pinned")
     assert place.read_bytes() == content
     place.write_bytes(b"hello\n")
-    assert download_model.git_hash(place) == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
+    assert fetch.git_hash(place) == "ce013625030ba8dba906f756967f9e9ca394464a"  # git hash-object
 
 
 def test_a_pin_outweighs_what_the_hub_says_of_a_small_file(tree: Tree) -> None:
     changed = PARTS["config.json"].replace(b"1", b"2")
     for repo in (FIRST, MIRROR):
         tree.hub.add(repo, "config.json", changed, small=True)
-    tree.run("parts", code=65, says="another sha256")
+    tree.run("parts", code=65, says="the SHA-256 of the download is wrong")
     assert "parts/config.json" not in tree.left()
 
 
@@ -277,7 +277,7 @@ def test_no_place_to_write(tree: Tree) -> None:
 
 
 def test_a_full_disk_is_said() -> None:
-    with pytest.raises(UserError, match="the disk is full") as error, download_model.writing(Path("/models")):
+    with pytest.raises(UserError, match="the disk is full") as error, fetch.writing(Path("/models")):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert error.value.code == os.EX_CANTCREAT
 
@@ -286,17 +286,17 @@ def test_two_at_once(tree: Tree) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = Stall(100_000, times=1)
     process = tree.start("one", HF_HUB_DOWNLOAD_TIMEOUT="30")
     assert tree.hub.stalled.wait(10)
-    tree.run("one", code=69, says="being fetched already")
+    tree.run("one", code=69, says="being fetched by another")
     process.kill()
     process.communicate()
 
 
 def test_verify_finds_a_changed_byte(tree: Tree) -> None:
     tree.run("one", "parts")
-    tree.run("--verify", says="one: right")
+    tree.run("--verify", says="one: OK")
     tree.one.write_bytes(CONTENT[:-1] + b"x")
-    tree.run("--verify", "parts", says="parts: right")
-    tree.run("--verify", "one", code=65, says="another sha256")
+    tree.run("--verify", "parts", says="parts: OK")
+    tree.run("--verify", "one", code=65, says="model.bin has the wrong SHA-256")
     tree.run("--verify", "alone", code=69, says="not on this machine")
 
 
@@ -318,7 +318,7 @@ def test_remove_and_list(tree: Tree) -> None:
 def test_remove_takes_what_the_engine_compiled_from_it(tree: Tree) -> None:
     folder, cache = tree.models / "parts", tree.root / ".cache" / "openvino"
     shutil.copytree(ROOT / "models" / "builtin", folder)
-    load = "import pathlib, sys; from helpers.draw.engines import load; load('cpu', pathlib.Path(sys.argv[1]))"
+    load = "import pathlib, sys; from helpers.draw.engines import load; load('openvino', pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", load, folder], cwd=tree.root, env=tree.environment, check=True)
     other = cache / "0123456789abcdef-unet-0123456789abcdef.blob"
     other.touch()

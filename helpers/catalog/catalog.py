@@ -129,8 +129,15 @@ class Entry(NamedTuple):
         return ""
 
     def is_present(self) -> bool:
-        """Whether every file is there with its size. The sha256 was checked when it arrived."""
+        """Whether every file is there with its size. The SHA-256 was checked when it arrived."""
         return not self.problem()
+
+    def require(self) -> Entry:
+        """The entry, if it can be used now. Raises UserError 69 (missing or damaged) with the command to get it."""
+        if problem := self.problem():
+            what = f"the model {self.name} is " + ("not on this machine" if problem == "missing" else problem)
+            raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {self.name}")
+        return self
 
 
 class Catalog(NamedTuple):
@@ -165,11 +172,7 @@ class Catalog(NamedTuple):
 
     def require(self, name: str) -> Entry:
         """The entry called `name` if it can be used now. Raises UserError 64 (unknown), 69 (missing or damaged)."""
-        entry = self.find(name)
-        if problem := entry.problem():
-            what = f"the model {name} is " + ("not on this machine" if problem == "missing" else problem)
-            raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {name}")
-        return entry
+        return self.find(name).require()
 
 
 def read(models: Path = Settings.models) -> Catalog:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import queue
 import re
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,14 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
 from helpers.core.errors import UserError
-from helpers.core.stage import is_set
 from helpers.core.text import printable
 
 if TYPE_CHECKING:
     import httpx2
 
 DOMAINS = ("hf.co", "huggingface.co")  # the hub keeps large files on hosts of these
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported
 
 
 class Patience(NamedTuple):
@@ -55,10 +52,17 @@ class Unreachable(UserError):
         super().__init__(os.EX_UNAVAILABLE, message, remedy)
 
 
-def usual_patience() -> Patience:
-    """HF_HUB_ETAG_TIMEOUT for an answer and HF_HUB_DOWNLOAD_TIMEOUT for a byte (10 s each), no limit in all."""
+def _constants() -> Any:
+    """huggingface_hub's constants, with its telemetry switched off for this process; it is asked at each request."""
     from huggingface_hub import constants
 
+    constants.HF_HUB_DISABLE_TELEMETRY = True
+    return constants
+
+
+def usual_patience() -> Patience:
+    """HF_HUB_ETAG_TIMEOUT for an answer and HF_HUB_DOWNLOAD_TIMEOUT for a byte (10 s each), no limit in all."""
+    constants = _constants()
     return Patience(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT, float("inf"), 3)
 
 
@@ -78,7 +82,7 @@ def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
             status = error.response.status_code
             if status in (401, 403):
                 remedy = f"Accept its terms on https://huggingface.co/{repo} and set HF_TOKEN; an old token is refused."
-                raise UserError(os.EX_NOPERM, f"{where}: the hub refuses it ({status})", remedy) from error
+                raise UserError(os.EX_NOPERM, f"{where}: the hub refuses access ({status})", remedy) from error
             if status < 500 and status != 429:
                 raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub does not have it ({status})") from error
             if attempt + 1 < patience.attempts:
@@ -94,12 +98,12 @@ def _within(seconds: float, url: str) -> Any:
 
     A thread, because a resolver has no timeout and each of a host's addresses has the whole timeout to itself.
     """
-    from huggingface_hub import constants, get_hf_file_metadata
+    from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
     remedy = "Check the network and run it again."
-    if constants.is_offline_mode():
-        raise Unreachable("the hub is not asked while HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
+    if _constants().is_offline_mode():
+        raise Unreachable("HF_HUB_OFFLINE is set, so nothing is downloaded", "unset HF_HUB_OFFLINE")
     host = _named(url)
     answer: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -122,7 +126,7 @@ def _within(seconds: float, url: str) -> Any:
     return found
 
 
-def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -> None:
+def receive(name: str, url: str, partial: Path, size: int, patience: Patience, progress: bool = False) -> None:
     """Append to `partial` until it has `size` bytes, through cuts and stalls, as long as each try brings something.
 
     Raises UserError 65 (more than `size` arrived; `partial` is emptied), 69 (the host refuses, or is not the hub's)
@@ -131,13 +135,13 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
     import httpx2
 
     deadline = time.monotonic() + patience.total
-    with partial.open("ab") as out, _progress(name, size, out.tell()) as bar:
+    with partial.open("ab") as out, _progress(name, size, out.tell(), progress) as bar:
         tries, best, why = 0, out.tell(), ""
         while out.tell() < size:
             if tries == patience.attempts:
-                raise Unreachable(f"{name}: {why}", "Run it again: it goes on where it stopped.")
+                raise Unreachable(f"{name}: {why}", "Run it again: the download is continued.")
             tries += 1
-            why = "the hub broke off"
+            why = "the connection broke off"
             try:
                 with _open(url, out.tell(), patience) as response:
                     part = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
@@ -146,7 +150,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
                         out.seek(0)
                     bar.reset(size)
                     bar.update(out.tell())
-                    # As it comes: nothing was asked for in a packing, and a packing could hold any number of bytes
+                    # Raw bytes: no compression was requested, and a decompression bomb could expand without limit
                     for block in response.iter_raw() if response.status_code != 416 else ():
                         if out.tell() + len(block) > size:
                             out.truncate(0)
@@ -155,14 +159,14 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
                         bar.update(len(block))
                         if time.monotonic() > deadline:
                             raise Unreachable(
-                                f"{name}: it comes too slowly", "Run it again: it goes on where it stopped."
+                                f"{name}: the download is too slow", "Run it again: the download is continued."
                             )
             except httpx2.TimeoutException:
-                why = f"nothing came for {patience.stall:g} s"
+                why = f"no data for {patience.stall:g} s"
             except httpx2.RequestError:
                 pass
             except (httpx2.InvalidURL, ValueError) as error:
-                raise UserError(os.EX_UNAVAILABLE, f"{name}: the hub sends us to no address") from error
+                raise UserError(os.EX_UNAVAILABLE, f"{name}: the hub redirects to an invalid address") from error
             if out.tell() > best:
                 tries, best = 0, out.tell()
         out.flush()
@@ -173,10 +177,9 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience) -
 def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response]:
     """GET `url` from byte `offset` on, following redirects as far as the hub's own hosts and no further."""
     import httpx2
-    from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session
 
-    endpoint = urlsplit(constants.ENDPOINT)
+    endpoint = urlsplit(_constants().ENDPOINT)
     timeout = httpx2.Timeout(patience.stall, connect=patience.answer)
     for _ in range(5):
         target = urlsplit(url)
@@ -185,7 +188,7 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
         if not own and not (
             target.scheme == "https" and any(f".{target.hostname}".endswith(f".{domain}") for domain in domains)
         ):
-            what = f"the hub sends us to {_named(url)}, which is not its own"
+            what = f"the hub sends us to {_named(url)}, which is not a host of its own"
             raise UserError(os.EX_UNAVAILABLE, what, "Unset HF_ENDPOINT if you set it.")
         headers = build_hf_headers(token=None if own else False)  # a token never leaves the hub itself
         headers["Accept-Encoding"] = "identity"
@@ -196,7 +199,7 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
                 url = urljoin(url, response.headers["Location"])
                 continue
             if response.status_code not in (200, 206, 416):
-                what = f"{_named(url)} answers {response.status_code} for the file"
+                what = f"{_named(url)} answers {response.status_code}"
                 raise UserError(os.EX_UNAVAILABLE, what, "Try again in a few minutes.")
             yield response
             return
@@ -208,9 +211,8 @@ def _named(url: str) -> str:
     return printable((urlsplit(url).netloc or url).rpartition("@")[2])[:100]
 
 
-def _progress(name: str, size: int, done: int) -> Any:
-    """A progress bar on a terminal, and nothing elsewhere or with --quiet."""
+def _progress(name: str, size: int, done: int, shown: bool) -> Any:
+    """A progress bar on stderr; without `shown` one that shows nothing."""
     from tqdm import tqdm
 
-    hidden = is_set("QUIET") or not sys.stderr.isatty()
-    return tqdm(desc=name, total=size, initial=done, unit="B", unit_scale=True, disable=hidden, leave=False)
+    return tqdm(desc=name, total=size, initial=done, unit="B", unit_scale=True, disable=not shown, leave=False)

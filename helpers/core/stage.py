@@ -45,10 +45,11 @@ _program = _Program()
 
 
 class _Lines(logging.Handler):
-    """Shows what the rooms report as lines of the program: `generate: the GPU is not used`."""
+    """Shows what the rooms report: progress (INFO) as it is, problems (WARNING) with the name of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{_program.name}: {printable(record.getMessage())}")
+        name = f"{_program.name}: " if record.levelno >= logging.WARNING else ""
+        say(f"{name}{printable(record.getMessage())}")
 
 
 def begin(name: str, settings: Settings) -> None:

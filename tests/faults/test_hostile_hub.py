@@ -213,7 +213,7 @@ def test_the_token_stays_at_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         "https://hf.co@evil.example/",
     ]
     for url in others:
-        with pytest.raises(UserError, match="not its own"), hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
+        with pytest.raises(UserError, match="not a host of its own"), hub._open(url, 0, hub.Patience(1, 1, 1, 1)):
             pass
     assert len(sent) == 4
 
@@ -232,7 +232,7 @@ def test_a_password_in_the_address_of_the_hub(tree: Tree) -> None:
 def test_a_hub_that_drips_for_ever_does_not_hold_up_the_first_recording(tree: Tree) -> None:
     """A hub that sends one byte now and then delays the first recording only for the time limit."""
     tree.hub.fail[NAME] = Does(download=lambda handler: drip(handler, LINE, b"X-a: b\r\n", 0.2))
-    program = "import download_model; download_model.offer('alone', 1, 4)"
+    program = "import download_model as d; d.offer(d.catalog.read().find('alone'), 1, 4)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tree.root, env=tree.environment, capture_output=True, text=True, timeout=60
     )
@@ -248,10 +248,10 @@ def test_a_file_that_is_not_pinned_has_about_its_size(tree: Tree) -> None:
         catalog.read_text().replace(f'bytes = {known}, sha256 = "hub"', f'about_bytes = {known}, sha256 = "hub"')
     )
     tree.hub.add(FIRST, "config.json", bytes(1_000_000), small=True)
-    tree.run("unpinned-small", code=65, says="1 MB there, and 1 kB are known")
+    tree.run("unpinned-small", code=65, says="has 1 MB, the catalogue says 1 kB")
     assert not tree.left() and not tree.downloads()
     tree.hub.add(FIRST, "config.json", b"{}", small=True)
-    tree.run("unpinned-small", says="no sha256 is pinned")
+    tree.run("unpinned-small", says="no SHA-256 is pinned")
 
 
 def test_a_bomb_with_the_right_hash(tree: Tree) -> None:
