@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Take out what the speech recogniser wrote and nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|>, a loop …
+"""Remove what the speech recogniser wrote but nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|>, repetition …
 
-A filter, one line in and one line out. Whatever may be the speaker's own words stays: "a heart with an arrow (red)".
-What is taken for an annotation or an invented sentence stands in helpers/words/hallucinations.json.
+A filter: one line in, one line out. What may be the speaker's own words stays: "a heart with an arrow (red)". The
+known annotations and invented sentences are in helpers/words/hallucinations.json.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from helpers.core import stage
+from helpers.core import lines, stage
 from helpers.core.errors import UserError
+from helpers.core.lines import Line
 from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 from helpers.core.text import printable
 from helpers.words import repetition
 
 NAME = "remove_parentheses"
 LISTS = ROOT / "helpers" / "words" / "hallucinations.json"
 
-# Nobody can say these brackets: what stands in them was written by the recogniser, whatever it is.
+# Nobody speaks these brackets, so whatever is in them was written by the recogniser.
 _WRITTEN = {"[": "]", "【": "】", "［": "］", "〔": "〕", "<|": "|>", "{\\": "}"}
-# A speaker's words may stand in these: "a heart (red)", a sign that says 「…」.
+# These may hold the speaker's words: "a heart (red)", a sign that says 「…」.
 _SPOKEN = {"(": ")", "（": "）", "「": "」", "『": "』"}
 _CLOSING = {closing: opening for opening, closing in (_WRITTEN | _SPOKEN).items()}
 _BRACKETS = re.compile(
@@ -48,14 +50,14 @@ _LONGEST_INVENTION = 10_000  # letters; a window of 30 s holds far fewer
 
 
 class Lists(NamedTuple):
-    """hallucinations.json, ready for look-ups; every text is `plain`."""
+    """hallucinations.json, prepared for look-ups. Annotations went through `_plain`, sentences through `_solid`."""
 
     whole: frozenset[str]  # annotations
     starts: frozenset[str]
     ends: frozenset[str]
-    parts: tuple[str, ...]  # of annotations in writing without spaces
+    parts: tuple[str, ...]  # of annotations in scripts without spaces
     tails: tuple[str, ...]  # what may follow an annotation
-    asides: frozenset[str]  # words that a spoken aside begins with, and no annotation: (a dog barking), (dog barking)
+    asides: frozenset[str]  # first words of spoken asides; annotations have none: (a dog barking), but (dog barking)
     sentences: frozenset[str]  # invented ones
     doubtful: frozenset[str]
 
@@ -81,22 +83,22 @@ def lists() -> Lists:
 
 
 def _plain(text: str) -> str:
-    """Lower case words with one space between them, without punctuation."""
+    """Words in lower case with one space between them, without punctuation."""
     return " ".join(re.sub(r"[\W_]+", " ", _folded(text)).split())
 
 
 def _solid(text: str) -> str:
-    """Letters and digits alone, without the year that some credits end with."""
+    """Letters and digits only, without years: some credits end with one."""
     return re.sub(r"(?<!\d)(?:19|20)\d\d(?!\d)|[\W_]+", "", _folded(text))
 
 
 def _folded(text: str) -> str:
-    """`text` without the difference of case, in Turkish as well, where I is the capital of ı and İ that of i."""
+    """`text` in lower case; in Turkish, too, where I is the capital of ı and İ the capital of i."""
     return text.casefold().replace("\u0307", "").replace("ı", "i")
 
 
 def is_annotation(text: str) -> bool:
-    """Whether a text that stood in brackets names a sound, or silence, and so was not said."""
+    """Whether a text in brackets describes a sound or silence, so nobody said it."""
     if re.search(r"[A-Z]_[A-Z]", text):
         return True
     plain = _plain(text)
@@ -117,19 +119,19 @@ def is_annotation(text: str) -> bool:
 
 
 def _speaks(text: str) -> bool:
-    """Whether there is a letter, a digit or a pictogram in `text`; punctuation alone says nothing."""
+    """Whether `text` has a letter, a digit or a pictogram, not only punctuation."""
     return any(sign.isalnum() or (unicodedata.category(sign) == "So" and sign != "\ufffd") for sign in text)
 
 
 def _without_brackets(text: str) -> str:
-    """One pass over nested and unbalanced brackets, in linear time."""
+    """`text` without annotations in brackets. One pass in linear time; brackets may be nested or unbalanced."""
     out: list[str] = []
-    open_at: list[int] = []  # where in `out` the brackets stand that are still open
+    open_at: list[int] = []  # positions in `out` of the brackets that are still open
     waiting = dict.fromkeys(_CLOSING.values(), 0)
-    alone = not _speaks(_outside(text))  # nothing but brackets: then those with words are annotations, too
+    alone = not _speaks(_outside(text))  # only brackets: then even those with plain words are annotations
 
     def judge(start: int) -> bool:
-        """Whether out[start:], a bracket and what stands in it, is to go."""
+        """Whether out[start:], a bracket and its content, is removed."""
         if out[start] in _WRITTEN or (alone and out[start] in "(（" and not open_at):
             return True
         return len(out) - start < 16 and is_annotation("".join(out[start + 1 :]))
@@ -165,7 +167,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _outside(text: str) -> str:
-    """What of `text` stands in no bracket at all."""
+    """The part of `text` that is outside of all brackets."""
     depth, out = 0, []
     for piece in _BRACKETS.split(text):
         if piece in _CLOSING:
@@ -178,7 +180,7 @@ def _outside(text: str) -> str:
 
 
 def _without_marks(text: str) -> str:
-    """Take out *actions*, music signs, tags and the marks of speakers."""
+    """Remove *actions*, music signs, tags and the labels of speakers."""
     text = _STARRED.sub(lambda found: " " if re.search(r"[^\W\d_]", found[1]) else found[0], text)
     text = _STARRED_APART.sub(lambda found: " " if found[1].isupper() or is_annotation(found[1]) else found[0], text)
     text = _SUNG.sub(lambda found: " " if is_annotation(found[1]) else found[0], text)
@@ -187,16 +189,16 @@ def _without_marks(text: str) -> str:
 
 
 def _is_invented(text: str, annotated: bool) -> bool:
-    """Whether `text` is nothing but sentences that Whisper makes up where nobody speaks.
+    """Whether `text` consists only of sentences that Whisper invents where nobody speaks.
 
-    A doubtful one ("you", "Thank you.") may have been said; not when it is repeated or stands with an annotation.
+    annotated: whether annotations were removed from it. A doubtful sentence ("you", "Thank you.") may be real speech:
+    it counts as invented only when it is repeated or came with an annotation.
     """
     solid, known = _solid(text), lists()
     if not 0 < len(solid) <= _LONGEST_INVENTION:
         return False
-    reached = {
-        0: (0, False)
-    }  # how far the text is made of known sentences: of how many, and is a certain one among them
+    # position up to which the text is made of known sentences → (how many, whether one of them is certain)
+    reached = {0: (0, False)}
     lengths = {len(sentence) for sentence in known.sentences | known.doubtful}
     for start in range(len(solid)):
         if start not in reached:
@@ -215,13 +217,13 @@ def _is_invented(text: str, annotated: bool) -> bool:
 
 
 def remove_parentheses(text: str) -> str:
-    """The words of `text`, one utterance, that somebody said, on one line; empty when nobody said anything.
+    """The words of `text`, one utterance, that somebody said, on one line; "" when nobody said anything.
 
-    The result goes through unchanged when it is filtered again.
+    Filtering the result again does not change it.
     """
     said = printable(text.replace("\ufeff", " "))
     annotated = False
-    for _ in range(20):  # what one removal uncovers; twice at most in practice
+    for _ in range(20):  # one removal may uncover another; twice at most in practice
         cleaned = repetition.collapse(printable(_without_marks(_without_brackets(said))))
         if cleaned == said:
             break
@@ -231,22 +233,22 @@ def remove_parentheses(text: str) -> str:
     return said if _speaks(said) and not _is_invented(said, annotated) else ""
 
 
-def filter_lines(lines: Iterable[str]) -> int:
-    """Filter `lines` to stdout, each as soon as it arrives.
+def filter_lines(heard: Iterable[Line], settings: Settings) -> int:
+    """Filter lines to stdout, each as soon as it arrives; each keeps its id and origin.
 
-    Raises: UserError 65 when nothing was said in any line, or there is none; but in a loop nobody has to say anything.
+    Raises: UserError 65 when nothing was said in any line, or there is no line; but in a loop nobody has to speak.
     """
-    unsaid, words = "", stage.is_set("LOOP")  # what to tell about the last line, when it is clear if it is an error
-    for heard in lines:
+    unsaid, words = "", settings.loop  # unsaid: about the last line; an error only if no other line has words
+    for line in heard:
         if unsaid:
             stage.say(unsaid)
-        said = remove_parentheses(heard)
-        sys.stdout.buffer.write(said.encode() + b"\n")
+        said = line._replace(text=remove_parentheses(line.text))
+        sys.stdout.buffer.write(lines.encode(said, marked=bool(settings.session)))
         sys.stdout.buffer.flush()
-        words = words or bool(said)
-        unsaid = "" if said else f"nothing was said: {heard[:80]}".removesuffix(": ")
-        if stage.is_set("LOOP") and not heard:
-            unsaid = ""  # transcribe has told
+        words = words or bool(said.text)
+        unsaid = "" if said.text else f"nothing was said: {line.text[:80]}".removesuffix(": ")
+        if settings.loop and not line.text:
+            unsaid = ""  # transcribe has already said so
     if unsaid and not words:
         raise UserError(os.EX_DATAERR, unsaid, "Speak up, or check the microphone: --list-devices shows them.")
     if unsaid:
@@ -258,7 +260,7 @@ def filter_lines(lines: Iterable[str]) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     stage.Parser(prog="remove_parentheses.py", description=(__doc__ or "").split("\n\n")[0]).parse_args(argv)
-    return filter_lines(stage.lines())
+    return filter_lines(lines.read(), Settings.from_environment())
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def confirm(heard: str, keys: bytes, folder: Path) -> tuple[int, str, str]:
+def confirm(heard: str, keys: bytes, folder: Path, session: Path | str = "") -> tuple[int, str, str]:
     """(exit code, stdout, what was on the terminal) of the stage, behind the shell that has the terminal's keys; `keys`
     are pressed when it asks for the first time.
     """
@@ -24,7 +24,7 @@ def confirm(heard: str, keys: bytes, folder: Path) -> tuple[int, str, str]:
     pid, terminal = pty.fork()
     if pid == 0:
         os.chdir(ROOT)
-        os.environ.update(TERM="xterm", A2I_SESSION="")
+        os.environ.update(TERM="xterm", A2I_SESSION=str(session))
         os.execvp("bash", ["bash", "-c", script, "confirm", str(folder)])
     shown, pressed = b"", False
     while select.select([terminal], [], [], 20)[0]:
@@ -92,6 +92,13 @@ def test_a_key_stops_the_clock(tmp_path: Path) -> None:
 def test_lines_keep_their_numbers(tmp_path: Path) -> None:
     code, drawn, _ = confirm("a cat\n\na dog\n", b"\x1b\r", tmp_path)
     assert (code, drawn) == (0, "\n\na dog\n")
+
+
+def test_in_a_session_a_changed_text_is_typed_and_keeps_its_number(tmp_path: Path) -> None:
+    heard = "\x1e7 spoken\x1fa cat\n"
+    assert confirm(heard, b"\r", tmp_path, tmp_path)[1] == heard
+    assert confirm(heard, b" at night\r", tmp_path, tmp_path)[1] == "\x1e7 typed\x1fa cat at night\n"
+    assert confirm(heard, b"\r", tmp_path)[1] == "a cat\n"
 
 
 def test_what_was_heard_cannot_move_the_cursor(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from examples.make_examples import speak
-from helpers.core import terminal
+from helpers.core import session, terminal
 from helpers.core.pcm import CHUNK, MARK, write_wav
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -315,16 +315,12 @@ def test_meter_on_a_terminal_only(heard: dict[str, str]) -> None:
     assert " s left" not in run(heard, "--time", "0.5").stderr.decode()
 
 
-def test_the_line_shows_what_is_understood_so_far(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    line = terminal.Meter(10)
-    (tmp_path / terminal.PARTIAL).write_text("a cat \x1b[2J on")
+def test_the_line_shows_what_is_understood_so_far(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = terminal.Meter(10, shown=True, session=tmp_path)
+    (tmp_path / session.PARTIAL).write_text("a cat \x1b[2J on")
     line.show(1, -35)
     assert capsys.readouterr().err == "\r  9.0 s left  [##########          ]  a cat [2J on\x1b[K"
-    (tmp_path / terminal.ASKING).touch()  # confirm has the terminal
+    (tmp_path / session.ASKING).touch()  # confirm has the terminal
     line.show(2, -35)
     assert capsys.readouterr().err == ""
 

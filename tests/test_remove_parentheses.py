@@ -337,6 +337,13 @@ def test_line_for_line() -> None:
     assert run(b"cat\n[Music]\n", A2I_QUIET="1").stderr == b""
 
 
+def test_lines_keep_their_marks_in_a_session_alone(tmp_path: Path) -> None:
+    marked = b"\x1e3 spoken\x1fa \x1e4 typed\x1fcat\n\x1e4 spoken\x1f[Music]\nplain\n"
+    assert run(marked).stdout == b"a cat\n\nplain\n"
+    kept = b"\x1e3 spoken\x1fa cat\n\x1e4 spoken\x1f\nplain\n"
+    assert run(marked, A2I_SESSION=str(tmp_path)).stdout == kept
+
+
 def test_nothing_in_any_line() -> None:
     done = run(b"[BLANK_AUDIO]\n")
     assert (done.returncode, done.stdout) == (65, b"\n")

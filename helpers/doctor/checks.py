@@ -120,7 +120,8 @@ def listening() -> Finding:
         name, sound = _device(), SoundCheck()
         if sys.stderr.isatty():
             stage.say(f"Say something: the microphone is heard for {SECONDS:g} seconds.")
-        line, pcm = terminal.Meter(SECONDS), bytearray()
+        line = terminal.Meter(SECONDS, shown=sys.stderr.isatty() and not stage.is_set("QUIET"))
+        pcm = bytearray()
         with contextlib.closing(microphone.listen(setting("DEVICE"))) as chunks:
             for chunk in chunks:
                 if chunk:

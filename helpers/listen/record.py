@@ -127,7 +127,8 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
 
     signal.signal(signal.SIGINT, stop)
     window = arguments.time or MICROPHONE_WINDOW
-    meter = Meter(math.inf if arguments.loop else window)
+    shown = sys.stderr.isatty() and not stage.is_set("QUIET")
+    meter = Meter(math.inf if arguments.loop else window, shown, stage.session())
     check, utterance = SoundCheck(), Utterance(wav, marked=arguments.loop)
     loaded = ThreadPoolExecutor(1).submit(listen, arguments, window)  # while the microphone opens
     listener: Listener | Everything | None = None

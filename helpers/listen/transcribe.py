@@ -18,8 +18,8 @@ from typing import BinaryIO
 from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
+from helpers.core.session import PARTIAL
 from helpers.core.settings import Settings, add_options
-from helpers.core.terminal import PARTIAL
 from helpers.core.text import printable
 from helpers.listen import audio, recognisers
 from helpers.listen.pcm_stream import Hearing

@@ -1,5 +1,5 @@
-"""A filter between what was heard and what is drawn, with a person in it (--confirm): each line is shown on the
-terminal and may be edited. Enter draws it, and so do three seconds without a key; Esc or Ctrl-C takes it back.
+"""The stage behind --confirm: it shows each recognised text on the terminal before it is drawn. Enter draws it, and so
+do three seconds without a key. The text can be changed. Esc or Ctrl-C takes it back.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.core import stage
+from helpers.core import lines, stage
 from helpers.core.errors import UserError
-from helpers.core.terminal import ASKING
+from helpers.core.lines import Line, Origin
+from helpers.core.session import ASKING
+from helpers.core.settings import Settings
 from helpers.core.text import printable
 
 if TYPE_CHECKING:
@@ -37,23 +40,25 @@ def terminal() -> int:
 
 
 @contextlib.contextmanager
-def in_front(tty: int) -> Iterator[None]:
-    """The terminal's keys are for us: each stage is a process group of its own, and the pipe's has them else."""
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # else asking for it from behind would stop us
-    before, folder = os.tcgetpgrp(tty), stage.session()
+def in_front(tty: int, session: Path | None) -> Iterator[None]:
+    """This process gets the keys of the terminal. Each stage is a process group of its own, and otherwise the group of
+    pipeline.sh gets them. In `session` a file tells `record` not to draw on the terminal.
+    """
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a background process that takes the terminal would be stopped
+    before = os.tcgetpgrp(tty)
     try:
         os.tcsetpgrp(tty, os.getpgrp())
-        if folder:
-            (folder / ASKING).touch()
+        if session:
+            (session / ASKING).touch()
         yield
     finally:
         os.tcsetpgrp(tty, before)
-        if folder:
-            (folder / ASKING).unlink(missing_ok=True)
+        if session:
+            (session / ASKING).unlink(missing_ok=True)
 
 
-def ask(text: str, tty: int, patience: float = PATIENCE) -> str:
-    """What is to be drawn instead of `text`: mostly `text` itself; empty when it is taken back."""
+def ask(text: str, tty: int, session: Path | None = None, patience: float = PATIENCE) -> str:
+    """The text that is drawn instead of `text`: usually `text` itself; "" when it was taken back."""
     from prompt_toolkit.input.vt100 import Vt100Input
     from prompt_toolkit.key_binding import KeyBindings
     from prompt_toolkit.output.vt100 import Vt100_Output
@@ -69,43 +74,50 @@ def ask(text: str, tty: int, patience: float = PATIENCE) -> str:
 
     with os.fdopen(os.dup(tty), "r") as reader, os.fdopen(os.dup(tty), "w") as writer:
         output = Vt100_Output.from_pty(writer, term=os.environ.get("TERM", "dumb"))
-        output.enable_cpr = False  # no terminal has to answer where the cursor is
-        session: PromptSession[str] = PromptSession(
+        output.enable_cpr = False  # do not wait for the terminal to report the cursor's position
+        prompt: PromptSession[str] = PromptSession(
             f"{HOW}\ndraw: ", input=Vt100Input(reader), output=output, key_bindings=keys
         )
 
         def wait_for_a_key() -> None:
             async def draw_it() -> None:
                 await asyncio.sleep(patience)
-                session.app.exit(result=session.default_buffer.text)
+                prompt.app.exit(result=prompt.default_buffer.text)
 
-            waiting = session.app.create_background_task(draw_it())
+            waiting = prompt.app.create_background_task(draw_it())
 
             def stop_waiting(_: object) -> None:
                 waiting.cancel()
 
-            session.app.key_processor.before_key_press += stop_waiting
+            prompt.app.key_processor.before_key_press += stop_waiting
 
-        with in_front(tty):
-            return printable(session.prompt(default=text, pre_run=wait_for_a_key, handle_sigint=False))
+        with in_front(tty, session):
+            return printable(prompt.prompt(default=text, pre_run=wait_for_a_key, handle_sigint=False))
+
+
+def confirmed(line: Line, tty: int, session: Path | None) -> Line:
+    """`line` as the user wants it. A changed text is a typed one; it still belongs to its recording."""
+    text = ask(line.text, tty, session) if line.text else ""
+    if line.text and not text:
+        stage.say("taken back")
+    return line if text == line.text else Line(text, line.id, Origin.TYPED)
 
 
 def main(argv: list[str] | None = None) -> int:
     stage.Parser(prog="python -m helpers.words.confirm", description=__doc__).parse_args(argv)
+    settings = Settings.from_environment()
     pipe = stage.take_stdout()
     tty = terminal()
-    import prompt_toolkit.shortcuts  # noqa: F401  (now, and not when something has been heard)
+    import prompt_toolkit.shortcuts  # noqa: F401  (now, not when the user waits for the question)
 
     stage.event("ready")
     kept = False
-    for heard in stage.lines():
-        wanted = ask(heard, tty) if heard else ""
-        if heard and not wanted:
-            stage.say("taken back")
-        kept = kept or bool(wanted)
-        pipe.write(wanted.encode() + b"\n")  # an empty one, too: lines are counted
+    for heard in lines.read():
+        wanted = confirmed(heard, tty, settings.session)
+        kept = kept or bool(wanted.text)
+        pipe.write(lines.encode(wanted, marked=bool(settings.session)))  # an empty line, too: one out for each one in
         pipe.flush()
-    if not kept and not stage.is_set("LOOP"):
+    if not kept and not settings.loop:
         raise UserError(130, "nothing is to be drawn")
     return 0
 

@@ -1,6 +1,6 @@
-"""Whisper's loops: "a burger a burger a burger a burger a", which it writes where it has lost the thread.
+"""Removes Whisper's repetition loops: "a burger a burger a burger a burger a".
 
-The decoder feeds on its own words, so a phrase that it wrote twice is likelier to come a third time (Holtzman et al.,
+The decoder reads its own output, so a phrase that it wrote twice is more likely to come a third time (Holtzman et al.,
 The Curious Case of Neural Text Degeneration, 2020, figure 4). People say a word two or three times, not four.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 
 LEAST = 4  # times
-LONGEST = 40  # words of a phrase that is looked for
-FASTEST = 7.0  # words per second; people read aloud at 2 to 4 and speak at 6 when they hurry
-IMPOSSIBLE = 14.0  # words per second; the record stands at 11 (655 words per minute, Guinness)
+LONGEST = 40  # words of a repeated phrase
+FASTEST = 7.0  # words per second; people read aloud at 2 to 4, and hurried speech has 6
+IMPOSSIBLE = 14.0  # words per second; the world record is 11 (655 words per minute, Guinness)
 _TOO_LONG = 10_000  # letters; a window of 30 s holds far fewer
 
-# A word, or a letter of a script that writes no spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
+# A word, or one letter of a script without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(
     rf"[{_UNSPACED}]|[^\W_{_UNSPACED}](?:[^\s.,;:!?…\"“”«»()\[\]。、，！？।{_UNSPACED}]*[^\W_{_UNSPACED}])?"
@@ -22,8 +22,8 @@ _WORD = re.compile(
 
 
 def collapse(text: str, least: int = LEAST) -> str:
-    """`text` with every phrase that comes `least` times or more in a row written once; case and punctuation between
-    the words do not matter. A loop at the end may stop in the middle of its phrase. Figures alone may be repeated.
+    """`text`, but each phrase that comes `least` times or more in a row is written once. Case and punctuation between
+    the words do not matter. A loop at the end may stop in the middle of its phrase. Repeated digits stay.
     """
     if len(text) > _TOO_LONG:
         return text
@@ -41,7 +41,7 @@ def collapse(text: str, least: int = LEAST) -> str:
 
 
 def _loop(said: list[str], at: int, least: int) -> tuple[int, int]:
-    """How many words the phrase has that a loop at word `at` repeats, and where that loop ends; 0 and 0 for none."""
+    """(words of the phrase that is repeated from word `at` on, word after the loop), or (0, 0) where no loop starts."""
     for size in range(1, min(LONGEST, (len(said) - at) // least) + 1):
         if said[at] != said[at + size]:
             continue
@@ -55,9 +55,10 @@ def _loop(said: list[str], at: int, least: int) -> tuple[int, int]:
 
 
 def sayable(text: str, seconds: float) -> str:
-    """`text`, heard in a recording of `seconds`, without what no mouth can say in that time.
+    """`text`, recognised in a recording of `seconds`, without what nobody can say in that time.
 
-    With more than 7 words a second, what is repeated at all was a loop; with more than 14 even then, nothing was said.
+    At more than 7 words per second, each repetition counts as a loop. What then still has more than 14 words per second
+    is not speech: the result is "".
     """
     text, most = collapse(text), max(1.0, seconds)
     if len(text.split()) > FASTEST * most:

@@ -27,7 +27,7 @@ from prompt_toolkit.utils import get_cwidth
 from test_confirm import confirm
 from whole_pipe import Pipe
 
-from helpers.core import terminal
+from helpers.core import session, terminal
 from helpers.core.paths import ROOT
 from helpers.core.text import printable, shortened
 from helpers.draw import generate, run_folder
@@ -87,14 +87,13 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
     screen.isatty = lambda: True  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "stderr", screen)
-        patch.setenv("A2I_SESSION", str(tmp_path))
         patch.setenv("COLUMNS", "60")
         for number in range(tried):
             text = line(number).decode(errors="replace")
             assert transcribe.careful(always(text))(pcm) == printable(text), number
-        show = terminal.Meter(9)
+        show = terminal.Meter(9, shown=True, session=tmp_path)
         for number in range(100 * tried):
-            (tmp_path / terminal.PARTIAL).write_bytes(line(number))
+            (tmp_path / session.PARTIAL).write_bytes(line(number))
             screen.seek(0)
             screen.truncate()
             show.show(1.0, -20.0)
