@@ -331,6 +331,7 @@ main() {
     (umask 077 && A2I_OUTPUT=$output ours helpers.doctor)
     return
   fi
+  need_extras
   [ -n "${A2I_PROMPT+set}" ] || offer_speech_model
   open_session
   choose_stages

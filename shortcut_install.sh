@@ -17,6 +17,7 @@ Usage: ./shortcut_install.sh [options]     install audio-to-image here and bind 
       --models NAME …   fetch these models of the catalogue (the speech and the image model that suit this machine)
       --no-models       fetch none: the built-in ones draw
       --no-shortcut     bind no key, write nothing outside this folder
+      --extra NAME      install more Python packages into .venv: torch, convert or benchmark; and nothing else
   -y, --yes             ask nothing (nor does it with NONINTERACTIVE=1, or without a terminal)
       --dry-run         change nothing, show every step
       --status          what is installed
@@ -70,12 +71,18 @@ put() { # <from> <to>: a copy, whole or not at all
 
 part_of() { printf '%s/.%s.part' "$(dirname -- "$1")" "${1##*/}"; } # <path>: what a kill while writing it leaves
 
-write_file() { # <path> <mode>: stdin becomes that file; one that was there comes back with --uninstall
-  local path=$1 link new=$state/new before
-  while [ -L "$path" ]; do # a linked file stays a link
+linked_file() { # <path>: prints where it really is, through any number of symbolic links; what is linked stays a link
+  local path=$1 link
+  while [ -L "$path" ]; do
     link=$(readlink -- "$path")
     case $link in /*) path=$link ;; *) path=$(dirname -- "$path")/$link ;; esac
   done
+  printf '%s' "$path"
+}
+
+write_file() { # <path> <mode>: stdin becomes that file; one that was there comes back with --uninstall
+  local path new=$state/new before
+  path=$(linked_file "$1")
   if [ "$dry" != 0 ]; then
     cmp -s - "$path" || say "    write $path"
     cat >/dev/null
@@ -135,12 +142,12 @@ canonical_key() { # <key as a person writes it>: prints it as ctrl+alt+shift+cmd
 
 parse_options() {
   local option value
-  want=install asked='' yes=0 dry=0 no_models=0 no_shortcut=0 with_models=0 with_pictures=0 models=()
+  want=install asked='' yes=0 dry=0 no_models=0 no_shortcut=0 with_models=0 with_pictures=0 models=() extra=''
   while [ $# -gt 0 ]; do
     option=$1
     shift
     case $option in
-      --key=* | --models=*) # --key=f5 is --key f5
+      --key=* | --models=* | --extra=*) # --key=f5 is --key f5
         value=${option#*=} option=${option%%=*}
         set -- "$value" ${1+"$@"}
         ;;
@@ -159,13 +166,19 @@ parse_options() {
           shift
         done
         ;;
+      --extra)
+        [ $# -gt 0 ] || wrong "--extra needs a name"
+        [ "$want" = install ] || wrong "--extra excludes --$want"
+        want=extra extra=$1
+        shift
+        ;;
       --no-models) no_models=1 ;;
       --no-shortcut) no_shortcut=1 ;;
       --pictures) with_pictures=1 ;;
       -y | --yes) yes=1 ;;
       --dry-run) dry=1 ;;
       --status | --uninstall)
-        [ "$want" = install ] || [ "$want" = "${option#--}" ] || wrong "--status and --uninstall exclude each other"
+        [ "$want" = install ] || [ "$want" = "${option#--}" ] || wrong "$option excludes --$want"
         want=${option#--}
         ;;
       -h | --help)
@@ -260,6 +273,25 @@ farewell() {
   case $steps in *shortcut*) say "The key: $(shortcut_status)" ;; esac
 }
 
+extra() { # --extra: more Python packages; the command itself is the yes
+  local about name
+  about=$(about_extra "$extra") || exit
+  name=${about%%$'\t'*}
+  if [ "$dry" != 0 ]; then
+    environment_is_whole || environment_do
+    act "$python" -m pip install -e "${root}[$name]"
+    return
+  fi
+  lock
+  (ensure_environment) || return
+  if has_extra "$name"; then
+    say "the extra $name is installed already"
+  else
+    (install_extra "$name") || return
+    say "the extra $name is installed"
+  fi
+}
+
 status() {
   local name
   for name in $STEPS; do printf '%-12s %s\n' "$name" "$("${name}_status" </dev/null)"; done
@@ -335,7 +367,7 @@ lock() { # one at a time; the lock of a run that was killed is taken over
 main() {
   local name
   umask go-w # what others could write to, they could change
-  root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+  root=$(CDPATH='' cd -- "$(dirname -- "$(linked_file "${BASH_SOURCE[0]}")")" && pwd -P)
   state=$root/.cache/install
   key=$(cat -- "$state/key" 2>/dev/null)
   parse_options "$@"

@@ -5,7 +5,6 @@ the CPU engine is to what the processor can compute.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ from benchmark import energy, spoken_prompts
 from benchmark.results import Results, in_turn
 from benchmark.worker import Worker
 from helpers.catalog import catalog
-from helpers.core import system
+from helpers.core import extras, system
 from helpers.core.paths import ROOT
 from helpers.draw import engines
 
@@ -39,9 +38,8 @@ def measure(results: Results, quick: bool, tick: Tick) -> None:
     """Add the figures and ratios of this section."""
     each_engine(results, 3 if quick else 10, tick)
     every_sampler(results, 6 if quick else 12, tick)
-    if not all(map(importlib.util.find_spec, ("torch", "diffusers", "transformers"))):
-        remedy = ".venv/bin/python -m pip install -e '.[benchmark]'"
-        results.notes.append(f"image: PyTorch and diffusers are not here to compare with; {remedy} brings them")
+    if extras.missing("torch"):
+        results.notes.append(f"image: PyTorch is not here to compare with: {extras.command('torch')}")
         return
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as cache:
         beside_diffusers(results, BUILTIN, Path(cache), 2 if quick else 5, 8, tick)

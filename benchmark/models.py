@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from benchmark.results import Results
 from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.compress import convert_coreml
+from helpers.core import extras
 from helpers.core.paths import ROOT
 from helpers.draw import engines
 
@@ -28,8 +28,8 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
         if entry.is_present():
             size = sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file()) / 1e6
             results.add(f"models / {entry.name} / on disk", "MB", [size], "its files")
-    if importlib.util.find_spec("coremltools") is None:
-        results.notes.append("models: coremltools is not here to make palettes: pip install -e '.[benchmark]'")
+    if extras.missing("convert"):
+        results.notes.append(f"models: coremltools is not here to make palettes: {extras.command('convert')}")
         return
     if "coreml" not in engines.available():
         results.notes.append(

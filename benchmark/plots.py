@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmark.results import Figure, Results, Timeline, write
-from helpers.core.errors import UserError
+from helpers.core import extras
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +21,8 @@ STAGES = ("record", "transcribe", "remove_parentheses", "generate")
 
 
 def check() -> None:
-    """Raises UserError 69 without matplotlib, before anything is measured."""
-    if importlib.util.find_spec("matplotlib") is None or importlib.util.find_spec("jiwer") is None:
-        remedy = ".venv/bin/python -m pip install -e '.[benchmark]'"
-        raise UserError(os.EX_UNAVAILABLE, "matplotlib and jiwer are not installed", remedy)
+    """Raises UserError 69 without matplotlib and jiwer, before anything is measured."""
+    extras.require("benchmark")
 
 
 def has(results: Results, plot: str) -> bool:

@@ -61,11 +61,17 @@ fake_python() { # the environment gets what the tests have; pip is checked and t
 cd "\$4"/lib/python3.*/site-packages && mkdir pip && touch pip/__init__.py && cat >pip/__main__.py <<'END'
 import os, pathlib, sys, sysconfig, time
 root = pathlib.Path(sys.prefix).parent
-extra = "[cuda]" if (root / "helpers/draw/engines/driver").exists() and (root / ".venv/whole").exists() else ""
-assert sys.argv[1:] == ["install", "-e", f"{root}{extra}"], sys.argv
+if sys.argv[1:] == ["--version"]:
+    sys.exit()
+if sys.argv[1:3] == ["install", "--dry-run"]:
+    sys.exit(1)
+extra = sys.argv[3].removeprefix(str(root))
+assert sys.argv[1:] == ["install", "-e", f"{root}{extra}"] and extra in ("", "[torch]", "[convert]"), sys.argv
 for name in ("PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "PIP_NO_INPUT"):
     assert os.environ[name] == "1", f"pip would write into the home directory without {name}"
 time.sleep(0.4)
+if extra == "[convert]":
+    sys.exit()
 if extra:
     if pathlib.Path("$BATS_TEST_TMPDIR/no-pytorch").exists():
         sys.exit("ERROR: No matching distribution found for torch")
@@ -303,7 +309,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$status" -eq 0 ]
   [[ $stderr = *'  environment  the Python packages (about 450 MB), PyTorch for the NVIDIA GPU (about 6 GB; '* ]]
   [[ $stderr = *'  models       fetch base.en-q5_1 (60 MB), stable-diffusion-2-1-base (2.6 GB)'* ]]
-  [[ $stderr = *' -m pip install -e '*' -m pip install -e '*'\[cuda\]'*'download_model.py stable-diffusion-2-1-base'* ]]
+  [[ $stderr = *' -m pip install -e '*' -m pip install -e '*'\[torch\]'*'download_model.py stable-diffusion-2-1-base'* ]]
   is_clean
   A2I_ENGINE=openvino run --separate-stderr installer --dry-run
   [[ $stderr != *PyTorch* && $stderr != *stable-diffusion* ]]
@@ -312,7 +318,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   run --separate-stderr installer
   echo "$stderr"
   [ "$status" -eq 0 ]
-  [[ $stderr = *'ERROR: No matching distribution found for torch'*'warning: PyTorch could not be installed'* ]]
+  [[ $stderr = *'ERROR: No matching distribution found for torch'*'the extra torch could not be installed'*'warning: the processor draws'* ]]
   [[ $stderr = *'a picture was drawn'*'audio-to-image is installed'* ]]
   [[ ${stderr#*==> models} != *stable-diffusion* ]]
   run --separate-stderr installer --status
@@ -336,6 +342,43 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [[ $stderr = *'  environment  '*'PyTorch for the NVIDIA GPU ('* ]]
   run installer --uninstall
   [ "$status" -eq 0 ]
+  is_clean
+}
+
+@test "--extra installs more Python packages and nothing else, an old name too; --uninstall takes them away" {
+  remember
+  run --separate-stderr installer --extra nonsense
+  [ "$status" -eq 64 ]
+  [[ $stderr = *"no extra is called 'nonsense'"*'torch, convert, benchmark'* ]]
+  run --separate-stderr installer --extra cuda --dry-run
+  [ "$status" -eq 0 ]
+  [[ $stderr = *' -m pip install -e '*'\[torch\]'* ]]
+  is_clean
+  run --separate-stderr installer --extra convert
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *'first run: installing'*'installing the extra convert into .venv (about 120 MB)'*'the extra convert is installed' ]]
+  [ "$(cat "$root/.venv/extras")" = convert ]
+  run --separate-stderr installer --extra=convert
+  [ "$status" -eq 0 ]
+  [ "$stderr" = "the extra convert is installed already" ]
+  run --separate-stderr installer --status
+  [[ $output = *'in .venv; extras: convert'* ]]
+  run installer --uninstall
+  [ "$status" -eq 0 ]
+  is_clean
+}
+
+@test "through symbolic links, from any folder" {
+  remember
+  mkdir "$BATS_TEST_TMPDIR/links"
+  ln -s "$root/shortcut_install.sh" "$BATS_TEST_TMPDIR/links/one"
+  ln -s links/one "$BATS_TEST_TMPDIR/two"
+  cd "$BATS_TEST_TMPDIR/links"
+  run --separate-stderr "${A2I_TEST_BASH:-bash}" ../two --dry-run
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $stderr = *"audio-to-image in $root:"* && $stderr = *'==> selftest'* && $stderr != *'No such file'* ]]
   is_clean
 }
 
@@ -648,6 +691,8 @@ EOF
   wrong --key f5 --no-shortcut
   wrong --pictures
   wrong --status --uninstall
+  wrong --extra
+  wrong --extra torch --uninstall
   wrong --uninstall --models tiny.en
   wrong --uninstall --key f5
   wrong --status --no-models

@@ -39,8 +39,9 @@ def test_a_gpu_without_pytorch_is_not_used_and_the_command_is_said(monkeypatch: 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
     assert engines.available() == ("openvino",)
     assert generate.choose_model("builtin").engine == "openvino"
-    assert ".venv/bin/python -m pip install -e '.[cuda]'" in capfd.readouterr().err
-    assert refused(BUILTIN).remedy == nvidia.INSTALL
+    assert "./shortcut_install.sh --extra torch" in capfd.readouterr().err
+    error = refused(BUILTIN)
+    assert "diffusers" in error.message and "./shortcut_install.sh --extra torch" in error.remedy
     monkeypatch.setenv("A2I_ENGINE", "openvino")
     generate.choose_model("builtin")
     assert not capfd.readouterr().err

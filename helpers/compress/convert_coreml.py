@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from helpers.adapt.diffusers_folder import read_config, read_weights
+from helpers.core import extras
 from helpers.core.errors import UserError
 from helpers.core.settings import Size, argument_type
 from helpers.core.stage import Parser, run, say
-from helpers.core.text import printable
 
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
@@ -191,14 +191,11 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 def tools() -> Any:
     """The coremltools module. Raises UserError 69 with the command that installs it, where it is missing."""
+    extras.require("convert")
     from helpers.draw.engines.coreml import coremltools
 
     os.environ.setdefault("TQDM_DISABLE", "1")  # a bar for each of a hundred passes
-    try:
-        return coremltools()
-    except ModuleNotFoundError as error:
-        remedy = ".venv/bin/python -m pip install -e '.[convert]'"
-        raise UserError(os.EX_UNAVAILABLE, f"{printable(str(error.name))} is not installed", remedy) from error
+    return coremltools()
 
 
 if __name__ == "__main__":

@@ -93,15 +93,6 @@ give_back_file() { # <file>
   act rm -f -- "$copy"
 }
 
-linked_file() { # <file>: where it really is; it may be a link into a collection of settings, and stays one
-  local path=$1 link
-  while [ -L "$path" ]; do
-    link=$(readlink -- "$path")
-    case $link in /*) path=$link ;; *) path=$(dirname -- "$path")/$link ;; esac
-  done
-  printf '%s' "$path"
-}
-
 add_line() { # <file> <line>
   local end=''
   [ -z "$(tail -c 1 -- "$1")" ] || end=$'\n'

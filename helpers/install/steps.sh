@@ -21,27 +21,6 @@ system_status() {
 
 # ---- ffmpeg: from Homebrew or the system's packages; where there is no right to that, the copy in the environment
 
-package_manager() { # prints its name
-  local name
-  for name in apt-get dnf zypper pacman brew; do
-    if command -v "$name" >/dev/null; then printf '%s' "$name" && return; fi
-  done
-  return 1
-}
-
-ffmpeg_command() { # prints how a person installs it
-  local sudo='sudo '
-  [ "$(id -u)" -ne 0 ] || sudo=''
-  case $(package_manager) in
-    apt-get) printf '%sapt-get install ffmpeg' "$sudo" ;;
-    dnf) printf '%sdnf install ffmpeg-free' "$sudo" ;;
-    zypper) printf '%szypper install ffmpeg' "$sudo" ;;
-    pacman) printf '%spacman -S ffmpeg' "$sudo" ;;
-    brew) printf 'brew install ffmpeg' ;;
-    *) [ "$platform" != darwin ] || printf 'Homebrew (https://brew.sh) and then brew install ffmpeg' ;;
-  esac
-}
-
 may_install() { # Homebrew wants the user, everything else root
   case $(package_manager) in
     '') return 1 ;;
@@ -68,28 +47,25 @@ installed_packages() {
   esac | LC_ALL=C sort -u
 }
 
-ffmpeg_plan() { printf '%s (about 100 MB with what it needs)\n' "$(ffmpeg_command)"; }
+ffmpeg_plan() { printf '%s (about 100 MB with what it needs)\n' "$(package_hint ffmpeg)"; }
 
 ffmpeg_is_done() {
   [ ! -e "$state/packages" ] && { command -v ffmpeg >/dev/null || ! may_install; }
 }
 
 ffmpeg_do() {
-  local before=$state/packages code=0 package
+  local before=$state/packages code=0 package install
   if [ "$dry" = 0 ] && [ ! -e "$before" ]; then # to know afterwards what came with it, even after a cut
     mkdir -p -- "$state" && installed_packages >"$before.part" && mv -- "$before.part" "$before" || return 73
   fi
   if ! command -v ffmpeg >/dev/null; then
+    read -r -a install <<<"$(package_row | cut -d '|' -f 3) $(package_row | cut -d '|' -f 4)"
     case $(package_manager) in
       apt-get)
-        as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -q ffmpeg >&2 ||
-          { as_admin apt-get update -q >&2 &&
-            as_admin env DEBIAN_FRONTEND=noninteractive apt-get install -y -q ffmpeg >&2; } || code=$?
+        install=(env DEBIAN_FRONTEND=noninteractive "${install[@]}")
+        as_admin "${install[@]}" >&2 || { as_admin apt-get update -q >&2 && as_admin "${install[@]}" >&2; } || code=$?
         ;;
-      dnf) as_admin dnf install -y ffmpeg-free >&2 || code=$? ;;
-      zypper) as_admin zypper --non-interactive install ffmpeg >&2 || code=$? ;;
-      pacman) as_admin pacman -S --noconfirm --needed ffmpeg >&2 || code=$? ;;
-      brew) act brew install ffmpeg >&2 || code=$? ;;
+      *) as_admin "${install[@]}" >&2 || code=$? ;;
     esac
   fi
   [ "$dry" = 0 ] || return 0
@@ -99,7 +75,7 @@ ffmpeg_do() {
   rm -f -- "$before"
   [ "$code" -eq 0 ] || {
     say "FFmpeg could not be installed: files are decoded by the copy in .venv, but the microphone may need it"
-    say "  $(ffmpeg_command), then ./shortcut_install.sh"
+    say "  $(package_hint ffmpeg), then ./shortcut_install.sh"
     return 69
   }
 }
@@ -120,12 +96,12 @@ ffmpeg_undo() {
 }
 
 ffmpeg_status() {
-  command -v ffmpeg || printf 'only the copy in .venv: it reads files, the microphone may need %s' "$(ffmpeg_command)"
+  command -v ffmpeg || printf 'only the copy in .venv: it reads files, the microphone may need %s' "$(package_hint ffmpeg)"
 }
 
 ffmpeg_caveat() {
   command -v ffmpeg >/dev/null ||
-    warn "no FFmpeg, and no right to install it: files are read, but the microphone may need $(ffmpeg_command)"
+    warn "no FFmpeg, and no right to install it: files are read, but the microphone may need $(package_hint ffmpeg)"
 }
 
 # ---- environment: the pinned Python packages in .venv; the system's Python stays as it is
@@ -134,7 +110,8 @@ without_pytorch=0 # 1: it could not be installed
 
 wants_pytorch() { # a GPU of NVIDIA, and something of what draws on it is not in .venv
   local program=$python
-  [ "$platform" = linux ] && [ "${A2I_ENGINE:-cuda}" = cuda ] || return 1
+  [ "$platform" = linux ] || return 1
+  case ${A2I_ENGINE:-torch} in torch | cuda) ;; *) return 1 ;; esac
   [ -x "$program" ] || program=$(base_python) || return 1
   (cd -- "$root" && "$program" -c 'import sys; from helpers.draw.engines import nvidia
 sys.exit(not (nvidia.has_driver() and (sys.argv[1] != sys.executable or nvidia.missing())))' "$python") 2>/dev/null
@@ -142,7 +119,13 @@ sys.exit(not (nvidia.has_driver() and (sys.argv[1] != sys.executable or nvidia.m
 
 environment_plan() {
   local list=''
-  environment_is_whole || list=', the Python packages (about 450 MB)'
+  if environment_is_whole; then
+    :
+  elif is_repairable; then
+    list=', repair the Python packages'
+  else
+    list=', the Python packages (about 450 MB)'
+  fi
   ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; A2I_ENGINE=openvino leaves it out)"
   printf '%s, in .venv\n' "${list#, }"
 }
@@ -158,27 +141,13 @@ environment_do() {
   else
     (ensure_environment) || return # it ends with exit where it cannot
   fi
-  ! wants_pytorch || (install_pytorch) || without_pytorch=1
-}
-
-install_pytorch() { # into an environment that is whole, and stays so
-  local log=$root/.venv/pytorch.log
-  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1
+  wants_pytorch || return 0
   if [ "$dry" != 0 ]; then
-    act "$python" -m pip install -e "${root}[cuda]"
-    return
+    act "$python" -m pip install -e "${root}[torch]"
+  elif ! (install_extra torch); then # it ends with exit, too
+    without_pytorch=1
+    warn "the processor draws, without the NVIDIA GPU. Later: ./shortcut_install.sh"
   fi
-  say "installing PyTorch into .venv (about 6 GB, several minutes)"
-  lock_environment
-  if with_clock "$python" -m pip install -e "${root}[cuda]"; then
-    environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
-    unlock_environment
-    return
-  fi
-  unlock_environment
-  grep -i '^error' "$log" | tail -n 3 >&2
-  warn "PyTorch could not be installed, the processor draws; $log says why. Later: ./shortcut_install.sh"
-  return 69
 }
 
 environment_undo() {
@@ -191,7 +160,10 @@ environment_undo() {
 }
 
 environment_status() {
+  local extras
   if environment_is_whole; then printf '%s in .venv' "$("$python" -V)"; else printf 'not there, or not whole'; fi
+  extras=$(recorded_extras)
+  printf '%s' "${extras:+; extras: }${extras//$'\n'/, }"
   ! wants_pytorch || printf '; without PyTorch, so that the NVIDIA GPU does not draw'
 }
 
@@ -200,7 +172,7 @@ environment_status() {
 wanted_models() { # prints name, size, here or missing, and folder of each, tab-separated
   local program=$python engine=${A2I_ENGINE:-}
   [ -x "$program" ] || program=$(base_python) || return
-  [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=cuda # it is still to come
+  [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=torch # it is still to come
   (cd -- "$root" && A2I_ENGINE=$engine "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
 }
 
@@ -280,7 +252,7 @@ models_status() {
 selftest_plan() { printf 'draw one picture from examples/burger.wav\n'; }
 
 selftest_stamp() { # what was proved: these programs with this environment
-  { environment_stamp && cat -- "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*/*.* "$root"/helpers/draw/engines/*.py; } |
+  { cat -- "$root/.venv/whole" "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*/*.* "$root"/helpers/draw/engines/*.py; } |
     cksum
 }
 

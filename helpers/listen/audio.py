@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 
 from helpers.core import stage
 from helpers.core.errors import UserError
+from helpers.core.packages import install_hint
 from helpers.core.pcm import CHUNK, RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.core.text import printable
 
@@ -59,7 +60,7 @@ _NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec
 
 def install_ffmpeg() -> str:
     """The line that tells how to get a full FFmpeg on this system."""
-    return "Install it: " + ("brew install ffmpeg" if sys.platform == "darwin" else "sudo apt-get install ffmpeg")
+    return f"Install it: {install_hint('ffmpeg')}"
 
 
 def ffmpeg_programs() -> Iterator[str]:

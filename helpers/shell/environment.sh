@@ -1,28 +1,125 @@
 # shellcheck shell=bash disable=SC2154
-# The Python environment of this repository: made once, in .venv, and repaired when it is not whole.
-# Uses root, say, die and python_remedy of the script that sources it; sets python.
+# The Python environment of this repository: made once, in .venv, and repaired when something that it needs is missing.
+# Uses root, say, die, package_manager and no_package_manager of the script that sources it; sets python.
+# pyproject.toml pins the packages of the base and of the extras; .venv/extras names the installed extras, one a line.
+
+no_python='no Python from 3.10 to 3.13 with its venv module was found'
 
 ensure_environment() {
   python=$root/.venv/bin/python
   environment_is_whole || make_environment
 }
 
-# What the environment was made from, and what it has to hold, a line each: a moved repository, changed pins, a new Python
-# or a package that is gone make it anew; a package that somebody added (the extra cuda, say) does not. The shell reads it
-# alone, in a millisecond.
+# ---- what is there: read by the shell alone, in a few milliseconds
+
+# .venv/whole says what the environment was made from and what it must hold: this folder, the checksum of pyproject.toml,
+# the Python behind .venv/bin/python, the names of all packages; then, a line for each pinned package, the folder with its
+# name and version, and what else it has put into site-packages. So an upgrade of pip, or of a package that is not
+# pinned, changes nothing.
 environment_stamp() {
-  printf '%s\n' "$root" "$(cksum <"$root/pyproject.toml")" "$root"/.venv/lib/python3.*/site-packages/*
+  local site names pin record part
+  find_packages
+  printf '%s\n' "$root" "$(cksum <"$root/pyproject.toml")"
+  "$root/.venv/bin/python" -c 'import pathlib, sys; print(pathlib.Path(sys.executable).resolve())'
+  printf '%s\n' "$names"
+  shopt -s nocaseglob
+  # shellcheck disable=SC2046 # names of extras
+  for pin in $(requirements $(recorded_extras) | sed -n 's/==\([^;, ]*\).*/-\1/p'); do
+    for record in "$site/$(package_name "${pin%-*}")-${pin##*-}"*.dist-info/RECORD; do # *: torch-2.13.0+cpu
+      [ -r "$record" ] || continue
+      part=${record%/RECORD}
+      printf '%s' "${part##*/}"
+      LC_ALL=C sed 's/^"//; s|[/,].*||' "$record" | LC_ALL=C sort -u | while IFS= read -r part; do
+        case $part in *.dist-info | .. | __pycache__ | *[[:space:]]*) continue ;; esac
+        [ ! -e "$site/$part" ] || printf ' %s' "$part"
+      done
+      printf '\n'
+    done
+  done
+  shopt -u nocaseglob
 }
 
 environment_is_whole() {
-  local made_in pins path
+  local made_in pins base wanted site names line name
   [ -x "$python" ] && [ -r "$root/.venv/whole" ] || return 1
+  find_packages
   {
-    IFS= read -r made_in && IFS= read -r pins || return 1
-    [ "$made_in" = "$root" ] && [ "$pins" = "$(cksum <"$root/pyproject.toml")" ] || return 1
-    while IFS= read -r path; do [ -e "$path" ] || return 1; done
+    IFS= read -r made_in && IFS= read -r pins && IFS= read -r base && IFS= read -r wanted || return 1
+    [ "$made_in" = "$root" ] && [ "$pins" = "$(cksum <"$root/pyproject.toml")" ] && [ "$python" -ef "$base" ] || return 1
+    for name in $wanted; do case " $names " in *" $name "*) ;; *) return 1 ;; esac done
+    while IFS= read -r line; do
+      for name in $line; do [ -e "$site/$name" ] || return 1; done
+    done
   } <"$root/.venv/whole"
 }
+
+find_packages() { # sets site, the folder site-packages, and names, those of the packages in it
+  local path
+  names=''
+  for site in "$root"/.venv/lib/python3.*/site-packages; do break; done
+  for path in "$site"/*.dist-info; do
+    path=${path##*/} path=${path%%-*}
+    case $path in pip | setuptools | wheel | audio_to_image | '*'*) ;; *) names="$names $path" ;; esac
+  done
+}
+
+package_name() { printf '%s' "$1" | tr '.-' '__'; } # <name>: as the folder of a package in site-packages has it
+
+# ---- what pyproject.toml asks for
+
+pinned() { # prints a line for each requirement: base, or the name of its extra, and the requirement
+  awk '/^\[/ { section = $0; name = "" }
+    section == "[project]" && /^dependencies = \[/ { name = "base" }
+    section == "[project.optional-dependencies]" && /^[a-z0-9_-]+ = \[/ { name = $1 }
+    name != "" {
+      sub(/#.*/, "")
+      while (match($0, /"[^"]*"/)) {
+        print name, substr($0, RSTART + 1, RLENGTH - 2)
+        $0 = substr($0, 1, RSTART - 1) substr($0, RSTART + RLENGTH)
+      }
+      if (/\]/) name = ""
+    }' "$root/pyproject.toml"
+}
+
+requirements() { # [extra…]: prints the requirements of the base and of these extras, one a line
+  pinned | awk -v "wanted=base $*" '{ list[$1] = list[$1] substr($0, length($1) + 2) "\n" }
+    END {
+      while (wanted != "") {
+        name = wanted; sub(/ .*/, "", name)
+        if (!sub(/^[^ ]* /, "", wanted)) wanted = ""
+        if (done[name]++) continue
+        count = split(list[name], items, "\n")
+        for (i = 1; i < count; i++)
+          if (sub(/^audio-to-image\[/, "", items[i])) { # an extra that includes others
+            gsub(/[],]/, " ", items[i]); sub(/ $/, "", items[i])
+            wanted = wanted == "" ? items[i] : wanted " " items[i]
+          } else print items[i]
+      }
+    }'
+}
+
+recorded_extras() { [ ! -r "$root/.venv/extras" ] || cat -- "$root/.venv/extras"; }
+
+# What an earlier version, or pip, has installed counts; so does not what somebody has uninstalled with pip.
+installed_extras() { # prints the extras that the environment has, one a line
+  local site names extra package some all
+  find_packages
+  names=$(printf '%s' "$names" | tr '[:upper:]' '[:lower:]')
+  for extra in $(pinned | sed -n 's/ .*==.*//p' | sort -u); do
+    [ "$extra" != base ] || continue
+    some=0 all=1
+    for package in $(pinned | sed -n "s/^$extra \([^ ]*\)==.*/\1/p"); do
+      case " $names " in *" $(package_name "$package") "*) some=1 ;; *) all=0 ;; esac
+    done
+    if recorded_extras | grep -qx -- "$extra"; then
+      [ "$some" = 0 ] && [ -e "$root/.venv/whole" ] || printf '%s\n' "$extra"
+    elif [ "$all" = 1 ]; then
+      printf '%s\n' "$extra"
+    fi
+  done
+}
+
+# ---- making and repairing it
 
 base_python() { # prints a Python that serves: 3.10 to 3.13, with venv and pip
   local name
@@ -35,29 +132,34 @@ base_python() { # prints a Python that serves: 3.10 to 3.13, with venv and pip
   return 1
 }
 
-installed_extra() { # prints the extra that the environment has, so that a new one has it, too
-  local package
-  for package in "$root"/.venv/lib/python3.*/site-packages/diffusers; do
-    [ ! -d "$package" ] || printf '[cuda]'
-  done
-}
-
 make_environment() {
-  local base extra code=0 log=$root/.venv/install.log
-  base=$(base_python) || die 69 "no Python from 3.10 to 3.13 with its venv module was found" "$(python_remedy)"
+  local base='' extras code=0 log=$root/.venv/install.log
+  is_repairable || base=$(base_python) ||
+    die 69 "$no_python" "$(package_hint python)"
   lock_environment
   if environment_is_whole; then # somebody else has just made it
     unlock_environment
     return
   fi
-  extra=$(installed_extra)
-  say "first run: installing the Python packages into .venv (about 450 MB on disk, a minute or two)"
-  { rm -rf -- "$root/.venv" && mkdir -p -- "$root/.venv/tmp"; } 2>/dev/null || code=73
-  [ "$code" -ne 0 ] || with_clock install_environment "$base" "$extra" || code=$?
+  extras=$(installed_extras)
+  if [ -z "$base" ]; then
+    forget_damaged
+    if requirements_are_met && note_environment && environment_is_whole; then
+      unlock_environment
+      return
+    fi
+    say "repairing the Python packages in .venv"
+    with_clock install_packages || code=$?
+  else
+    say "first run: installing the Python packages into .venv (about 450 MB on disk, a minute or two)${extras:+, with the extras }${extras//$'\n'/, }"
+    { mkdir -p -- "$root/.venv" && find "$root/.venv/" -mindepth 1 -maxdepth 1 ! -name extras -exec rm -rf -- {} + &&
+      mkdir -- "$root/.venv/tmp" && keep_extras; } 2>/dev/null || code=73
+    [ "$code" -ne 0 ] || with_clock install_environment "$base" || code=$?
+  fi
   unlock_environment
   case $code in
     0) say "the Python packages are in place" ;;
-    73) die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(python_remedy)" ;;
+    73) die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(package_hint python)" ;;
     *)
       grep -i '^error' "$log" | tail -n 3 >&2
       die 69 "the Python packages could not be installed" "read $log, then run the same command again"
@@ -65,14 +167,58 @@ make_environment() {
   esac
 }
 
-install_environment() { # <Python> <extra>: all of it in one job, which ends well even if pipeline.sh is killed
+# An environment that was whole, here, and whose Python and pip still run. What is not is made anew.
+is_repairable() {
+  local made_in
+  [ -x "$python" ] && IFS= read -r made_in 2>/dev/null <"$root/.venv/whole" && [ "$made_in" = "$root" ] &&
+    "$python" -m pip --version >/dev/null 2>&1
+}
+
+forget_damaged() { # a pinned package of which a part is gone: without its name and version, pip installs it again
+  local site names line name
+  find_packages
+  sed 1,4d "$root/.venv/whole" | while IFS= read -r line; do
+    for name in $line; do
+      case $name in */*) continue ;; esac # as an earlier version wrote it
+      [ -e "$site/$name" ] || { rm -rf -- "${site:?}/${line%% *}" && break; }
+    done
+  done
+}
+
+requirements_are_met() { # nothing is to be installed; pip answers without the network
+  local answer
+  # shellcheck disable=SC2086 # names
+  requirements $extras >"$root/.venv/requirements.txt" &&
+    answer=$("$python" -m pip install --dry-run --no-index -r "$root/.venv/requirements.txt" 2>/dev/null) || return 1
+  case $answer in *'Would install'*) return 1 ;; esac
+}
+
+install_environment() { # <Python>: all of it in one job, which ends well even if pipeline.sh is killed
+  "$1" -m venv -- "$root/.venv" || return 73
+  install_packages
+}
+
+install_packages() { # the base and $extras, in the environment that is there
+  local before=$root/.venv/whole.before list=${extras//$'\n'/,}
   # As variables, for the pips that it starts, too; without them they write into the home directory, and leave their
   # working folders behind when they are interrupted.
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 TMPDIR=$root/.venv/tmp
-  "$1" -m venv -- "$root/.venv" || return 73
-  "$python" -m pip install -e "$root$2" || return 69
-  rm -rf -- "$TMPDIR"
-  environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
+  mkdir -p -- "$TMPDIR" || return 73
+  [ ! -e "$root/.venv/whole" ] || mv -- "$root/.venv/whole" "$before" # killed from here on, it is made anew
+  "$python" -m pip install -e "$root${list:+[$list]}" || {
+    [ ! -e "$before" ] || mv -- "$before" "$root/.venv/whole"
+    return 69
+  }
+  rm -rf -- "$TMPDIR" "$before"
+  note_environment
+}
+
+keep_extras() { # before all is deleted: whatever is killed then, the next run knows them
+  printf '%s' "$extras${extras:+$'\n'}" >"$root/.venv/extras.part" && mv -- "$root/.venv/extras.part" "$root/.venv/extras"
+}
+
+note_environment() {
+  keep_extras && environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
 }
 
 with_clock() { # <command>: run it, its output into $log; a terminal sees that time passes. The lock is the command's
@@ -124,4 +270,67 @@ offer_speech_model() {
   if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
   (umask 077 && mkdir -p -- "$root/.cache" && : >"$asked") 2>/dev/null || return 0
   (cd -- "$root" && "$python" download_model.py --offer) || true
+}
+
+# ---- extras: packages that only some uses need (helpers/core/extras.py says which, and how large)
+
+need_extras() { # those that the options of pipeline.sh ask for
+  if [ -n "${A2I_GENERATE:-}" ]; then return; fi
+  case ${A2I_ENGINE:-} in torch | cuda) need_extra torch ;; esac
+  [ "${A2I_SAFE:-0}" = 0 ] || need_extra torch
+}
+
+has_extra() { # <name>: of an environment that is whole
+  recorded_extras | grep -qx -- "$1" || installed_extras | grep -qx -- "$1"
+}
+
+need_extra() { # <name>: is it there? Else a person is asked; without a terminal it ends with 69 and the command to type
+  local name size purpose answer=''
+  if has_extra "$1"; then return; fi
+  IFS=$'\t' read -r name size purpose <<<"$(about_extra "$1")"
+  if [ -t 0 ] && [ -t 2 ] && [ -z "${NONINTERACTIVE:-}" ]; then
+    printf '%s needs more Python packages (%s, about %s). Install them now? [y/N] ' "$purpose" "$name" "$size" >&2
+    read -r answer || answer=''
+  fi
+  case $answer in
+    [yY]*) install_extra "$1" ;;
+    *) die 69 "$purpose needs more Python packages ($name, about $size)" "Install them: ./shortcut_install.sh --extra $name" ;;
+  esac
+}
+
+about_extra() { # <name>: prints its name (a former one is translated), size and purpose, tab-separated; 64: no such extra
+  local program=$root/.venv/bin/python
+  [ -x "$program" ] || program=$(base_python) || die 69 "$no_python" "$(package_hint python)"
+  (cd -- "$root" && "$program" -m helpers.core.extras "$1")
+}
+
+install_extra() { # <name>: into an environment that is whole
+  local name size purpose extras code=0 log=$root/.venv/extra.log
+  IFS=$'\t' read -r name size purpose <<<"$(about_extra "$1")"
+  say "installing the extra $name into .venv (about $size)"
+  lock_environment
+  extras=$({ installed_extras && printf '%s\n' "$name"; } | sort -u)
+  with_clock install_packages || code=$?
+  unlock_environment
+  [ "$code" -ne 0 ] || return 0
+  grep -i '^error' "$log" | tail -n 3 >&2
+  die 69 "the extra $name could not be installed" "read $log, then run the same command again"
+}
+
+# ---- packages of the system
+
+package_row() { # [package manager]: prints its line of helpers/core/packages.txt
+  grep -- "^${1:-$(package_manager)}|" "$root/helpers/core/packages.txt"
+}
+
+package_hint() { # <ffmpeg or python> [package manager]: prints what a person types to install it
+  local manager install unattended ffmpeg python
+  # shellcheck disable=SC2034 # unattended and the packages are columns, of which one is read by its name
+  IFS='|' read -r manager install unattended ffmpeg python <<<"$(package_row "${2:-}")"
+  case $manager:$(id -u) in
+    :*) no_package_manager "$1" && return ;;
+    brew:* | *:0) ;;
+    *) install="sudo $install" ;;
+  esac
+  printf '%s %s' "$install" "${!1}"
 }

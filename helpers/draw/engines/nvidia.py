@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from pathlib import Path
 from typing import Any
 
+from helpers.core import extras
 from helpers.core.errors import UserError
 
-INSTALL = ".venv/bin/python -m pip install -e '.[cuda]'"
-PACKAGES = ("torch", "diffusers", "transformers")  # the extra "cuda" of pyproject.toml
+INSTALL = extras.command("torch")
 _VERSION = Path("/proc/driver/nvidia/version")
 _SIGNS = (_VERSION, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # Linux, containers, Windows' Linux
 
@@ -22,21 +21,23 @@ def has_driver() -> bool:
 
 
 def missing() -> str:
-    """The first of PACKAGES that is not installed, or ""."""
-    return next((name for name in PACKAGES if importlib.util.find_spec(name) is None), "")
+    """The first package of the extra torch that is not installed, or ""."""
+    return extras.missing("torch")
 
 
 def advice() -> str:
     """What to tell somebody whose GPU is not used because packages are missing, on one line; "" where nothing is."""
     if not (has_driver() and (package := missing())):
         return ""
-    return f"the NVIDIA GPU is not used, {package} is missing: {INSTALL} (about 6 GB); A2I_ENGINE=openvino keeps it so"
+    size = extras.EXTRAS["torch"].size
+    return (
+        f"the NVIDIA GPU is not used, {package} is missing: {INSTALL} (about {size}); A2I_ENGINE=openvino keeps it so"
+    )
 
 
 def check_packages() -> None:
     """Raises: UserError 69 with the command that installs what is missing."""
-    if package := missing():
-        raise UserError(os.EX_UNAVAILABLE, f"drawing with PyTorch needs the package {package}", INSTALL)
+    extras.require("torch")
 
 
 def check(torch: Any) -> None:

@@ -9,8 +9,12 @@ open_picture() { # <file>
   open "$1"
 }
 
-python_remedy() { # how a person gets a Python that serves
-  printf 'brew install python@3.12'
+package_manager() { # prints its name, as the first column of helpers/core/packages.txt has it; fails where there is none
+  command -v brew >/dev/null && printf brew
+}
+
+no_package_manager() { # <ffmpeg or python>: prints what to do where it is not there
+  printf 'install Homebrew (https://brew.sh), then: %s' "$(package_hint "$1" brew)"
 }
 
 notify() { # <title> <text> [picture]: a click cannot open it there, so it opens by itself

@@ -9,16 +9,16 @@ open_picture() { # <file>
   xdg-open "$1" >/dev/null 2>&1 </dev/null &
 }
 
-python_remedy() { # how a person gets a Python that serves
-  if command -v apt-get >/dev/null; then
-    printf 'sudo apt-get install python3 python3-venv'
-  elif command -v dnf >/dev/null; then
-    printf 'sudo dnf install python3'
-  elif command -v pacman >/dev/null; then
-    printf 'sudo pacman -S python'
-  else
-    printf 'install Python 3.10 to 3.13 with its venv module'
-  fi
+package_manager() { # prints its name, as the first column of helpers/core/packages.txt has it; fails where there is none
+  local name
+  for name in apt-get dnf zypper pacman brew; do
+    if command -v "$name" >/dev/null; then printf '%s' "$name" && return; fi
+  done
+  return 1
+}
+
+no_package_manager() { # <ffmpeg or python>: prints what to do where none of those is there
+  printf 'install %s with the package manager of your system' "$1"
 }
 
 notify() { # <title> <text> [picture]: a click opens it where the notification server can; else it opens by itself
