@@ -12,6 +12,7 @@ import pytest
 
 from benchmark import faults, pipe, plots, report, results
 from helpers.catalog import catalog
+from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.core.settings import Settings
@@ -46,10 +47,6 @@ SETTINGS = {
     (65536 / BYTES_PER_SECOND, "s"): "of sound in a pipe",
     (pcm_stream.LONGEST, "s"): "of one recording that are heard",
     (float(said_by("helpers/shell/environment.sh", "450 MB")[:3]), "MB"): "what the first run says that it installs",
-    (
-        float(said_by("helpers/draw/engines/nvidia.py", "6 GB")[0]),
-        "GB",
-    ): "what is said of PyTorch before it is installed",
     (float(said_by("tests/recordings.py", "(30, 15, 5)")[-2]), "dB"): "the loudest noise in the tests of the detector",
     (11, "s"): "the length of a recording that others have measured with",
 }
@@ -70,6 +67,8 @@ def known() -> Iterator[tuple[float, str]]:
     for entry in catalog.entries().values():
         yield entry.bytes, "B"
         yield entry.memory_mb * 1e6, "B"
+    for extra in EXTRAS.values():
+        yield from stated(extra.size)
     for _, text, _ in report.PUBLISHED:
         yield from stated(text)
     yield from stated(STORED.memory)

@@ -13,6 +13,7 @@ import pytest
 
 from benchmark import faults
 from helpers.catalog import catalog
+from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.settings import OPTIONS
 
@@ -184,10 +185,11 @@ def test_models_that_pages_download_are_in_the_catalogue(page: str, command: str
     assert names <= set(catalog.entries())
 
 
-def test_extras_that_pages_install_exist() -> None:
-    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE))
-    named = {extra for text in TEXTS.values() for extra in re.findall(r"pip install -e '\.\[(\w+)\]'", text)}
-    assert named and named <= extras
+def test_extras_are_those_of_the_registry() -> None:
+    named = {extra for text in TEXTS.values() for extra in re.findall(r"--extra (\w+)", text)}
+    assert named == set(EXTRAS)
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXTS["docs/install.md"], re.MULTILINE)
+    assert rows == [(name, extra.size) for name, extra in EXTRAS.items()]
 
 
 def test_the_stage_of_the_example_keeps_the_contract(tmp_path: Path) -> None:
