@@ -28,12 +28,15 @@ from helpers.catalog import catalog
 from helpers.core import system
 from helpers.core.errors import UserError
 from helpers.core.pcm import CHUNK, write_wav
+from helpers.core.settings import Settings
+from helpers.doctor import __main__ as doctor
 from helpers.doctor import checks
 from helpers.doctor.checks import Finding
 from helpers.draw import engines
 from helpers.draw.engines import compute_units, nvidia
 from helpers.listen import microphone
 
+now = Settings.from_environment  # what the check is given
 ROOT = Path(__file__).resolve().parent.parent
 DOCTOR = [sys.executable, "-m", "helpers.doctor"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("A2I_", "PYTHON", "PULSE"))}
@@ -73,17 +76,17 @@ def test_the_environment_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "requires", lambda name: [*requires, "numpy==8.8; python_version < '3.11'"])
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "8.8"}[name])
     monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
-    found = checks.environment()
+    found = checks.environment(now())
     assert found.state == "ok" and found.text.endswith("1 packages as pinned: numpy 8.8")
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "7.7"}[name])
-    found = checks.environment()
+    found = checks.environment(now())
     assert (found.state, found.text) == ("!", "other versions than those that were tested: numpy 7.7")
     assert "./pipeline.sh" in found.remedy
 
 
 def test_a_package_that_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pocketsphinx", None)
-    found = checks.environment()
+    found = checks.environment(now())
     assert (found.state, found.code) == ("no", 69) and found.text.startswith("pocketsphinx cannot be loaded: ")
 
 
@@ -92,7 +95,7 @@ def test_packages_that_were_never_installed(monkeypatch: pytest.MonkeyPatch) -> 
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "requires", missing)
-    assert checks.environment()[::3] == ("no", 69)
+    assert checks.environment(now())[::3] == ("no", 69)
 
 
 # ---- FFmpeg
@@ -117,7 +120,7 @@ def test_ffmpeg(
     monkeypatch.setenv("PATH", str(tmp_path))
     if script:
         program(tmp_path / "ffmpeg", *script)
-    found = checks.examine(checks.ffmpeg)
+    found = doctor.examine(checks.ffmpeg, Settings())
     assert found.state == state and text.replace("/.*", "").split(", ")[-1] in found.text
     assert bool(found.remedy) == (state != "ok") and found.code == (69 if state == "no" else 0)
 
@@ -137,9 +140,9 @@ def test_ffmpeg(
 def test_the_microphone(
     monkeypatch: pytest.MonkeyPatch, listen: Callable[..., Iterator[bytes]], state: str, code: int, text: str
 ) -> None:
-    monkeypatch.setattr(checks, "_device", lambda: "Yeti")
+    monkeypatch.setattr(checks, "_device", lambda settings: "Yeti")
     monkeypatch.setattr(microphone, "listen", listen)
-    found = checks.listening()
+    found = checks.listening(now())
     assert (found.state, found.code) == (state, code) and text in found.text
     assert bool(found.remedy) == (state != "ok")
 
@@ -152,14 +155,14 @@ def test_no_microphone(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
     monkeypatch.setattr(microphone, "devices", list)
     monkeypatch.setattr(microphone, "listen", listen)
-    assert checks.listening() == Finding("no", "no microphone was found", "Connect one.", code)
+    assert checks.listening(now()) == Finding("no", "no microphone was found", "Connect one.", code)
 
 
 def test_the_microphone_that_is_asked_for_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_DEVICE", "yeti")
     monkeypatch.setattr(microphone, "devices", lambda: [microphone.Device("pulse", "x", "Blue Yeti")])
     monkeypatch.setattr(microphone, "listen", sound(3000, -3000))
-    assert checks.listening().text.startswith("Blue Yeti: ")
+    assert checks.listening(now()).text.startswith("Blue Yeti: ")
 
 
 def test_a_mac_names_its_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +171,9 @@ def test_a_mac_names_its_microphone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "said", lambda *command: report if command[0] == "system_profiler" else "")
     monkeypatch.setattr(microphone, "devices", lambda: [microphone.Device("avfoundation", ":Teams", "Teams")])
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert checks._device() == "Studio Mic"
+    assert checks._device(now()) == "Studio Mic"
     monkeypatch.setattr(system, "said", lambda *command: "")
-    assert checks._device() == "Teams"
+    assert checks._device(now()) == "Teams"
 
 
 # ---- models
@@ -191,21 +194,21 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_models_are_checked(base: Path) -> None:
-    assert checks.models() == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
-    assert checks.speech() == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
+    assert checks.models(now()) == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
+    assert checks.speech(now()) == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
     data = base.read_bytes()
     anew = "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1"
     for damage in (data[:-1] + bytes([data[-1] ^ 1]), data[:-1]):
         base.write_bytes(damage)
-        assert checks.models() == Finding("no", "base.en-q5_1 is damaged", anew, 65)
+        assert checks.models(now()) == Finding("no", "base.en-q5_1 is damaged", anew, 65)
 
 
 def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.models() == Finding("ok", "builtin")
+    assert checks.models(now()) == Finding("ok", "builtin")
     monkeypatch.setattr(engines, "available", lambda: ("torch", "openvino"))
-    found = checks.models()
-    assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.default('cuda').name}")
-    found = checks.speech()
+    found = checks.models(now())
+    assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.default('torch').name}")
+    found = checks.speech(now())
     assert (found.state, found.remedy) == ("!", "./download_model.py base.en-q5_1") and "few words" in found.text
 
 
@@ -214,7 +217,7 @@ def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_no_recogniser_for_this(monkeypatch: pytest.MonkeyPatch, setting: str, value: str, code: int) -> None:
     monkeypatch.setenv(f"A2I_{setting}", value)
-    found = checks.speech()
+    found = checks.speech(now())
     assert (found.state, found.code) == ("no", code) and "./download_model.py" in found.remedy
 
 
@@ -224,16 +227,16 @@ def test_no_recogniser_for_this(monkeypatch: pytest.MonkeyPatch, setting: str, v
 def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "advice", lambda: "")
     monkeypatch.setattr(engines, "available", lambda: ("openvino",))
-    assert checks.engine() == Finding("ok", "OpenVINO on the processor")
+    assert checks.engine(now()) == Finding("ok", "OpenVINO on the processor")
     monkeypatch.setattr(nvidia, "advice", lambda: "the NVIDIA GPU is not used: pip")
-    assert checks.engine() == Finding("!", "OpenVINO on the processor", "The NVIDIA GPU is not used: pip")
+    assert checks.engine(now()) == Finding("!", "OpenVINO on the processor", "The NVIDIA GPU is not used: pip")
 
 
 def test_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "memory", lambda: (16 << 30, 8 << 30))
     monkeypatch.setenv("A2I_ENGINE", "steam")
-    assert checks.engine()[::3] == ("no", 64)
-    assert checks.models().state == checks.memory().state == "ok"  # it is told once
+    assert checks.engine(now())[::3] == ("no", 64)
+    assert checks.models(now()).state == checks.memory(now()).state == "ok"  # it is told once
 
 
 def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -242,17 +245,17 @@ def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     mac = compute_units.Machine("Apple M2 Max", 32 << 30, "24G90")
     monkeypatch.setattr(compute_units, "machine", lambda: mac)
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
-    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max")
+    assert checks.engine(now()) == Finding("ok", "Core ML on Apple M2 Max")
     (tmp_path / "units.json").write_text(json.dumps({"24G90 x": {"model": "/m", "unit": "CPU_AND_GPU", "failed": {}}}))
-    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max, CPU_AND_GPU")
+    assert checks.engine(now()) == Finding("ok", "Core ML on Apple M2 Max, CPU_AND_GPU")
     (tmp_path / "units.json").write_text("[1")
-    assert checks.engine() == Finding("ok", "Core ML on Apple M2 Max")
+    assert checks.engine(now()) == Finding("ok", "Core ML on Apple M2 Max")
 
 
 @pytest.mark.parametrize("free, state", [(8 << 30, "ok"), (100 << 20, "!"), (0, "ok")])
 def test_memory(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
     monkeypatch.setattr(system, "memory", lambda: (16 << 30, free))
-    found = checks.memory()
+    found = checks.memory(now())
     assert found.state == state and found.text.startswith("17.2 GB, ") and found.text.endswith("take 510 MB")
 
 
@@ -261,14 +264,14 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, free: int, state:
     monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / "not" / "yet"))
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    found = checks.disk()
+    found = checks.disk(now())
     assert (found.state, found.code) == (state, 73 if state == "no" else 0)
     assert not (tmp_path / "not").exists()
 
 
 def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_OUTPUT", "/proc/pictures")  # not even by root
-    found = checks.disk()
+    found = checks.disk(now())
     assert (found.state, found.code) == ("no", 73) and found.text.startswith("cannot write to /proc/pictures: ")
 
 
@@ -290,7 +293,7 @@ def test_the_shortcut(
     monkeypatch.setattr(checks, "INSTALLER", program(tmp_path / "installer", f"echo 'app   yes'; echo '{status}'"))
     if status is not None:
         (tmp_path / "journal").touch()
-    found = checks.shortcut()
+    found = checks.shortcut(now())
     assert (found.state, found.text) == (state, text) and bool(found.remedy) == (state != "ok")
 
 
@@ -298,8 +301,8 @@ def test_the_shortcut(
 
 
 def test_a_picture_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A2I_STEPS", "nonsense")  # the user's settings are not what is tried
-    found = checks.picture()
+    monkeypatch.setenv("A2I_STEPS", "1000")  # the user's settings are not what is tried
+    found = checks.picture(now())
     assert found.state == "ok" and found.text.startswith("drawn by the built-in model in ")
 
 
@@ -324,7 +327,7 @@ def test_no_picture_is_drawn(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(program(tmp_path / "python", *lines)))
     monkeypatch.setattr(checks, "PATIENCE", 0.5 if "sleep" in lines[0] else 60)
-    found = checks.picture()
+    found = checks.picture(now())
     assert found[:2] == ("no", text) and found.code == code and remedy in found.remedy
 
 
@@ -332,7 +335,10 @@ def test_no_picture_is_drawn(
 
 
 def every(**others: Finding) -> dict[str, Callable[[], Finding]]:
-    return {name: functools.partial(others.get, name, Finding("ok", "x")) for name in checks.CHECKS}  # type: ignore[misc]
+    def found(name: str, settings: Settings) -> Finding:
+        return others.get(name, Finding("ok", "x"))
+
+    return {name: functools.partial(found, name) for name in checks.CHECKS}
 
 
 @pytest.mark.parametrize("name", checks.CHECKS)
@@ -341,7 +347,7 @@ def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
 ) -> None:
     for finding in (Finding("!", "works, but", "Do."), Finding("no", "broken", "Mend.", 73)):
         monkeypatch.setattr(checks, "CHECKS", every(**{name: finding}))
-        code = checks.main([])
+        code = doctor.main([])
         printed = capsys.readouterr().out
         needed = name in ("Python", "models", "engine", "disk", "picture")
         assert code == (73 if finding.state == "no" and needed else 0)
@@ -353,16 +359,16 @@ def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
 def test_a_check_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ffmpeg", None)
     monkeypatch.setattr(microphone, "devices", list)
-    found = checks.examine(checks.listening)
+    found = doctor.examine(checks.listening, Settings())
     assert (found.text, found.code) == ("the Python package ffmpeg is missing", 69) and "./pipeline.sh" in found.remedy
 
 
 def test_a_check_that_fails_itself(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken() -> Finding:
+    def broken(settings: Settings) -> Finding:
         raise ZeroDivisionError("no chip")
 
     monkeypatch.setattr(checks, "CHECKS", {**every(), "memory": broken, "picture": broken})
-    assert checks.main([]) == 70
+    assert doctor.main([]) == 70
     assert capsys.readouterr().out.count("the check failed: ZeroDivisionError: no chip") == 2
 
 
@@ -378,7 +384,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_nothing_private_is_printed() -> None:
-    found = checks.examine(lambda: Finding("no", f"{Path.home()}/x", f"cd {Path.home()}", 69))
+    found = doctor.examine(lambda settings: Finding("no", f"{Path.home()}/x", f"cd {Path.home()}", 69), Settings())
     assert found == Finding("no", "~/x", "cd ~", 69)
 
 

@@ -1,8 +1,6 @@
-"""What works on this machine and what does not, a line each, with what to do about it.
+"""The checks of this machine, in the order of the pipe: each says what works, what does not, and what to do about it.
 
-`python -m helpers.doctor [--json]` listens for three seconds, checks the sha256 of every model and draws a picture. It
-changes nothing, and nothing leaves the machine. What it prints is fit for a bug report: no name, no path, no prompt of
-yours is in it. It ends with 0 only if a picture can be drawn, else with the code of what is missing.
+They change nothing, and nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -15,11 +13,9 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -33,15 +29,14 @@ from helpers.core import stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import level_dbfs
-from helpers.core.stage import is_set, setting
+from helpers.core.settings import Settings
 from helpers.core.text import printable
-from helpers.draw import engines, run_folder
+from helpers.draw import engines
 from helpers.draw.engines import compute_units, nvidia
 from helpers.install import wanted_models
 from helpers.listen import audio, microphone, recognisers
 from helpers.listen.levels import SoundCheck
 
-NAME = "doctor"
 SECONDS = 3.0  # of listening
 QUIET_DBFS = -50.0  # the loudest of a person who speaks close to a microphone of normal gain is above -30
 ROOM = 1 << 30  # bytes free that are plenty: a picture with its recording is below 2 MB
@@ -69,7 +64,7 @@ def worse(error: UserError) -> Finding:
 # ---- the checks, in the order of the pipe
 
 
-def environment() -> Finding:
+def environment(settings: Settings) -> Finding:
     """The packages of pyproject.toml, each in the version that is pinned there."""
     try:
         wanted = metadata.requires("audio-to-image") or []
@@ -94,7 +89,7 @@ def environment() -> Finding:
     return Finding("ok", f"{platform.python_version()}, {len(there)} packages as pinned: {some}")
 
 
-def ffmpeg() -> Finding:
+def ffmpeg(settings: Settings) -> Finding:
     """Which FFmpeg there is, and whether it can record."""
     best = Finding("no", "FFmpeg is missing", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
     for program in audio.ffmpeg_programs():
@@ -114,15 +109,15 @@ def ffmpeg() -> Finding:
     return best
 
 
-def listening() -> Finding:
+def listening(settings: Settings) -> Finding:
     """What the microphone hears in three seconds."""
     try:
-        name, sound = _device(), SoundCheck()
+        name, sound = _device(settings), SoundCheck()
         if sys.stderr.isatty():
             stage.say(f"Say something: the microphone is heard for {SECONDS:g} seconds.")
-        line = terminal.Meter(SECONDS, shown=sys.stderr.isatty() and not stage.is_set("QUIET"))
+        line = terminal.Meter(SECONDS, shown=sys.stderr.isatty() and not settings.quiet)
         pcm = bytearray()
-        with contextlib.closing(microphone.listen(setting("DEVICE"))) as chunks:
+        with contextlib.closing(microphone.listen(settings.device)) as chunks:
             for chunk in chunks:
                 if chunk:
                     pcm += chunk
@@ -145,27 +140,31 @@ def listening() -> Finding:
     return Finding("ok", text)
 
 
-def speech() -> Finding:
+def speech(settings: Settings) -> Finding:
     """Which recogniser the pipe would take."""
-    language, translate = setting("LANGUAGE", "en"), is_set("TRANSLATE")
+    language, translate = settings.language, settings.translate
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            model = recognisers.choose_model(setting("WHISPER"), language, translate)
+            model = recognisers.choose_model(settings.whisper, language, translate)
     except UserError as error:
         return worse(error)
     if model:
         return Finding("ok", f"whisper.cpp with {model.path.name}, language {language}{' to English' * translate}")
-    better = catalog.default("english" if language == "en" and not translate else "multilingual").name
+    better = catalog.read(settings.models).speech(language, translate).name
     known = Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better}")
     return (
         known if language == "en" else known._replace(state="no", text="none for this language", code=os.EX_UNAVAILABLE)
     )
 
 
-def models() -> Finding:
+def models(settings: Settings) -> Finding:
     """Every model that was fetched, against the sizes and hashes of the catalogue; and what this machine could use."""
     here = ["builtin"]
-    fetched = [entry for entry in catalog.entries().values() if entry.files and entry.problem() != "missing"]
+    fetched = [
+        entry
+        for entry in catalog.read(settings.models).entries.values()
+        if entry.files and entry.problem() != "missing"
+    ]
     size = sum(entry.bytes for entry in fetched) or 1
     done = 0
     for entry in fetched:
@@ -182,19 +181,19 @@ def models() -> Finding:
             for block in _blocks(entry.folder / file.path):
                 digest.update(block)
                 done += len(block)
-                _progress(f"checking {entry.name}", done / size)
+                _progress(settings, f"checking {entry.name}", done / size)
             if file.sha256 and digest.hexdigest() != file.sha256:
                 return damaged
         here.append(f"{entry.name} {human(entry.bytes)}")
-    _progress("", 0)
+    _progress(settings, "", 0)
     text = ", ".join(here) + ("; every pinned sha256 is right" if fetched else "")
-    better = [entry.name for entry in _suitable() if entry.kind == "image" and entry.problem()]
+    better = [entry.name for entry in _suitable(settings) if entry.kind == "image" and entry.problem()]
     if not better:
         return Finding("ok", text)
     return Finding("!", f"{text}; this machine can use a better one", f"./download_model.py {better[0]}")
 
 
-def engine() -> Finding:
+def engine(settings: Settings) -> Finding:
     """What computes the pictures, and what is missing for something quicker."""
     try:
         best = engines.available()[0]
@@ -205,26 +204,26 @@ def engine() -> Finding:
         "torch": "PyTorch on an NVIDIA GPU",
         "openvino": "OpenVINO on the processor",
     }[best]
-    units = setting("COMPUTE_UNITS") or ", ".join(sorted(_units()))
+    units = settings.compute_units or ", ".join(sorted(_units()))
     if best == "coreml" and units:
         text += f", {units}"
     return Finding("!", text, advice[:1].upper() + advice[1:]) if (advice := nvidia.advice()) else Finding("ok", text)
 
 
-def memory() -> Finding:
+def memory(settings: Settings) -> Finding:
     """Whether what the models take is there."""
     total, free = system.memory()
-    here = sum(entry.memory_mb for entry in _suitable() if not entry.problem())
-    need = max(catalog.find("builtin").memory_mb, here) * 10**6
+    here = sum(entry.memory_mb for entry in _suitable(settings) if not entry.problem())
+    need = max(catalog.read(settings.models).find("builtin").memory_mb, here) * 10**6
     text = f"{human(total)}, {human(free)} free; the models here take {human(need)}"
     if free and free < need:
         return Finding("!", text, "Close other programs, or draw with less: --model builtin --whisper builtin.")
     return Finding("ok", text)
 
 
-def disk() -> Finding:
+def disk(settings: Settings) -> Finding:
     """Whether pictures can be kept."""
-    folder = run_folder.output_folder()
+    folder = settings.output.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
     elsewhere = "--output DIR keeps the pictures somewhere else."
     try:
@@ -238,7 +237,7 @@ def disk() -> Finding:
     return Finding("ok", text) if free >= ROOM else Finding("!", text, f"Make room soon. {elsewhere}")
 
 
-def shortcut() -> Finding:
+def shortcut(settings: Settings) -> Finding:
     """Whether a key is bound, as the installer sees it."""
     bind = "./shortcut_install.sh binds one."
     if not JOURNAL.exists():
@@ -249,19 +248,19 @@ def shortcut() -> Finding:
     return Finding("ok", text) if bound else Finding("!", text, bind)
 
 
-def picture() -> Finding:
+def picture(settings: Settings) -> Finding:
     """The proof: a picture drawn by the built-in model, in a process of its own, and thrown away."""
-    settings = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     with tempfile.TemporaryDirectory() as folder:
-        settings |= {"A2I_MODEL": "builtin", "A2I_ENGINE": "openvino", "A2I_SEED": "1"}
-        settings |= {"A2I_OUTPUT": folder, "A2I_QUIET": "1"}
+        environment |= {"A2I_MODEL": "builtin", "A2I_ENGINE": "openvino", "A2I_SEED": "1"}
+        environment |= {"A2I_OUTPUT": folder, "A2I_QUIET": "1"}
         began = time.monotonic()
         try:
             run = subprocess.run(
                 [sys.executable, "-m", "helpers.draw.generate"],
                 input=f"{PROMPT}\n".encode(),
                 cwd=ROOT,
-                env=settings,
+                env=environment,
                 capture_output=True,
                 timeout=PATIENCE,
                 check=False,
@@ -281,7 +280,7 @@ def picture() -> Finding:
 
 
 _VERBOSE = f'./pipeline.sh --prompt "{PROMPT}" --model builtin --verbose shows why.'
-CHECKS: dict[str, Callable[[], Finding]] = {
+CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "Python": environment,
     "FFmpeg": ffmpeg,
     "microphone": listening,
@@ -300,9 +299,9 @@ NEEDED = ("Python", "models", "engine", "disk", "picture")
 # ---- what the checks ask the system
 
 
-def _device() -> str:
+def _device(settings: Settings) -> str:
     """What people call the microphone that is used. Raises: UserError 69."""
-    if name := setting("DEVICE"):
+    if name := settings.device:
         return microphone.find(name).name
     known, inputs = microphone.devices(), []
     if sys.platform == "darwin":
@@ -317,10 +316,10 @@ def _device() -> str:
     return printable(names[0]) if names else "the default one"
 
 
-def _suitable() -> list[Entry]:
+def _suitable(settings: Settings) -> list[Entry]:
     """The models for this machine, for hearing and drawing; none where the engine is unknown, which `engine` tells."""
     try:
-        return [catalog.find(name) for name in wanted_models.usual()]
+        return wanted_models.suitable(settings)
     except UserError:
         return []
 
@@ -331,9 +330,9 @@ def _blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def _progress(what: str, part: float) -> None:
+def _progress(settings: Settings, what: str, part: float) -> None:
     """A bar on the terminal; an empty `what` clears it."""
-    if sys.stderr.isatty() and not is_set("QUIET"):
+    if sys.stderr.isatty() and not settings.quiet:
         terminal.draw(f"{what} [{'#' * round(20 * part):20}] {part:4.0%}" if what else "")
 
 
@@ -343,77 +342,3 @@ def _units() -> set[str]:
         return {str(found["unit"]) for found in json.loads(compute_units.REMEMBERED.read_text()).values()}
     except (OSError, ValueError, KeyError, AttributeError):
         return set()
-
-
-# ---- what is printed
-
-_COLOURS = {"ok": "\x1b[32m", "!": "\x1b[33m", "no": "\x1b[31m"}
-
-
-def lines(name: str, finding: Finding) -> str:
-    """A finding as it is printed: its state, its name, what was found; on the next line what to do."""
-    colour, plain = (_COLOURS[finding.state], "\x1b[0m") if _coloured() else ("", "")
-    text = f"{colour}{finding.state:>2}{plain}  {name:11}{filled(finding.text, ' ' * 15).lstrip()}"
-    return "\n".join(filter(None, [text, filled(finding.remedy, f"{' ' * 15}→ ")]))
-
-
-def filled(text: str, before: str = "") -> str:
-    """`text` in lines that fit the terminal, each as far to the right as `before` moves the first one."""
-    width = min(100, shutil.get_terminal_size().columns) - 1
-    return textwrap.fill(text, width, initial_indent=before, subsequent_indent=" " * len(before))
-
-
-def _coloured() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-
-
-def verdict(findings: dict[str, Finding]) -> tuple[int, str]:
-    """The exit code, and one line that says what it means."""
-    failed = [name for name, finding in findings.items() if finding.state == "no"]
-    for name in failed:
-        if name in NEEDED:
-            return findings[name].code, f"No picture can be drawn: see {name}."
-    if failed:
-        return 0, f"A picture can be drawn, with --prompt, but you cannot speak: see {failed[0]}."
-    return 0, "A picture can be drawn."
-
-
-def examine(check: Callable[[], Finding]) -> Finding:
-    """What a check finds; what it did not expect is found as well."""
-    try:
-        found = check()
-    except UserError as error:
-        found = worse(error)
-    except ModuleNotFoundError as error:
-        found = Finding("no", f"the Python package {error.name} is missing", REPAIR, os.EX_UNAVAILABLE)
-    except Exception as error:
-        found = Finding("no", f"the check failed: {type(error).__name__}: {error}", "This is a bug.", os.EX_SOFTWARE)
-    return found._replace(text=system.private(found.text), remedy=system.private(found.remedy))
-
-
-def main(argv: list[str] | None = None) -> int:
-    parser = stage.Parser(prog="python -m helpers.doctor", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--json", action="store_true", default=is_set("JSON"), help="the same as one JSON object")
-    arguments = parser.parse_args(argv)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the pipe, which starts us, ignores it
-    pipe = stage.take_stdout() if arguments.json else None  # libraries print
-    if not arguments.json:
-        print(filled(system.private(system.system())), end="\n\n")
-    findings: dict[str, Finding] = {}
-    for name, check in CHECKS.items():
-        findings[name] = examine(check)
-        if not arguments.json:
-            print(lines(name, findings[name]), flush=True)
-    code, text = verdict(findings)
-    if pipe:
-        checks = {name: finding._asdict() for name, finding in findings.items()}
-        answer = {"system": system.private(system.system()), "checks": checks, "verdict": text, "code": code}
-        pipe.write(json.dumps(answer, indent=2, ensure_ascii=False).encode() + b"\n")
-        pipe.flush()
-    else:
-        print(f"\n{text}\nAll of this may stand in a bug report: nothing private is in it.")
-    return code
-
-
-if __name__ == "__main__":
-    stage.run(NAME, main)
