@@ -16,6 +16,7 @@ from helpers.catalog import catalog
 from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.settings import OPTIONS
+from helpers.draw import engines, samplers
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -53,6 +54,13 @@ def test_options_are_those_of_help() -> None:
 
 def test_models_are_those_of_the_catalogue() -> None:
     assert block(DOCS / "models.md", "models").strip() == catalog.markdown_table()
+
+
+def test_engines_and_samplers_are_those_of_the_registries() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", block(DOCS / "models.md", "engines"), re.MULTILINE)
+    assert rows == list(engines.ENGINES)
+    assert re.findall("`(.+?)`", block(DOCS / "models.md", "samplers")) == list(samplers.SAMPLERS)
+    assert set(engines.SPELLINGS) <= set(re.findall(r"`(\w+)` \(for `\w+`\)", TEXTS["docs/models.md"]))
 
 
 # ---- messages
