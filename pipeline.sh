@@ -63,7 +63,20 @@ say() { [ "${A2I_QUIET:-0}" != 0 ] || printf 'pipeline: %s\n' "$1" >&2; }
 die() { # <exit code> <what is wrong> [what to do]
   printf 'pipeline: %s\n' "$(printable "$2")" >&2
   [ -z "${3:-}" ] || printf '  %s\n' "$(printable "$3")" >&2
+  note_failure "$2" "${3:-}"
   exit "$1"
+}
+
+note_failure() { # <what is wrong> <what to do>: as an event, for what follows $A2I_EVENTS
+  local line
+  [ -n "${A2I_EVENTS:-}" ] || return 0
+  line=$(printf '{"stage": "pipeline", "event": "failed", "message": "%s", "remedy": "%s"}' \
+    "$(printable "$1" | sed 's/[\\"]/\\&/g')" "$(printable "$2" | sed 's/[\\"]/\\&/g')")
+  if [ -p "$A2I_EVENTS" ]; then
+    printf '%s\n' "$line" 1<>"$A2I_EVENTS" # read and write: it does not wait for a reader that is gone
+  else
+    printf '%s\n' "$line" >>"$A2I_EVENTS"
+  fi 2>/dev/null
 }
 
 printable() { # <text>: without control and direction characters, in bytes of UTF-8; it may hold what an option was given
@@ -286,15 +299,18 @@ choose_opening() {
 }
 
 report() { # <exit code>: the error of the stage that failed, and what is kept of the run
-  local name
+  local name what remedy=''
   name=$(first_failure)
   if [ -s "$control/$name.error" ]; then
     cat -- "$control/$name.error" >&2
-  elif [ "$1" -gt 128 ]; then
-    printf 'pipeline: %s was ended by signal %d\n' "$name" "$(($1 - 128))" >&2
+    { IFS= read -r what && IFS= read -r remedy; } <"$control/$name.error"
+    what=${what#"$name: "} remedy=${remedy#  }
   else
-    printf 'pipeline: %s failed with exit code %d\n' "$name" "$1" >&2
+    what="$name failed with exit code $1"
+    [ "$1" -le 128 ] || what="$name was ended by signal $(($1 - 128))"
+    printf 'pipeline: %s\n' "$what" >&2
   fi
+  note_failure "$what" "$remedy"
   keep_recordings "$name" "$1"
 }
 

@@ -12,7 +12,7 @@ setup() {
   touch "$noted"
   fake record 'event ready; trap "event heard; exit 0" INT; touch up; for _ in {1..100}; do [ ! -e go ] || break; sleep 0.1; done
     event heard'
-  fake transcribe 'cat >/dev/null; echo "heard: a <b>burger</b> & \"more\" \$(touch run)" >&2; echo "a burger"'
+  fake transcribe 'cat >/dev/null; heard "a <b>burger</b> & \\\"more\\\" \$(touch run)"; echo "a burger"'
   fake remove_parentheses 'exec cat'
   fake generate 'while IFS= read -r line; do echo png >"$line.png"; printf "%s\n" "$PWD/$line.png"; done'
   fake notify-send 'strict_notification "$@"'
@@ -27,11 +27,12 @@ setup() {
 
 teardown() { touch "$stages/go"; }
 
-fake() { # <program> <script>: what it can use are event and strict_notification, which takes what notify-send takes
+fake() { # <program> <script>: it can use event, heard, and strict_notification, which takes what notify-send takes
   cat >"$stages/$1" <<EOF
 #!/bin/bash
 cd "\$stages"
 event() { printf '{"stage": "record", "event": "%s", "time": 1.5}\n' "\$1" >>"\$A2I_EVENTS"; }
+heard() { printf '{"time": 1, "text": "%s", "event":"line","stage" : "transcribe"}\n' "\$1" >>"\$A2I_EVENTS"; }
 strict_notification() {
   local args='' action=
   while [ \$# -gt 0 ]; do
@@ -149,6 +150,72 @@ notice Your picture' ]
   [ "$(grep -c notice "$noted")" -eq 1 ]
 }
 
+@test "an error of pipeline.sh itself is one notification, too" {
+  touch "$BATS_TEST_TMPDIR/file"
+  A2I_OUTPUT="$BATS_TEST_TMPDIR/file" press
+  eventually noted "notice No picture|cannot write to $BATS_TEST_TMPDIR/file. --output DIR keeps the runs somewhere else"
+  [ "$(grep -c notice "$noted")" -eq 1 ]
+  eventually gone
+  fake transcribe 'cat >/dev/null; kill -9 $$'
+  : >"$noted"
+  touch "$stages/go"
+  press
+  eventually noted 'notice No picture|transcribe was ended by signal 9'
+}
+
+@test "other events, and what is no event, change nothing" {
+  touch "$stages/go"
+  cat >"$stages/more" <<'EOF'
+heard: no
+{}
+[1]
+{"stage": [], "event": {}}
+{"stage": "record", "event": "failed", "message": "no"}
+{"stage": "generate", "event": "line", "text": "no"}
+{"stage": "transcribe", "event": "line", "te
+EOF
+  fake transcribe 'cat >/dev/null; cat more >>"$A2I_EVENTS"; printf "\377\n" >>"$A2I_EVENTS"; heard "caf\\u00e9\\ttab"; echo "a burger"'
+  press
+  eventually grep -q '^notice Your picture' "$noted"
+  cat "$noted"
+  [ "$(cut -d '|' -f 1 "$noted")" = 'sound message.oga
+sound complete.oga
+notice Heard
+notice Your picture' ]
+  noted 'notice Heard|café tab'
+}
+
+@test "before the first run the system's Python reads the events; where none runs, the end is told still" {
+  rm -r "$root/.venv"
+  cat >"$root/pipeline.sh" <<'EOF'
+#!/bin/bash
+[ "$1" != --stop ] || exit 66
+printf '%s\n' '{"stage": "record", "event": "ready"}' '{"stage": "pipeline", "event": "failed", "message": "m", "remedy": "r"}' >>"$A2I_EVENTS"
+exit 69
+EOF
+  press
+  eventually noted 'notice No picture|m. r'
+  noted 'sound message.oga'
+  eventually gone
+  mkdir "$BATS_TEST_TMPDIR/system"
+  for program in bash cat dirname env head kill ln ls mkdir mkfifo mktemp mv printf readlink rm rmdir sed sleep tail uname; do
+    ln -s "$(type -P "$program")" "$BATS_TEST_TMPDIR/system/$program"
+  done
+  ln -s /bin/false "$BATS_TEST_TMPDIR/system/python3"
+  : >"$noted"
+  PATH=$stages:$BATS_TEST_TMPDIR/system press
+  eventually grep -q '^notice No picture|the pipe ended with 69\. .*/press.log says why$' "$noted"
+  eventually gone
+}
+
+@test "a key that an earlier version has bound still works" {
+  touch "$stages/go"
+  "${A2I_TEST_BASH:-bash}" "$root/helpers/press.sh" </dev/null 3>&-
+  eventually noted 'sound message.oga'
+  eventually ended
+  eventually grep -q '^notice Your picture' "$noted"
+}
+
 @test "stopped before anything was heard is no error" {
   fake record 'event started; exit 130'
   fake transcribe 'cat >/dev/null; exit 65'
@@ -169,7 +236,7 @@ notice Your picture' ]
 @test "it works with the little that a desktop sets, and through a link" {
   touch "$stages/go"
   ln -s "$root/helpers/shell/hotkey.sh" "$BATS_TEST_TMPDIR/link"
-  fake transcribe 'cat >/dev/null; [ "$A2I_QUIET$A2I_JSON" != 00 ] || echo "heard: it" >&2; echo "a burger"'
+  fake transcribe 'cat >/dev/null; [ "$A2I_JSON" != 0 ] || heard it; echo "a burger"'
   env -i HOME="$HOME" PATH="$PATH" TMPDIR="$TMPDIR" DISPLAY=:9 noted="$noted" stages="$stages" A2I_OUTPUT="$A2I_OUTPUT" \
     A2I_RECORD="$A2I_RECORD" A2I_TRANSCRIBE="$A2I_TRANSCRIBE" A2I_GENERATE="$A2I_GENERATE" A2I_QUIET=1 A2I_JSON=1 \
     A2I_REMOVE_PARENTHESES="$A2I_REMOVE_PARENTHESES" "${A2I_TEST_BASH:-bash}" "$BATS_TEST_TMPDIR/link" 3>&-

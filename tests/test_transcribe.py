@@ -104,6 +104,7 @@ def test_pcm_on_stdin_becomes_a_line(environment: dict[str, str], pcm: bytes, tm
     noted = {str(event["event"]): event for event in events(session)}
     assert set(noted) == {"started", "ready", "heard", "line", "done"}
     assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / BYTES_PER_SECOND, abs=0.001)
+    assert noted["line"]["text"] == "draw me a castle at sunset"
     assert isinstance(noted["line"]["seconds"], float)
 
 

@@ -20,7 +20,7 @@ from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.core.session import PARTIAL
 from helpers.core.settings import Settings, add_options
-from helpers.core.text import printable
+from helpers.core.text import printable, shortened
 from helpers.listen import audio, recognisers
 from helpers.listen.pcm_stream import Hearing
 from helpers.listen.recognisers import Recogniser
@@ -59,7 +59,7 @@ def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
         level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
         message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
         raise UserError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
-    stage.event("line", number=number, seconds=round(time.monotonic() - began, 3))
+    stage.event("line", number=number, text=shortened(text), seconds=round(time.monotonic() - began, 3))
     stage.say(f"heard: {text}")
     return text
 

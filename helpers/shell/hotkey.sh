@@ -32,10 +32,9 @@ press() {
   return "$code"
 }
 
-# One fifo carries what the pipe says to a person (its stderr) and what its stages note ($A2I_EVENTS): lines of either
-# kind, each written at once, in the order in which they happened.
+# The pipe notes what happens in a fifo ($A2I_EVENTS); hotkey.py reads it. What it says to a person goes into the log.
 follow() {
-  local line heard='' message='' remedy='' code=70 picture
+  local event text heard='' message='' code=0 picture job
   umask 077
   if ! { mkdir -p -- "$root/.cache" && exec 7>"$root/.cache/press.log"; } 2>/dev/null; then
     notify "No picture" "cannot write to $root/.cache"
@@ -44,41 +43,45 @@ follow() {
   starts_alone || return 0
   folder=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || return 73
   trap 'rm -rf -- "$folder"; started' EXIT
-  mkfifo "$folder/said" && exec 8<>"$folder/said" || return 73 # read and write: neither end ever waits for the other
+  mkfifo "$folder/events" && exec 8<>"$folder/events" || return 73 # read and write: neither end ever waits for the other
   {
-    export A2I_EVENTS=$folder/said A2I_QUIET=0 A2I_JSON=0 PYTHONUNBUFFERED='' # unbuffered, a line is two writes
-    "$root/pipeline.sh" --no-open >"$folder/pictures" 2>"$folder/said"
-    printf 'press: ended %d\n' "$?" >"$folder/said"
-  } 8>&- &
-  while IFS= read -r line <&8; do
-    case $line in
-      '{"stage": "record", "event": "ready"'*)
+    code=0
+    A2I_EVENTS=$folder/events A2I_JSON=0 "$root/pipeline.sh" --no-open >"$folder/pictures" 2>&7 7>&- 8>&- || code=$?
+    printf '{"stage": "hotkey", "event": "over"}\n' >&8
+    exit "$code"
+  } &
+  job=$!
+  while IFS=$'\t' read -r event text; do
+    case $event in
+      ready)
         play_sound start 7>&- 8>&-
         { sleep 1 && started; } 7>&- 8>&- &
         ;;
-      '{"stage": "record", "event": "heard"'*) play_sound stop 7>&- 8>&- ;;
-      '{"stage": '*) ;;
-      'press: ended '*)
-        code=${line##* }
-        break
-        ;;
-      'heard: '*)
-        heard=${line#heard: }
+      stopped) play_sound stop 7>&- 8>&- ;;
+      heard)
+        heard=$text
         notify "Heard" "$heard" 7>&- 8>&-
         ;;
-      '  '*) remedy=${remedy:-${line#  }} ;;
-      *) message=$line remedy='' ;;
+      failed) message=$text ;;
     esac
-    printf '%s\n' "$line" >&7
-  done
+  done < <("$(any_python)" -I -S "$root/helpers/shell/hotkey.py" <&8 2>&7 7>&- 8>&-)
+  wait "$job" || code=$?
   picture=$(tail -n 1 "$folder/pictures")
   if [ "$code" -eq 0 ] && [ -f "$picture" ]; then
+    [ -n "$heard" ] || heard=$(head -n 1 -- "${picture%/*}/prompt.txt" 2>/dev/null) # of a recogniser of the user's own
     notify "Your picture" "$heard" "$picture" 7>&- 8>&-
   elif [ "$code" -ne 130 ]; then # 130: ended before anything was heard, as the user wanted
-    message=${message#*: }
-    notify "No picture" "${message:-the pipe ended with $code}${remedy:+. $remedy}" 7>&- 8>&-
+    notify "No picture" "${message:-the pipe ended with $code. $root/.cache/press.log says why}" 7>&- 8>&-
   fi
   printf 'press: ended %d\n' "$code" >&7
+}
+
+any_python() { # prints a Python that runs; before the first run there is only the system's
+  local program
+  for program in "$root/.venv/bin/python" python3; do
+    if "$program" -I -S -c '' 2>/dev/null; then break; fi
+  done
+  printf '%s' "$program"
 }
 
 # From the press until a second after the microphone opened, another press means that the key was held down.
