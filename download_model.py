@@ -100,9 +100,10 @@ def listing(models: Catalog) -> str:
 
 
 def offer(entry: Entry, seconds: float = 5, total: float = 60) -> bool:
-    """Fetch a model if the hub answers within `seconds` and delivers well; whether the model is there afterwards.
+    """Fetch a model if the hub answers within `seconds`; whether the model is there afterwards.
 
-    For a first run that can do without it: whatever goes wrong is one line and no error.
+    The download has `total` seconds. One that would take longer, as its first `seconds` show, is given up then. For a
+    first run that can do without it: whatever goes wrong is one line and no error.
     """
 
     def give_up(*_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -14,10 +15,11 @@ import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
-from hub import Cut, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
+from hub import Cut, Does, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 from helpers.catalog import fetch
 from helpers.core.errors import UserError
@@ -341,6 +343,23 @@ def test_offer_gives_up_in_one_line(tree: Tree, fault: object) -> None:
     out, err = process.communicate(timeout=6)
     assert (process.returncode, out) == (69, "")
     assert "Later: ./download_model.py alone" in err.splitlines()[-1] and "Traceback" not in err
+
+
+def test_offer_does_not_wait_for_a_download_that_would_take_too_long(tree: Tree) -> None:
+    def trickle(handler: Any) -> None:
+        handler.head(200, Content_Length=len(CONTENT))
+        with contextlib.suppress(OSError):
+            for at in range(1000, len(CONTENT), 1000):
+                handler.wfile.write(CONTENT[at - 1000 : at])
+                handler.hub.over.wait(0.05)
+
+    tree.hub.fail[f"{FIRST}/model.bin"] = Does(download=trickle)
+    program = "import download_model as d; d.offer(d.catalog.read().find('alone'), 0.3, 4)"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tree.root, env=tree.environment, stderr=subprocess.PIPE)
+    assert b"the download is too slow. Later: ./download_model.py alone" in done.stderr
+    (partial,) = (tree.models / ".incoming" / "alone").iterdir()  # for the next run
+    assert 0 < partial.stat().st_size < 40_000  # in 4 s there would be 80,000
 
 
 def test_usage(tree: Tree) -> None:

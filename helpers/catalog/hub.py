@@ -8,6 +8,7 @@ byte on where the last one ended.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import re
@@ -134,7 +135,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
     """
     import httpx2
 
-    deadline = time.monotonic() + patience.total
+    began = time.monotonic()
     with partial.open("ab") as out, _progress(name, size, out.tell(), progress) as bar:
         tries, best, why = 0, out.tell(), ""
         while out.tell() < size:
@@ -150,6 +151,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
                         out.seek(0)
                     bar.reset(size)
                     bar.update(out.tell())
+                    before = out.tell()
                     # Raw bytes: no compression was requested, and a decompression bomb could expand without limit
                     for block in response.iter_raw() if response.status_code != 416 else ():
                         if out.tell() + len(block) > size:
@@ -157,10 +159,9 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
                             raise UserError(os.EX_DATAERR, f"{name}: more arrived than the {size} bytes announced")
                         out.write(block)
                         bar.update(len(block))
-                        if time.monotonic() > deadline:
-                            raise Unreachable(
-                                f"{name}: the download is too slow", "Run it again: the download is continued."
-                            )
+                        if _too_slow(time.monotonic() - began, out.tell() - before, size - out.tell(), patience):
+                            remedy = "Run it again: the download is continued."
+                            raise Unreachable(f"{name}: the download is too slow", remedy)
             except httpx2.TimeoutException:
                 why = f"no data for {patience.stall:g} s"
             except httpx2.RequestError:
@@ -171,6 +172,15 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
                 tries, best = 0, out.tell()
         out.flush()
         os.fsync(out.fileno())
+
+
+def _too_slow(seconds: float, received: int, missing: int, patience: Patience) -> bool:
+    """Whether the time is over, or will be before the rest has arrived; that is judged once `patience.answer` is over.
+
+    seconds: since the download began; received, missing: bytes.
+    """
+    left = patience.total - seconds
+    return left < 0 or (patience.answer < seconds and math.isfinite(left) and missing * seconds > received * left)
 
 
 @contextlib.contextmanager

@@ -264,7 +264,8 @@ unlock_environment() {
   rm -rf -- "$root/.venv.lock"
 }
 
-# Once, before the first run that listens: the hub gets five seconds to answer for the small speech model.
+# Once, before the first run that listens: the small speech model. The hub has five seconds to answer and a minute to
+# deliver; a download that will take longer is given up after five seconds.
 offer_speech_model() {
   local asked=$root/.cache/speech-model-offered
   if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
