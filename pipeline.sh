@@ -3,35 +3,41 @@
 #
 #   record | transcribe | remove_parentheses | confirm | enrich | generate
 #
-# All stages start at the same moment and load their models while the microphone is still open; after the last word
-# only the work that needs the words is left. This script reads the options, makes one working folder, runs the pipe
-# and passes on the exit code. It knows nothing of a stage but the contract in the README.
-# shellcheck disable=SC2034 # the A2I_… settings are exported all at once, for the stages
+# All stages start at the same moment and load their models while the microphone is still open. After the last word, only
+# the work that needs the words is left. This script reads the options, makes a working folder, runs the pipe and returns
+# its exit code. It knows nothing of a stage but the contract in docs/stages.md.
+# shellcheck disable=SC2154 # load reads the files of helpers/shell, which set python, session, control and aborted
 set -u -o pipefail
 
 usage() {
   cat <<EOF
 Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the picture opens
-  -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
+What is drawn: what you say, or
   -p, --prompt TEXT     draw TEXT, no audio
-  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-30}); it ends when you do
-      --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
+  -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
+      --again FILE      draw a picture again, from the settings in its PNG file
       --loop            keep listening: a picture of each thing you say, until "stop listening"
-      --confirm         show what was heard first: Enter, or three seconds, draw it, Esc does not
+      --confirm         show the text first: Enter, or three seconds, draw it; Esc does not
+Speech
+  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-30}); it ends when you stop speaking
+      --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
       --stop            end the recording that is running, as Ctrl-C does
   -d, --device NAME     microphone (${A2I_DEVICE:-default})     --list-devices    name the microphones
-  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   draw the English of it
-  -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-by machine})
+  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
-  -n, --steps N         sampling steps (${A2I_STEPS:-by model})     -s, --seed N    (${A2I_SEED:-random})
-  -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -c, --count N   pictures (${A2I_COUNT:-1})
-      --negative TEXT   what should not be in the picture     --size WxH   pixels (${A2I_SIZE:-by model})
-      --safe            leave out what a safety filter takes (an extra download, see the README)
+Picture
+  -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-by machine})
+  -n, --steps N         sampling steps (${A2I_STEPS:-by model})     --sampler NAME   (${A2I_SAMPLER:-by model})
+  -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
+  -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
+      --negative TEXT   what should not be in the picture
+      --safe            leave out pictures that the safety filter flags (an extra download)
+Result
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (default: when run from a terminal)
       --json            print run.json's content instead of the path
-      --doctor          check this machine, and say what to do
   -q, --quiet           only errors          -v, --verbose   tracebacks and timings
+      --doctor          check this machine, and say what to do
   -h, --help            this text            -V, --version   the version
 Every option has an environment variable, for example A2I_TIME=5; the option wins.
 EOF
@@ -54,6 +60,7 @@ locate() { # sets root, through any number of symbolic links
 absolute() { # <path>: the same path from any folder; - stays what it is
   case $1 in
     - | /*) printf '%s' "$1" ;;
+    \~/*) printf '%s' "$HOME/${1#??}" ;; # in a variable, no shell has replaced it
     *) printf '%s' "$PWD/$1" ;;
   esac
 }
@@ -67,19 +74,19 @@ die() { # <exit code> <what is wrong> [what to do]
   exit "$1"
 }
 
-note_failure() { # <what is wrong> <what to do>: as an event, for what follows $A2I_EVENTS
+note_failure() { # <what is wrong> <what to do>: writes an event for the hotkey, which reads $A2I_EVENTS
   local line
   [ -n "${A2I_EVENTS:-}" ] || return 0
   line=$(printf '{"stage": "pipeline", "event": "failed", "message": "%s", "remedy": "%s"}' \
     "$(printable "$1" | sed 's/[\\"]/\\&/g')" "$(printable "$2" | sed 's/[\\"]/\\&/g')")
   if [ -p "$A2I_EVENTS" ]; then
-    printf '%s\n' "$line" 1<>"$A2I_EVENTS" # read and write: it does not wait for a reader that is gone
+    printf '%s\n' "$line" 1<>"$A2I_EVENTS" # read and write: opening does not wait for a reader
   else
     printf '%s\n' "$line" >>"$A2I_EVENTS"
   fi 2>/dev/null
 }
 
-printable() { # <text>: without control and direction characters, in bytes of UTF-8; it may hold what an option was given
+printable() { # <text>: without control and direction characters, as bytes of UTF-8: a message may quote an option's value
   printf '%s' "$1" | LC_ALL=C tr '\001-\037\177' ' ' |
     LC_ALL=C sed $'s/\302[\200-\237]/ /g; s/\330\234/ /g; s/\342\200[\216\217\250-\256]/ /g; s/\342\201[\246-\251]/ /g'
 }
@@ -88,112 +95,125 @@ printable() { # <text>: without control and direction characters, in bytes of UT
 
 wrong() { die 64 "$1" "./pipeline.sh --help shows the options"; }
 
-whole_number() { # <option> <value> <smallest>
-  case $2 in '' | *[!0-9]*) wrong "$1 takes a whole number, not '$2'" ;; esac
-  if [ "${#2}" -gt 10 ] || [ "$2" -lt "$3" ]; then wrong "$1 takes a whole number from $3, not '$2'"; fi
-}
-
-decimal_number() { # <option> <value>
-  case $2 in '' | . | *[!0-9.]* | *.*.*) wrong "$1 takes a number, not '$2'" ;; esac
+load() { # <file of helpers/shell>: its functions
+  [ -r "$root/helpers/shell/$1" ] || die 69 "the file helpers/shell/$1 is missing" "git restore helpers brings it back"
+  # shellcheck source=/dev/null
+  . "$root/helpers/shell/$1"
 }
 
 parse_options() {
-  local option value
+  local flag value attached
   inputs=() want=picture
   while [ $# -gt 0 ]; do
-    option=$1
+    flag=$1 value='' attached=0
+    case $1 in --*=*) flag=${1%%=*} value=${1#*=} attached=1 ;; esac # --time=5 is --time 5
     shift
-    case $option in
-      --*=*) # --time=5 is --time 5
-        value=${option#*=} option=${option%%=*}
-        case $option in
-          --list-devices | --stop | --doctor | --loop | --confirm | --fixed-window | --safe | --translate | --open | --no-open | \
-            --json | --quiet | --verbose | --help | --version)
-            wrong "$option takes no value" ;;
-        esac
-        set -- "$value" ${1+"$@"}
-        ;;
-    esac
-    case $option in
-      -i | --input | -p | --prompt | -t | --time | --silence | -d | --device | -l | --language | -m | --model | -w | --whisper | \
-        -n | --steps | -s | --seed | -g | --guidance | -c | --count | --negative | --size | -o | --output)
-        [ $# -gt 0 ] || wrong "$option needs a value"
-        value=$1
-        shift
-        [ -n "$value" ] || [ "$option" = --negative ] || wrong "$option needs a value"
-        ;;
-    esac
-    case $option in
-      -i | --input) inputs+=("$(absolute "$value")") ;;
-      -p | --prompt) A2I_PROMPT=$value ;;
-      -t | --time) A2I_TIME=$value ;;
-      --silence) A2I_SILENCE=$value ;;
-      --fixed-window) A2I_FIXED_WINDOW=1 ;;
-      --loop) A2I_LOOP=1 ;;
-      --confirm) A2I_CONFIRM=1 ;;
-      -d | --device) A2I_DEVICE=$value ;;
+    variable='' kind=switch
+    case $flag in
       --list-devices) want=devices ;;
       --stop) want=stop ;;
       --doctor) want=doctor ;;
-      -l | --language) A2I_LANGUAGE=$value ;;
-      --translate) A2I_TRANSLATE=1 ;;
-      -m | --model) A2I_MODEL=$value ;;
-      -w | --whisper) A2I_WHISPER=$value ;;
-      -n | --steps) A2I_STEPS=$value ;;
-      -s | --seed) A2I_SEED=$value ;;
-      -g | --guidance) A2I_GUIDANCE=$value ;;
-      -c | --count) A2I_COUNT=$value ;;
-      --negative) A2I_NEGATIVE=$value ;;
-      --size) A2I_SIZE=$value ;;
-      --safe) A2I_SAFE=1 ;;
-      -o | --output) output=$(absolute "$value") ;;
-      --open) A2I_OPEN=1 ;;
-      --no-open) A2I_OPEN=0 ;;
-      --json) A2I_JSON=1 ;;
-      -q | --quiet) A2I_QUIET=1 ;;
-      -v | --verbose) A2I_VERBOSE=1 ;;
       -h | --help) want=help ;;
       -V | --version) want=version ;;
-      *) wrong "unknown option '$option'" ;;
+      --no-open) A2I_OPEN=0 ;;
+      -*) find_option "$flag" || wrong "unknown option '$flag'" ;;
+      *) wrong "unknown option '$flag'" ;;
+    esac
+    if [ "$kind" = switch ]; then
+      [ "$attached" = 0 ] || wrong "$flag takes no value"
+      value=1
+    else
+      if [ "$attached" = 0 ]; then
+        [ $# -gt 0 ] || wrong "$flag needs a value"
+        value=$1
+        shift
+      fi
+      [ -n "$value" ] || [ "$flag" = --negative ] || wrong "$flag needs a value"
+      check_value "$flag" "$value"
+    fi
+    case $variable in
+      '') ;; # an option of this script
+      A2I_PROMPT) A2I_PROMPT=$value ;;
+      A2I_INPUT) inputs+=("$(absolute "$value")") ;;
+      A2I_OUTPUT) output=$(absolute "$value") ;;
+      *) export "$variable=$value" ;;
     esac
   done
 }
 
-check_options() {
+check_options() { # sets speech: whether there is sound to recognise
   local name
+  for name in $VARIABLES; do # what comes from the environment; an option has been checked already
+    if [ -n "${!name:-}" ] && find_option "$name"; then check_value "$name" "${!name}"; fi
+  done
   [ -n "${A2I_PROMPT:-}" ] || unset A2I_PROMPT
+  [ -n "${A2I_AGAIN:-}" ] || unset A2I_AGAIN
   [ "${#inputs[@]}" -gt 0 ] || [ -n "${A2I_PROMPT+set}" ] || [ -z "${A2I_INPUT:-}" ] || inputs=("$A2I_INPUT")
+  speech=1
   if [ -n "${A2I_PROMPT+set}" ]; then
+    speech=0
     [ "${#inputs[@]}" -eq 0 ] || wrong "--prompt and --input exclude each other"
     A2I_PROMPT=$(printf '%s' "$A2I_PROMPT" | LC_ALL=C tr '\n\r' '  ') # one line is one picture
     case $A2I_PROMPT in *[![:space:]]*) ;; *) wrong "--prompt is empty" ;; esac
+  fi
+  if [ -n "${A2I_AGAIN+set}" ]; then
+    speech=0
+    [ -z "${A2I_PROMPT+set}" ] || wrong "--again and --prompt exclude each other"
+    [ "${#inputs[@]}" -eq 0 ] || wrong "--again and --input exclude each other"
+    A2I_AGAIN=$(absolute "$A2I_AGAIN")
+    [ -f "$A2I_AGAIN" ] || die 66 "there is no picture $A2I_AGAIN" "--again takes a PNG file that this program has drawn"
   fi
   for name in ${inputs[@]+"${inputs[@]}"}; do
     [ "$name" != - ] || [ "${#inputs[@]}" -eq 1 ] || wrong "--input - stands alone"
   done
   if [ "${A2I_LOOP:-0}" != 0 ]; then
     [ -z "${A2I_PROMPT+set}" ] || wrong "--loop and --prompt exclude each other"
+    [ -z "${A2I_AGAIN+set}" ] || wrong "--loop and --again exclude each other"
     [ "${#inputs[@]}" -eq 0 ] || wrong "--loop and --input exclude each other"
     [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
-  fi
-  [ -z "${A2I_TIME:-}" ] || decimal_number --time "$A2I_TIME"
-  [ -z "${A2I_SILENCE:-}" ] || decimal_number --silence "$A2I_SILENCE"
-  [ -z "${A2I_STEPS:-}" ] || whole_number --steps "$A2I_STEPS" 1
-  [ -z "${A2I_SEED:-}" ] || whole_number --seed "$A2I_SEED" 0
-  [ -z "${A2I_COUNT:-}" ] || whole_number --count "$A2I_COUNT" 1
-  [ -z "${A2I_GUIDANCE:-}" ] || decimal_number --guidance "$A2I_GUIDANCE"
-  if [ -n "${A2I_SIZE:-}" ]; then
-    case $A2I_SIZE in
-      *x*) whole_number --size "${A2I_SIZE%%x*}" 64 && whole_number --size "${A2I_SIZE#*x}" 64 ;;
-      *) wrong "--size takes WIDTHxHEIGHT, for example 512x512, not '$A2I_SIZE'" ;;
-    esac
   fi
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
-  for name in TIME SILENCE FIXED_WINDOW LOOP DEVICE LANGUAGE TRANSLATE MODEL WHISPER STEPS SEED GUIDANCE COUNT NEGATIVE SIZE SAFE JSON QUIET VERBOSE; do
-    export "A2I_$name"
-  done
+}
+
+check_names() { # whether the models and the engine exist that our own stages will ask for
+  if [ -z "${A2I_GENERATE:-}" ]; then
+    case ${A2I_MODEL:-} in
+      */*) [ -d "$A2I_MODEL" ] || die 66 "there is no model folder $A2I_MODEL" "./download_model.py list shows models by name" ;;
+      *) check_model image "${A2I_MODEL:-}" ;;
+    esac
+    case ${A2I_ENGINE:-} in
+      '' | coreml | torch | openvino | cpu | cuda) ;;
+      *) ask_python engine "$A2I_ENGINE" ;;
+    esac
+  fi
+  if [ "$speech" = 1 ] && [ -z "${A2I_TRANSCRIBE:-}" ]; then
+    case ${A2I_WHISPER:-} in
+      builtin) ;;
+      */*) [ -f "$A2I_WHISPER" ] || die 66 "there is no speech model $A2I_WHISPER" "./download_model.py list shows models by name" ;;
+      *) check_model whisper "${A2I_WHISPER:-}" ;;
+    esac
+  fi
+}
+
+check_model() { # <kind> <name>: a good name costs no start of Python, which takes a tenth of a second
+  local catalogue
+  [ -n "$2" ] || return 0
+  catalogue=$(cat -- "$root/models/catalog.toml" 2>/dev/null)
+  case $catalogue in
+    *"
+[models.$2]
+kind = \"$1\""* | *"
+[models.\"$2\"]
+kind = \"$1\""*) ;;
+    *) ask_python "$1" "$2" ;;
+  esac
+}
+
+ask_python() { # <kind> <name>: ends with its error where the name is wrong
+  ensure_environment
+  (ours helpers.shell.names "$1" "$2") || exit
 }
 
 # ---- the stages: ours, or the user's own program
@@ -217,7 +237,7 @@ choose_stages() {
   [ -z "${A2I_GENERATE:-}" ] || read -r -a GENERATE <<<"$A2I_GENERATE"
   export A2I_OUTPUT=$output A2I_SESSION=$session A2I_CONTROL=$control PYTHONUTF8=1
   there GENERATE "${GENERATE[0]:-}"
-  if [ -n "${A2I_PROMPT+set}" ]; then return; fi
+  if [ "$speech" = 0 ]; then return; fi
   [ "${#inputs[@]}" -gt 1 ] || there RECORD "${RECORD[0]:-}"
   there TRANSCRIBE "${TRANSCRIBE[0]:-}"
   there REMOVE_PARENTHESES "${REMOVE_PARENTHESES[0]:-}"
@@ -231,6 +251,8 @@ there() { # <stage> <program>
 pipe() {
   if [ -n "${A2I_PROMPT+set}" ]; then
     printf '%s\n' "$A2I_PROMPT" | generate
+  elif [ -n "${A2I_AGAIN+set}" ]; then
+    generate </dev/null
   elif [ "${#inputs[@]}" -gt 1 ]; then # a stream has no marks between recordings, so transcribe opens the files
     stage transcribe "${TRANSCRIBE[@]}" "${inputs[@]}" </dev/null | words
   elif [ "${#inputs[@]}" -eq 1 ]; then
@@ -263,8 +285,8 @@ show() {
 
 # ---- one run
 
-# A pipeline that listens leaves a file .cache/recording/PID, with its control folder and its session, so that --stop, and
-# a key that was pressed again, find it.
+# A pipeline that listens writes a file .cache/recording/PID with its control folder and its session. --stop, and a second
+# press of the hotkey, find it there.
 announce_recording() {
   { mkdir -p -- "$root/.cache/recording" && printf '%s\n' "$control" "$session" >"$root/.cache/recording/$$"; } 2>/dev/null
 }
@@ -274,13 +296,13 @@ stop_running() {
   for file in "$root"/.cache/recording/*; do
     pid=${file##*/} folder=''
     { read -r folder <"$file"; } 2>/dev/null || continue
-    is_running "$pid" || { rm -f -- "$file" && continue; } # its pipeline was killed
+    is_running "$pid" || { rm -f -- "$file" && continue; } # a pipeline that was killed left it
     if [ -e "$folder/record.pid" ] && [ ! -e "$folder/stopping" ] && kill -USR1 "$pid" 2>/dev/null; then code=0; fi
   done
   [ "$code" -eq 0 ] || die "$code" "nothing is being recorded"
 }
 
-is_running() { # <pid>: whether it is that of a script still, and not of somebody else by now
+is_running() { # <pid>: whether a shell script still has this pid, and not another program by now
   kill -0 "$1" 2>/dev/null || return
   case $(ps -o command= -p "$1" 2>/dev/null) in *sh\ *) ;; *) return 1 ;; esac
 }
@@ -298,7 +320,7 @@ choose_opening() {
   esac
 }
 
-report() { # <exit code>: the error of the stage that failed, and what is kept of the run
+report() { # <exit code>: shows the error of the stage that failed, and keeps the recordings
   local name what remedy=''
   name=$(first_failure)
   if [ -s "$control/$name.error" ]; then
@@ -316,28 +338,37 @@ report() { # <exit code>: the error of the stage that failed, and what is kept o
 
 main() {
   local code=0
-  umask go-w # what others could write to, they could change
+  umask go-w # a file that others can write to, they can change
   locate
   output=$(absolute "${A2I_OUTPUT:-$root/outputs}")
+  load options.sh
+  load values.sh
   parse_options "$@"
   case $want in
-    help) usage && return ;;
-    version) sed -n 's/^__version__ = "\(.*\)"/audio-to-image \1/p' "$root/helpers/__init__.py" && return ;;
+    help)
+      usage
+      return
+      ;;
+    version)
+      sed -n 's/^__version__ = "\(.*\)"/audio-to-image \1/p' "$root/helpers/__init__.py"
+      return
+      ;;
+    stop)
+      stop_running
+      return
+      ;;
   esac
-  if [ "$want" = stop ]; then
-    stop_running
-    return
-  fi
   check_options
   case $(uname -s) in
-    Darwin) . "$root/helpers/shell/platform/darwin.sh" ;;
-    *) . "$root/helpers/shell/platform/linux.sh" ;;
+    Darwin) load platform/darwin.sh ;;
+    *) load platform/linux.sh ;;
   esac
-  . "$root/helpers/shell/environment.sh"
-  . "$root/helpers/shell/session.sh"
-  . "$root/helpers/shell/supervisor.sh"
+  load environment.sh
+  load session.sh
+  load supervisor.sh
   choose_opening
   [ "${A2I_CONFIRM:-0}" = 0 ] || { : >/dev/tty; } 2>/dev/null || die 69 "--confirm asks on a terminal, and there is none"
+  [ "$want" != picture ] || check_names
   ensure_environment
   if [ "$want" = devices ]; then
     (ours helpers.listen.record --list-devices)
@@ -348,10 +379,10 @@ main() {
     return
   fi
   need_extras
-  [ -n "${A2I_PROMPT+set}" ] || offer_speech_model
+  [ "$speech" = 0 ] || offer_speech_model
   open_session
   choose_stages
-  [ -n "${A2I_PROMPT+set}" ] || [ "${#inputs[@]}" -gt 0 ] || announce_recording
+  if [ "$speech" = 1 ] && [ "${#inputs[@]}" -eq 0 ]; then announce_recording; fi
   run_stages pipe || code=$?
   if [ "$aborted" -ne 0 ]; then
     A2I_JSON=0 keep_recordings pipeline "$code"

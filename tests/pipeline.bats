@@ -132,8 +132,90 @@ A2I_WHISPER=tiny" ]
   wrong -i ''
   wrong --quiet=1
   wrong --json --open
+  wrong --size 12345x64
+  wrong --size=64x15
+  wrong --seed 9999999999
+  wrong -s 4294967296
+  wrong --time 0
+  wrong --time=3600.5
+  wrong -c 0
+  wrong --guidance abc
+  wrong --language 12
+  wrong --language english
+  wrong --sampler nonsense
+  wrong --silence 0.1
+  wrong A2I_TIME 5
+  wrong --again "$BATS_TEST_FILENAME" -p text
+  wrong --again "$BATS_TEST_FILENAME" -i file
+  wrong --again "$BATS_TEST_FILENAME" --loop
   [ ! -e "$A2I_OUTPUT" ]
   [ ! -e "$stages/generate.arguments" ]
+}
+
+@test "a wrong value in the environment is refused in the same way, unless an option replaces it" {
+  A2I_TIME=0 run -64 --separate-stderr pipeline
+  [ "$stderr" = "pipeline: A2I_TIME: not a number from 0.1 to 3600: '0'
+  ./pipeline.sh --help shows the options" ]
+  A2I_SIZE=big run -64 pipeline -p text
+  [ ! -e "$stages/generate.arguments" ]
+  A2I_TIME=0 A2I_SEED='' run pipeline -t 5
+  [ "$status" -eq 0 ]
+}
+
+@test "values at the ends of their ranges are taken" {
+  run pipeline -t .1 --silence 10. -n 1000 -s 4294967295 -c 001 -g 100 --size 16x9999 -l pt-BR --sampler dpm++ --negative ''
+  [ "$status" -eq 0 ]
+}
+
+@test "models and engines that do not exist are refused before anything is recorded" {
+  mkdir "$root/models"
+  cp "$BATS_TEST_DIRNAME/../models/catalog.toml" "$root/models/"
+  refused() { # <exit code> <pattern> <options…>
+    local code=$1 pattern=$2
+    shift 2
+    A2I_GENERATE='' A2I_TRANSCRIBE='' run --separate-stderr pipeline "$@"
+    [ "$status" -eq "$code" ] && [[ $stderr =~ $pattern ]] || {
+      echo "$* → $status: $stderr"
+      return 1
+    }
+  }
+  refused 64 "no model is called 'stable-difusion-1-5'.*Did you mean stable-diffusion-1-5" -m stable-difusion-1-5
+  refused 64 'base.en-q5_1 draws no pictures' -m base.en-q5_1 -p text
+  refused 64 'stable-diffusion-1-5 recognises no speech' -w stable-diffusion-1-5
+  refused 66 "no model folder $BATS_TEST_TMPDIR/.*/nowhere" -m "$BATS_TEST_TMPDIR/x/nowhere"
+  refused 66 'no speech model /nowhere/ggml.bin' -w /nowhere/ggml.bin
+  A2I_ENGINE=abacus refused 64 "A2I_ENGINE: there is no engine 'abacus'" -p text
+  [ ! -e "$stages/record.arguments" ]
+  [ ! -e "$A2I_OUTPUT" ]
+}
+
+@test "a good name starts no Python of its own" {
+  mkdir "$root/models"
+  cp "$BATS_TEST_DIRNAME/../models/catalog.toml" "$root/models/"
+  rm "$root/helpers/shell/names.py"
+  A2I_GENERATE='' A2I_ENGINE=cpu run --separate-stderr pipeline -m stable-diffusion-1-5 -p text
+  [[ $stderr != *helpers.shell.names* ]]
+  A2I_GENERATE='' run --separate-stderr pipeline -m stable-diffusion-0 -p text
+  [[ $stderr = *helpers.shell.names* ]]
+}
+
+@test "--again gives generate the file, absolute, and nothing else is started" {
+  fake generate 'cat; printf "%s\n" "$A2I_AGAIN"'
+  cd "$BATS_TEST_TMPDIR"
+  : >picture.png
+  run pipeline --again picture.png
+  [ "$status" -eq 0 ]
+  [ "$output" = "$BATS_TEST_TMPDIR/picture.png" ]
+  [ ! -e "$stages/record.arguments" ]
+  run -66 --separate-stderr pipeline --again ./gone.png
+  [[ $stderr = "pipeline: there is no picture $BATS_TEST_TMPDIR/./gone.png"* ]]
+}
+
+@test "a helper file that is missing is named" {
+  rm "$root/helpers/shell/session.sh"
+  run -69 --separate-stderr pipeline
+  [ "$stderr" = "pipeline: the file helpers/shell/session.sh is missing
+  git restore helpers brings it back" ]
 }
 
 @test "the first stage that fails gives the exit code and the only message" {
@@ -361,7 +443,7 @@ listening_recorder() {
   rm -rf "$root/.venv"
   run pipeline --help
   [ "$status" -eq 0 ]
-  [ "${#lines[@]}" -le 25 ]
+  [ "${#lines[@]}" -le 30 ]
   for line in "${lines[@]}"; do [ "${#line}" -le 100 ]; done
   run pipeline -V
   [[ $output =~ ^audio-to-image\ [0-9]+\.[0-9]+\.[0-9]+$ ]]

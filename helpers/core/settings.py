@@ -3,8 +3,8 @@
     settings = Settings.from_environment()                       # once, in each program's main
     arguments = parse(parser, argv, settings, "time", "device")  # these options, with their A2I_… values as defaults
 
-The shell's options (`./pipeline.sh --help`), the README and the stages' own parsers come from here or are checked
-against it. This is the only module that reads `A2I_…` variables.
+The shell's table of options (`helpers/shell/options.sh`) and the stages' own parsers come from here; `--help` and the
+README are checked against it. This is the only module that reads `A2I_…` variables.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Number:
     whole: bool = True
 
     def __call__(self, text: str) -> Any:
-        kind, pattern = ("whole number", r"\d{1,10}") if self.whole else ("number", r"\d{0,10}\.?\d{1,10}|\d{1,10}\.")
+        kind, pattern = (
+            ("whole number", r"[0-9]{1,10}") if self.whole else ("number", r"[0-9]{0,10}\.?[0-9]{1,10}|[0-9]{1,10}\.")
+        )
         value = float(text) if re.fullmatch(pattern, text) else -1.0
         if not self.low <= value <= self.high:
             raise ValueError(f"not a {kind} from {self.low:.10g} to {self.high:.10g}: {text!r}")
@@ -52,7 +54,7 @@ class Size:
     high: int = 9999
 
     def __call__(self, text: str) -> tuple[int, int]:
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text)
+        match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
         if not match or not all(self.low <= int(side) <= self.high for side in match.groups()):
             raise ValueError(f"not WIDTHxHEIGHT from {self.low}x{self.low} to {self.high}x{self.high}: {text!r}")
         return int(match[1]), int(match[2])
@@ -123,6 +125,9 @@ class Settings:
     # what is drawn
     prompt: str = _option(Text(), "", "draw TEXT, no audio", "-p", "--prompt", metavar="TEXT")
     input: str = _option(Text(), "", "draw what a recording says", "-i", "--input", metavar="FILE")
+    again: str = _option(
+        Text(), "", "draw a picture again from the settings in its PNG file", "--again", metavar="FILE"
+    )
     # the microphone
     time: float | None = _option(
         Number(0.1, LONGEST_WINDOW, whole=False),
@@ -154,7 +159,9 @@ class Settings:
     guidance: float | None = _option(
         Number(0, 100, whole=False), None, "guidance scale", "-g", "--guidance", metavar="X"
     )
-    sampler: str = _option(Text(), "", "sampler, by name", "--sampler", metavar="NAME")
+    sampler: str = _option(
+        Choice(("ddim", "euler", "euler-ancestral", "dpm++", "lcm")), "", "sampler", "--sampler", metavar="NAME"
+    )
     count: int = _option(Number(1, 1000), 1, "number of pictures", "-c", "--count", metavar="N")
     negative: str = _option(Text(), "", "negative prompt", "--negative", metavar="TEXT")
     size: tuple[int, int] | None = _option(Size(), None, "size in pixels", "--size", metavar="WxH")
@@ -191,9 +198,8 @@ class Settings:
                 try:
                     values[name] = option.kind(text)
                 except ValueError as error:
-                    command = option.flags[-1] if option.flags else variable(name)
-                    remedy = "./pipeline.sh --help shows the options."
-                    raise UserError(os.EX_USAGE, f"{command}: {error}", remedy) from error
+                    remedy = "./pipeline.sh --help shows the options." if option.flags else "Correct it, or unset it."
+                    raise UserError(os.EX_USAGE, f"{variable(name)}: {error}", remedy) from error
         settings = cls(**values)
         # A stage that is started by hand in a pipe of its own has a session alone
         return settings if settings.control else dataclasses.replace(settings, control=settings.session)
