@@ -77,10 +77,10 @@ def test_the_environment_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "8.8"}[name])
     monkeypatch.setattr(metadata, "PackageNotFoundError", KeyError)
     found = checks.environment(now())
-    assert found.state == "ok" and found.text.endswith("1 packages as pinned: numpy 8.8")
+    assert found.state == "ok" and found.text.endswith("1 packages with the pinned versions: numpy 8.8")
     monkeypatch.setattr(metadata, "version", lambda name: {"numpy": "7.7"}[name])
     found = checks.environment(now())
-    assert (found.state, found.text) == ("!", "other versions than those that were tested: numpy 7.7")
+    assert (found.state, found.text) == ("!", "these packages have other versions than the tested ones: numpy 7.7")
     assert "./pipeline.sh" in found.remedy
 
 
@@ -194,7 +194,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_models_are_checked(base: Path) -> None:
-    assert checks.models(now()) == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned sha256 is right")
+    assert checks.models(now()) == Finding("ok", "builtin, base.en-q5_1 7 MB; every pinned SHA-256 is right")
     assert checks.speech(now()) == Finding("ok", "whisper.cpp with ggml-base.en-q5_1.bin, language en")
     data = base.read_bytes()
     anew = "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1"
@@ -256,7 +256,7 @@ def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 def test_memory(monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
     monkeypatch.setattr(system, "memory", lambda: (16 << 30, free))
     found = checks.memory(now())
-    assert found.state == state and found.text.startswith("17.2 GB, ") and found.text.endswith("take 510 MB")
+    assert found.state == state and found.text.startswith("17.2 GB, ") and found.text.endswith("need 510 MB")
 
 
 @pytest.mark.parametrize("free, state", [(2 << 30, "ok"), (500 << 20, "!"), (1 << 20, "no")])
@@ -315,11 +315,16 @@ def test_a_picture_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
             "the model is missing",
             "Get",
         ),
-        (["kill -SEGV $$"], 70, "no picture came (signal 11)", "--verbose shows why"),
-        (["exit 1"], 70, "no picture came (exit code 1)", "--verbose"),
-        (["echo /nowhere/image.png"], 70, "no picture came (exit code 0)", "--verbose"),
-        (["echo png >$A2I_OUTPUT/image.png", "echo $A2I_OUTPUT/image.png"], 70, "no picture came (exit code 0)", ""),
-        (["exec sleep 60"], 70, "none within 0.5 seconds", "--verbose"),
+        (["kill -SEGV $$"], 70, "no picture was drawn (signal 11)", "--verbose shows why"),
+        (["exit 1"], 70, "no picture was drawn (exit code 1)", "--verbose"),
+        (["echo /nowhere/image.png"], 70, "no picture was drawn (exit code 0)", "--verbose"),
+        (
+            ["echo png >$A2I_OUTPUT/image.png", "echo $A2I_OUTPUT/image.png"],
+            70,
+            "no picture was drawn (exit code 0)",
+            "",
+        ),
+        (["exec sleep 60"], 70, "no picture after 0.5 seconds", "--verbose"),
     ],
 )
 def test_no_picture_is_drawn(
@@ -353,7 +358,7 @@ def test_it_ends_with_0_only_if_a_picture_can_be_drawn(
         assert code == (73 if finding.state == "no" and needed else 0)
         assert f"{finding.state:>2}  {name:10} {finding.text}\n               → {finding.remedy}\n" in printed
         assert ("No picture can be drawn" in printed) == (code != 0)
-        assert ("you cannot speak" in printed) == (finding.state == "no" and code == 0)
+        assert ("not from speech" in printed) == (finding.state == "no" and code == 0)
 
 
 def test_a_check_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,7 +385,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer: dict[str, Any] = json.loads(done.stdout)
     assert done.returncode == answer["code"] == 0 and list(answer["checks"]) == list(checks.CHECKS)
     assert answer["checks"]["microphone"]["state"] == "no" and answer["checks"]["picture"]["state"] == "ok"
-    assert answer["verdict"].startswith("A picture can be drawn, with --prompt, but you cannot speak")
+    assert answer["verdict"].startswith("A picture can be drawn with --prompt, but not from speech")
 
 
 def test_nothing_private_is_printed() -> None:

@@ -1,4 +1,4 @@
-"""What this machine is and has, in words that are fit for a bug report."""
+"""What this machine is, in words without private data, so that they can go into a bug report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from helpers.draw.engines import compute_units
 
 
 def said(*command: str) -> str:
-    """What a program prints; nothing when it cannot be run."""
+    """What a program prints on stdout; "" if it cannot be run."""
     try:
         run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -28,7 +28,7 @@ def said(*command: str) -> str:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes that there are, and that are free; 0 where the system does not say."""
+    """Bytes of memory: (total, free). 0 where the system does not say."""
     if sys.platform == "darwin":
         pages = dict(re.findall(r"^(.+?):\s+(\d+)\.$", vm := said("vm_stat"), re.M))
         page = re.search(r"page size of (\d+)", vm)
@@ -42,7 +42,7 @@ def memory() -> tuple[int, int]:
 
 
 def system() -> str:
-    """The machine in a few words: version of the program, system, processor."""
+    """One line about this machine: version of this program, system, processor, Python."""
     if sys.platform == "darwin":
         chip, name = compute_units.machine().chip, f"macOS {platform.mac_ver()[0]}"
     else:
@@ -56,7 +56,7 @@ def system() -> str:
 
 
 def short(path: str | Path) -> str:
-    """A path as it may be shown: of the repository, or with ~ for the home folder."""
+    """A path without the folder of the repository, and with ~ for the home folder."""
     text = str(path)
     for folder, name in ((f"{ROOT}/", ""), (str(Path.home()), "~")):
         text = text.replace(folder, name) if folder.strip("/") else text
@@ -64,14 +64,16 @@ def short(path: str | Path) -> str:
 
 
 def private(text: str) -> str:
-    """`text` without the user's names, home folder and the machine's name: AirPods are called after their owner."""
+    """`text` without the user's names, home folder and host name. Device names have them, too: "Ada's AirPods"."""
     names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
     with contextlib.suppress(ImportError, KeyError):
         import pwd
 
         names |= set(pwd.getpwuid(os.getuid()).pw_gecos.split(",")[0].split())
     text = re.sub(r"\S+['’]s (?=\S)", "", short(text))
-    for name in sorted(names - {"root", "localhost", ""}, key=len, reverse=True):  # the whole before a part of it
+    for name in sorted(
+        names - {"root", "localhost", ""}, key=len, reverse=True
+    ):  # longer names first: they may contain a shorter one
         if len(name) > 2:
             text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "…", text, flags=re.IGNORECASE)
     return printable(text)

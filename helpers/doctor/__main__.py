@@ -49,12 +49,12 @@ def verdict(findings: dict[str, Finding]) -> tuple[int, str]:
         if name in NEEDED:
             return findings[name].code, f"No picture can be drawn: see {name}."
     if failed:
-        return 0, f"A picture can be drawn, with --prompt, but you cannot speak: see {failed[0]}."
+        return 0, f"A picture can be drawn with --prompt, but not from speech: see {failed[0]}."
     return 0, "A picture can be drawn."
 
 
 def examine(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
-    """What a check finds; what it did not expect is found as well."""
+    """The result of a check. An error that it did not expect is a result, too."""
     try:
         found = check(settings)
     except UserError as error:
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     add_options(parser, settings, "json")
     settings = with_arguments(settings, parser.parse_args(argv))
     stage.begin(NAME, settings)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # the pipe, which starts us, ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pipeline.sh ignores it in what it starts
     pipe = stage.take_stdout() if settings.json else None  # libraries print
     if not settings.json:
         print(filled(system.private(system.system())), end="\n\n")
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
         pipe.write(json.dumps(answer, indent=2, ensure_ascii=False).encode() + b"\n")
         pipe.flush()
     else:
-        print(f"\n{text}\nAll of this may stand in a bug report: nothing private is in it.")
+        print(f"\n{text}\nYou can put all of this into a bug report: it has no private data.")
     return code
 
 

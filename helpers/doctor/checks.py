@@ -37,11 +37,11 @@ from helpers.install import wanted_models
 from helpers.listen import audio, microphone, recognisers
 from helpers.listen.levels import SoundCheck
 
-SECONDS = 3.0  # of listening
-QUIET_DBFS = -50.0  # the loudest of a person who speaks close to a microphone of normal gain is above -30
-ROOM = 1 << 30  # bytes free that are plenty: a picture with its recording is below 2 MB
+SECONDS = 3.0  # of the microphone that are recorded
+QUIET_DBFS = -50.0  # somebody who speaks close to a microphone of normal gain reaches -30
+ROOM = 1 << 30  # bytes of free disk that are enough: a picture with its recording takes less than 2 MB
 LEAST_ROOM = 20 << 20
-PATIENCE = 300  # seconds for the picture, which takes one
+PATIENCE = 300  # seconds after which the test picture is given up; it takes about one
 INSTALLER = ROOT / "shortcut_install.sh"
 JOURNAL = ROOT / ".cache" / "install" / "journal"
 REPAIR = "Run ./pipeline.sh: it repairs its environment .venv first."
@@ -49,7 +49,7 @@ PROMPT = "a cat on the beach"
 
 
 class Finding(NamedTuple):
-    """What a check found. state: `ok`, `!` (works, but …) or `no`; remedy: what to do; code: sysexits, of a `no`."""
+    """The result of a check. state: `ok`, `!` (works, but …) or `no`; remedy: what to do; code: exit code of a `no`."""
 
     state: str
     text: str
@@ -84,13 +84,13 @@ def environment(settings: Settings) -> Finding:
             return Finding("no", f"{module} cannot be loaded: {error}", REPAIR, os.EX_UNAVAILABLE)
     other = [f"{name} {there[name]}" for name in there if there[name] not in pinned[name]]
     if other:
-        return Finding("!", f"other versions than those that were tested: {', '.join(other)}", REPAIR)
+        return Finding("!", f"these packages have other versions than the tested ones: {', '.join(other)}", REPAIR)
     some = ", ".join(f"{name} {there[name]}" for name in ("openvino", "pywhispercpp", "numpy") if name in there)
-    return Finding("ok", f"{platform.python_version()}, {len(there)} packages as pinned: {some}")
+    return Finding("ok", f"{platform.python_version()}, {len(there)} packages with the pinned versions: {some}")
 
 
 def ffmpeg(settings: Settings) -> Finding:
-    """Which FFmpeg there is, and whether it can record."""
+    """Which FFmpeg is used, and whether it can record."""
     best = Finding("no", "FFmpeg is missing", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
     for program in audio.ffmpeg_programs():
         version = re.search(r"version (\S+)", system.said(program, "-version"))
@@ -110,11 +110,11 @@ def ffmpeg(settings: Settings) -> Finding:
 
 
 def listening(settings: Settings) -> Finding:
-    """What the microphone hears in three seconds."""
+    """The level of the microphone in three seconds."""
     try:
         name, sound = _device(settings), SoundCheck()
         if sys.stderr.isatty():
-            stage.say(f"Say something: the microphone is heard for {SECONDS:g} seconds.")
+            stage.say(f"Say something: the microphone is recorded for {SECONDS:g} seconds.")
         line = terminal.Meter(SECONDS, shown=sys.stderr.isatty() and not settings.quiet)
         pcm = bytearray()
         with contextlib.closing(microphone.listen(settings.device)) as chunks:
@@ -135,13 +135,13 @@ def listening(settings: Settings) -> Finding:
         return Finding("!", f"{text}; {what}", remedy[:1].upper() + remedy[1:])
     if sound.loudest < QUIET_DBFS:
         return Finding(
-            "!", f"{text}; too quiet, if you spoke", "Speak while it listens, or turn the microphone's level up."
+            "!", f"{text}; too quiet, if you spoke", "Speak while it records, or raise the microphone's input level."
         )
     return Finding("ok", text)
 
 
 def speech(settings: Settings) -> Finding:
-    """Which recogniser the pipe would take."""
+    """Which recogniser the pipe would use."""
     language, translate = settings.language, settings.translate
     try:
         with contextlib.redirect_stderr(io.StringIO()):
@@ -158,7 +158,7 @@ def speech(settings: Settings) -> Finding:
 
 
 def models(settings: Settings) -> Finding:
-    """Every model that was fetched, against the sizes and hashes of the catalogue; and what this machine could use."""
+    """Size and SHA-256 of every downloaded model; and whether a better one suits this machine."""
     here = ["builtin"]
     fetched = [
         entry
@@ -186,15 +186,15 @@ def models(settings: Settings) -> Finding:
                 return damaged
         here.append(f"{entry.name} {human(entry.bytes)}")
     _progress(settings, "", 0)
-    text = ", ".join(here) + ("; every pinned sha256 is right" if fetched else "")
+    text = ", ".join(here) + ("; every pinned SHA-256 is right" if fetched else "")
     better = [entry.name for entry in _suitable(settings) if entry.kind == "image" and entry.problem()]
     if not better:
         return Finding("ok", text)
-    return Finding("!", f"{text}; this machine can use a better one", f"./download_model.py {better[0]}")
+    return Finding("!", f"{text}; a better one suits this machine", f"./download_model.py {better[0]}")
 
 
 def engine(settings: Settings) -> Finding:
-    """What computes the pictures, and what is missing for something quicker."""
+    """Which engine draws, and what is missing for a faster one."""
     try:
         best = engines.available()[0]
     except UserError as error:
@@ -211,21 +211,21 @@ def engine(settings: Settings) -> Finding:
 
 
 def memory(settings: Settings) -> Finding:
-    """Whether what the models take is there."""
+    """Whether there is enough memory for the models."""
     total, free = system.memory()
     here = sum(entry.memory_mb for entry in _suitable(settings) if not entry.problem())
     need = max(catalog.read(settings.models).find("builtin").memory_mb, here) * 10**6
-    text = f"{human(total)}, {human(free)} free; the models here take {human(need)}"
+    text = f"{human(total)}, {human(free)} free; the models on this machine need {human(need)}"
     if free and free < need:
-        return Finding("!", text, "Close other programs, or draw with less: --model builtin --whisper builtin.")
+        return Finding("!", text, "Close other programs, or use the small models: --model builtin --whisper builtin.")
     return Finding("ok", text)
 
 
 def disk(settings: Settings) -> Finding:
-    """Whether pictures can be kept."""
+    """Whether pictures can be saved."""
     folder = settings.output.absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    elsewhere = "--output DIR keeps the pictures somewhere else."
+    elsewhere = "--output DIR saves the pictures somewhere else."
     try:
         tempfile.TemporaryFile(dir=there).close()
         free = shutil.disk_usage(there).free
@@ -249,7 +249,7 @@ def shortcut(settings: Settings) -> Finding:
 
 
 def picture(settings: Settings) -> Finding:
-    """The proof: a picture drawn by the built-in model, in a process of its own, and thrown away."""
+    """The proof: a picture, drawn by the built-in model in a process of its own, then deleted."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     with tempfile.TemporaryDirectory() as folder:
         environment |= {"A2I_MODEL": "builtin", "A2I_ENGINE": "openvino", "A2I_SEED": "1"}
@@ -266,15 +266,15 @@ def picture(settings: Settings) -> Finding:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Finding("no", f"none within {PATIENCE} seconds", _VERBOSE, os.EX_SOFTWARE)
+            return Finding("no", f"no picture after {PATIENCE} seconds", _VERBOSE, os.EX_SOFTWARE)
         seconds = time.monotonic() - began
         drawn = Path(run.stdout.decode(errors="replace").strip() or folder)
         whole = drawn.is_file() and drawn.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     if run.returncode == 0 and whole:
-        return Finding("ok", f"drawn by the built-in model in {seconds:.1f} s, with loading")
+        return Finding("ok", f"drawn by the built-in model in {seconds:.1f} s, loading included")
     said = run.stderr.decode(errors="replace").strip().splitlines()
     how = f"signal {-run.returncode}" if run.returncode < 0 else f"exit code {run.returncode}"
-    what = said[0].removeprefix("generate: ") if said else f"no picture came ({how})"
+    what = said[0].removeprefix("generate: ") if said else f"no picture was drawn ({how})"
     code = run.returncode if run.returncode >= os.EX_USAGE else os.EX_SOFTWARE
     return Finding("no", what, said[1].strip() if len(said) > 1 else _VERBOSE, code)
 
@@ -292,7 +292,7 @@ CHECKS: dict[str, Callable[[Settings], Finding]] = {
     "shortcut": shortcut,
     "picture": picture,
 }
-# Without which there is no picture, whatever it is made from.
+# If one of these fails, no picture can be drawn.
 NEEDED = ("Python", "models", "engine", "disk", "picture")
 
 
@@ -300,7 +300,7 @@ NEEDED = ("Python", "models", "engine", "disk", "picture")
 
 
 def _device(settings: Settings) -> str:
-    """What people call the microphone that is used. Raises: UserError 69."""
+    """The name of the microphone that is used. Raises: UserError 69."""
     if name := settings.device:
         return microphone.find(name).name
     known, inputs = microphone.devices(), []
@@ -317,7 +317,7 @@ def _device(settings: Settings) -> str:
 
 
 def _suitable(settings: Settings) -> list[Entry]:
-    """The models for this machine, for hearing and drawing; none where the engine is unknown, which `engine` tells."""
+    """The speech and image model for this machine; none where A2I_ENGINE is wrong, which `engine` reports."""
     try:
         return wanted_models.suitable(settings)
     except UserError:
@@ -337,7 +337,7 @@ def _progress(settings: Settings, what: str, part: float) -> None:
 
 
 def _units() -> set[str]:
-    """The compute units that were found to work on this Mac, for any model."""
+    """The compute units that work on this Mac, for any model."""
     try:
         return {str(found["unit"]) for found in json.loads(compute_units.REMEMBERED.read_text()).values()}
     except (OSError, ValueError, KeyError, AttributeError):
