@@ -419,7 +419,7 @@ def test_on_a_terminal_it_listens_and_is_one_screen(tmp_path: Path) -> None:
         with subprocess.Popen(["paplay", tone], env=heard) as player:
             code, shown = terminal(settings)
             player.terminate()
-        assert code == 0 and "Say something: the microphone is heard for 3 seconds." in shown
+        assert code == 0 and "Say something: the microphone is recorded for 3 seconds." in shown
         assert "s left  [####" in shown and "\x1b[32mok\x1b[0m  microphone Monitor of " in shown
         assert "\x1b[33m !\x1b[0m  shortcut" in shown or "\x1b[32mok\x1b[0m  shortcut" in shown
         screen = [line.rsplit("\r", 1)[-1] for line in shown.replace("\r\n", "\n").split("\n")]
