@@ -1,3 +1,15 @@
 #!/usr/bin/env bash
-# Keys that an earlier version has bound run this path; ./shortcut_install.sh binds helpers/shell/hotkey.sh.
-exec "$(dirname -- "${BASH_SOURCE[0]}")/shell/hotkey.sh" "$@"
+# What the key, the menu entry and the Mac's app run. This path never changes, so that they still work after an update, and
+# the app keeps its signature, on which the microphone permission depends. The program itself is shell/hotkey.sh.
+set -u -o pipefail
+
+main() {
+  local path=${BASH_SOURCE[0]} link
+  while [ -L "$path" ]; do
+    link=$(readlink -- "$path")
+    case $link in /*) path=$link ;; *) path=$(dirname -- "$path")/$link ;; esac
+  done
+  exec "$(dirname -- "$path")/shell/hotkey.sh" "$@"
+}
+
+main "$@"

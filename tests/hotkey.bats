@@ -208,9 +208,11 @@ EOF
   eventually gone
 }
 
-@test "a key that an earlier version has bound still works" {
+@test "the path that keys are bound to, also through links" {
   touch "$stages/go"
-  "${A2I_TEST_BASH:-bash}" "$root/helpers/press.sh" </dev/null 3>&-
+  ln -s "$root/helpers/press.sh" "$BATS_TEST_TMPDIR/one"
+  ln -s one "$BATS_TEST_TMPDIR/two"
+  (cd / && "${A2I_TEST_BASH:-bash}" "$BATS_TEST_TMPDIR/two" </dev/null 3>&-)
   eventually noted 'sound message.oga'
   eventually ended
   eventually grep -q '^notice Your picture' "$noted"

@@ -372,7 +372,7 @@ kde_gone() {
   mv "$root" "$BATS_TEST_TMPDIR/moved"
   root=$BATS_TEST_TMPDIR/moved
   installer --yes
-  command="'$root/helpers/shell/hotkey.sh'"
+  command="'$root/helpers/press.sh'"
   [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>i')" = "$command" ]
   installer --yes --key ctrl+alt+f9
   [ "$("${channel[@]}" -p '/commands/custom/<Primary><Alt>F9')" = "$command" ]

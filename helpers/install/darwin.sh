@@ -47,7 +47,7 @@ system_check() { # what stops it goes to stdout, what only slows it down to stde
 
 app_launcher() { # what the applet runs
   printf '#!/bin/bash\n# Ends with the last program that the press has started: all of them hold fd 6.\n'
-  printf '%s 6>&1 >/dev/null 2>&1 | cat\n' "$(quote "$root/helpers/shell/hotkey.sh")"
+  printf '%s 6>&1 >/dev/null 2>&1 | cat\n' "$(quote "$root/helpers/press.sh")"
 }
 
 app_plist() { # name, type and value of what is set in its Info.plist; the version is the app's own and stays

@@ -59,13 +59,13 @@ accelerators() { # <command> [argument]
 }
 
 # What the key runs, for a shell. Quoted without a backslash, which some desktops read before the shell does.
-press_command() { printf "'%s'" "$(printf '%s' "$root/helpers/shell/hotkey.sh" | sed "s/'/'\"'\"'/g")"; }
+press_command() { printf "'%s'" "$(printf '%s' "$root/helpers/press.sh" | sed "s/'/'\"'\"'/g")"; }
 
 # Exec is quoted by one rule and, being a string, escaped by another (Desktop Entry 1.5). GLib looks for its first word
 # as it is written, %% and all, so that is not ours.
 desktop_file() { # [line …]
   local program
-  program=$(printf '%s' "$root/helpers/shell/hotkey.sh" | sed 's/[\\"`$]/\\&/g; s/\\/\\\\/g; s/%/%%/g')
+  program=$(printf '%s' "$root/helpers/press.sh" | sed 's/[\\"`$]/\\&/g; s/\\/\\\\/g; s/%/%%/g')
   printf '%s\n' '[Desktop Entry]' Type=Application 'Name=Audio to Image' 'Comment=Speak, and see the picture' \
     "Exec=/usr/bin/env bash \"$program\"" Icon=audio-input-microphone 'Categories=Graphics;' StartupNotify=false "$@"
 }

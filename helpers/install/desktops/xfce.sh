@@ -17,7 +17,7 @@ xfce_unbind() {
   property=$(cat -- "$kept/xfce-property" 2>/dev/null) && command -v xfconf-query >/dev/null || return 0
   "${xfce_channel[@]}" -l >/dev/null 2>&1 || return 69 # outside the session it cannot be told from one that is not there
   case $("${xfce_channel[@]}" -p "$property" 2>/dev/null) in
-    *"/helpers/shell/hotkey.sh'" | *"/helpers/press.sh'") act "${xfce_channel[@]}" -p "$property" -r || return 69 ;; # else it is somebody else's by now
+    *"/helpers/press.sh'") act "${xfce_channel[@]}" -p "$property" -r || return 69 ;; # else it is somebody else's by now
   esac
   act rm -f -- "$kept/xfce-property"
 }
