@@ -59,7 +59,7 @@ def test_models_are_those_of_the_catalogue() -> None:
 def test_engines_and_samplers_are_those_of_the_registries() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \|", block(DOCS / "models.md", "engines"), re.MULTILINE)
     assert rows == list(engines.ENGINES)
-    assert re.findall("`(.+?)`", block(DOCS / "models.md", "samplers")) == list(samplers.SAMPLERS)
+    assert re.findall("`(.+?)`", block(DOCS / "pictures.md", "samplers")) == list(samplers.SAMPLERS)
     assert set(engines.SPELLINGS) <= set(re.findall(r"`(\w+)` \(for `\w+`\)", TEXTS["docs/models.md"]))
 
 
