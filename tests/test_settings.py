@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.settings import OPTIONS, Choice, Settings, variable
+from helpers.core.settings import OPTIONS, Choice, Settings, add_options, variable, with_arguments
 from helpers.draw.samplers import SAMPLERS
 from helpers.shell import options
 
@@ -124,3 +125,9 @@ def test_values_of_the_environment() -> None:
     )
     assert (given.seed, given.loop, given.safe, given.size, given.steps) == (7, False, True, (64, 96), None)
     assert given.control == given.session == Path("/s")
+
+
+def test_defaults_pass_the_parser() -> None:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    add_options(parser, Settings(), *OPTIONS)
+    assert with_arguments(Settings(), parser.parse_args([])) == Settings()

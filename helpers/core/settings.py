@@ -62,12 +62,12 @@ class Size:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `names`."""
+    """One of `names`, or "" where something else decides: argparse parses the default, too."""
 
     names: tuple[str, ...]
 
     def __call__(self, text: str) -> str:
-        if text not in self.names:
+        if text and text not in self.names:
             raise ValueError(f"not one of {', '.join(self.names)}: {text!r}")
         return text
 
