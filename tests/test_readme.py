@@ -127,6 +127,15 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert set(PAGES) <= reached
 
 
+FILES = re.compile(r"`((?:helpers|tests|models|docs|training|benchmark|examples)/[\w./*-]+)`")
+
+
+@pytest.mark.parametrize("path", sorted({path for text in TEXTS.values() for path in FILES.findall(text)}))
+def test_files_that_pages_name_exist(path: str) -> None:
+    made = path.startswith("models/downloaded")
+    assert made or any(ROOT.glob(path.rstrip("/")))
+
+
 # ---- commands and settings
 
 
