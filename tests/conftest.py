@@ -1,5 +1,5 @@
-"""What the tiers of tests/run.sh leave out: `--fast` what needs PyTorch or is marked slow, `--full` nothing; without
-either, the fault tests (tests/faults) run at a size that fits a check of every change.
+"""What the tiers of tests/run.sh leave out: `--fast` what is slow, or needs PyTorch or a microphone; `--full` nothing.
+Without either, what is marked full is left out, and the fault tests (tests/faults) run at a smaller size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ import pytest
 from helpers.core.paths import ROOT
 
 SLICES = 3  # of the matrix of faulty stages; each commit runs one of them
-REFERENCE = ("diffusers", "silero_vad", "torch", "transformers")  # what results are compared with
+MICROPHONES = frozenset(("heard", "sound"))  # fixtures that start a sound server
+REFERENCE = (
+    "diffusers",
+    "jiwer",
+    "matplotlib",
+    "silero_vad",
+    "torch",
+    "transformers",
+)  # what results are compared with
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,10 +36,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("fast"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in set(slow)]
+    fast, full = config.getoption("fast"), config.getoption("full")
+    for item in items:
+        if item.path.parent.name == "faults" or MICROPHONES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+    skipped = {"slow"} if fast else set()
+    if not full:
+        skipped.add("full")
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in skipped)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in set(left_out)]
 
 
 def slice_of_commit() -> tuple[int, str]:

@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=slow
 # The whole pipe on a fresh copy of the repository, in an empty home directory: the README and nothing else.
 
 bats_require_minimum_version 1.5.0

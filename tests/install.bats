@@ -174,6 +174,7 @@ is_clean() { # only what the repository ships with is left, and the home directo
 
 remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BATS_TEST_TMPDIR/root.before"; }
 
+# bats test_tags=slow
 @test "install, a picture, again without a change, uninstall: everything is as before" {
   remember
   run --separate-stderr installer
@@ -219,6 +220,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$stderr" = "nothing is installed" ]
 }
 
+# bats test_tags=slow
 @test "killed in any step, it goes on and uninstalls clean" {
   fake_pipeline
   fake_apt
@@ -250,6 +252,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   done
 }
 
+# bats test_tags=slow
 @test "an uninstallation that was killed is finished by the next one" {
   fake_pipeline
   remember
@@ -279,6 +282,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$(cut -f 1,3 <<<"$output")" = $'base-q5_1\tmissing\nbuiltin\there' ]
 }
 
+# bats test_tags=slow
 @test "--dry-run changes nothing and shows every step" {
   remember
   run installer --dry-run
@@ -300,6 +304,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   is_clean
 }
 
+# bats test_tags=slow
 @test "where an NVIDIA GPU is, PyTorch and the model for it come, too" {
   fake_pipeline
   fake_gpu
@@ -345,6 +350,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   is_clean
 }
 
+# bats test_tags=slow
 @test "--extra installs more Python packages and nothing else, an old name too; --uninstall takes them away" {
   remember
   run --separate-stderr installer --extra nonsense
@@ -382,6 +388,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   is_clean
 }
 
+# bats test_tags=slow
 @test "a person is asked once, and no means that nothing happens" {
   fake_pipeline
   remember
@@ -413,6 +420,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   is_clean
 }
 
+# bats test_tags=slow
 @test "the key is kept by the next run, and another one takes its place" {
   fake_pipeline
   remember
@@ -439,6 +447,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   diff <(tree "$HOME") "$BATS_TEST_TMPDIR/home.before"
 }
 
+# bats test_tags=slow
 @test "models come from the hub, are journalled, and go only when that is wanted" {
   fake_pipeline
   export A2I_MODELS=$BATS_TEST_TMPDIR/models
@@ -474,6 +483,7 @@ EOF
   is_clean
 }
 
+# bats test_tags=slow
 @test "a step that fails is named with its remedy, the rest is done, and the next run goes on" {
   fake_pipeline
   remember
@@ -629,6 +639,7 @@ EOF
   [ "$(cat "$HOME/changed")" = theirs ]
 }
 
+# bats test_tags=slow
 @test "the real thing: pip, the steps of this system, an ordinary user and an empty home directory" {
   top=$(mktemp -d /tmp/audio-to-image.XXXXXX)
   PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin

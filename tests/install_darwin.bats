@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=slow
 # What shortcut_install.sh does on a Mac, from end to end, on stand-ins for the programs of macOS (tests/standin/mac):
 # each refuses what the real one refuses and keeps state; the key, the Quick Action and the app work as far as press.sh.
 # The environment and the pipe are there or faked. Under the shell in A2I_TEST_BASH (bash by default).

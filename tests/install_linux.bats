@@ -1,4 +1,5 @@
 #!/usr/bin/env bats
+# bats file_tags=slow
 # The key on Linux, with the programs of the desktops themselves: GNOME's gsettings on a real dconf, Xfce's xfconf, KDE's
 # kwriteconfig5 and its shortcut service, sway. Before there are shortcuts of somebody else; after the installation, a
 # second one and the removal they are the same, and all settings are to the byte what they were.

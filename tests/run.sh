@@ -14,7 +14,6 @@ OTHER='pulseaudio pulseaudio-utils tmux strace fonts-noto-color-emoji
   dbus libglib2.0-bin gsettings-desktop-schemas gnome-settings-daemon-common dconf-gsettings-backend dconf-cli
   cinnamon-desktop-data libkf5config-bin libkf5globalaccel-bin xvfb xdotool xfconf libxfconf-0-3 sway wtype
   desktop-file-utils'
-QUICK='tests/hotkey.bats tests/install.bats tests/pipeline.bats tests/shell.bats'
 
 install_packages() { # <packages>
   local package missing='' admin=''
@@ -48,7 +47,7 @@ install_python() { # <extras>: .venv-test is made anew when a pin changes, and "
 }
 
 main() {
-  local failed='' tier='' jobs=''
+  local failed='' tier='' jobs='' quick=''
   case ${1:-} in
     -h | --help) sed -n '2,7s/^# //p' "${BASH_SOURCE[0]}" && return ;;
     --fast | --full) tier=$1 && shift ;;
@@ -68,11 +67,13 @@ main() {
   if [ "$tier" = --fast ]; then mypy ./*.py helpers; else mypy; fi || failed="$failed mypy"
   lint-imports || failed="$failed lint-imports"
   printf '== the shell\n'
-  # shellcheck disable=SC2046,SC2086
-  bats $jobs $(if [ "$tier" = --fast ]; then echo "$QUICK"; else echo tests; fi) || failed="$failed bats"
-  printf '== Python\n'
+  [ "$tier" != --fast ] || quick='--filter-tags !slow'
   # shellcheck disable=SC2086
-  python -m pytest -q -n 2 --dist worksteal --durations=10 $tier "$@" || failed="$failed pytest"
+  bats $jobs $quick tests || failed="$failed bats"
+  printf '== Python\n'
+  # One thread of PyTorch in each of the two processes: more wait for each other.
+  # shellcheck disable=SC2086
+  OMP_NUM_THREADS=1 python -m pytest -q -n 2 --dist worksteal --durations=10 $tier "$@" || failed="$failed pytest"
   [ -z "$failed" ] || {
     printf 'tests: failed:%s\n' "$failed" >&2
     exit 1

@@ -15,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+pytest.importorskip("matplotlib")
+
 from benchmark import __main__ as benchmark
 from benchmark import energy, plots, report, results
 from benchmark.results import Bar, Results, Timeline

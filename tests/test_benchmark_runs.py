@@ -299,6 +299,7 @@ def test_without_room_for_it_nothing_is_made(made: Results, monkeypatch: pytest.
     assert made.figures == {} and "need 13.0 GB of free memory; there is 3.0 GB" in made.notes[0]
 
 
+@pytest.mark.full
 def test_a_gpu_is_measured_in_small(made: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_LOOP", "0")
     gpu.measure(made, shapes.SMALL, "a miniature", lambda: None)

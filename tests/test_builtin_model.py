@@ -224,6 +224,7 @@ def test_the_judge_tells_what_is_wrong() -> None:
 
 @font
 def test_the_model_draws_combinations_it_never_saw() -> None:
+    pytest.importorskip("torch")
     from training.builtin import evaluate
     from training.builtin.judge import judge
 

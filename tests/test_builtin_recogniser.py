@@ -49,6 +49,7 @@ def pcm(samples: Samples) -> bytes:
     return np.clip(samples, -32768, 32767).astype("<i2").tobytes()
 
 
+@pytest.mark.slow
 def test_word_error_rate(recordings: list[Recording]) -> None:
     """A sixth of what `python -m benchmark speech` measures."""
     heard = listen(recordings)

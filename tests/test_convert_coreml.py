@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,6 @@ def test_the_text_encoder_and_the_decoder_are_those_of_diffusers(name: str) -> N
     assert psnr(expected, decoder.predict({"z": z})["image"]) > 80
 
 
-@pytest.mark.parametrize("timestep", [0, 501, 999])
 @pytest.mark.parametrize(
     ("name", "attention"),
     [
@@ -59,15 +59,16 @@ def test_the_text_encoder_and_the_decoder_are_those_of_diffusers(name: str) -> N
         ("builtin", "original"),
     ],
 )
-def test_the_unet_is_that_of_diffusers(name: str, attention: str, timestep: int) -> None:
-    unet = Program(converted(name, attention) / "Unet.mlpackage")
-    random = np.random.RandomState(timestep)
-    given = {key: random.standard_normal(shape).astype(dtype) for key, (shape, dtype) in unet.inputs.items()}
-    given["timestep"] = np.full(2, timestep, np.float16)
-    text = torch.from_numpy(given["encoder_hidden_states"]).float()[:, :, 0].transpose(1, 2)
-    with torch.no_grad():
-        expected = halved(name).unet(torch.from_numpy(given["sample"]).float(), timestep, text).sample.numpy()
-    assert psnr(expected, unet.predict(given)["noise_pred"]) > 80
+def test_the_unet_is_that_of_diffusers(name: str, attention: str, size: Callable[[int, int], int]) -> None:
+    unet, exact = Program(converted(name, attention) / "Unet.mlpackage"), halved(name).unet
+    for timestep in (501, 0, 999)[: size(1, 3)]:
+        random = np.random.RandomState(timestep)
+        given = {key: random.standard_normal(shape).astype(dtype) for key, (shape, dtype) in unet.inputs.items()}
+        given["timestep"] = np.full(2, timestep, np.float16)
+        text = torch.from_numpy(given["encoder_hidden_states"]).float()[:, :, 0].transpose(1, 2)
+        with torch.no_grad():
+            expected = exact(torch.from_numpy(given["sample"]).float(), timestep, text).sample.numpy()
+        assert psnr(expected, unet.predict(given)["noise_pred"]) > 80
 
 
 def test_long_sequences_of_queries_are_taken_in_pieces(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_example_is_a_short_loud_voice(name: str) -> None:
 
 
 @needs_voices
+@pytest.mark.slow
 def test_examples_are_what_the_script_makes(tmp_path: Path) -> None:
     make_examples.main([str(tmp_path)])
     for name in make_examples.EXAMPLES:

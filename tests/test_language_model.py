@@ -37,6 +37,7 @@ def shipped() -> tuple[dict[tuple[str, ...], float], dict[tuple[str, ...], float
     return read(LANGUAGE_MODEL.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_shipped_files_are_current(tmp_path: Path) -> None:
     language_model.write_files(tmp_path)
     for file in (LANGUAGE_MODEL, PRONUNCIATIONS):

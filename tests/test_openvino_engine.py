@@ -77,8 +77,8 @@ def test_other_sizes_than_the_trained_one(model: Callable[[str], Path], size: tu
 
 
 PICTURES = [
-    ("builtin", "ddim", "DDIMScheduler", 12, 3.0, ""),
-    ("builtin", "dpm++", "DPMSolverMultistepScheduler", 8, 3.0, "a blue background"),
+    ("builtin", "ddim", "DDIMScheduler", 4, 3.0, ""),
+    ("builtin", "dpm++", "DPMSolverMultistepScheduler", 4, 3.0, "a blue background"),
     ("sd1", "euler", "EulerDiscreteScheduler", 6, 2.0, "a cat"),
     ("sd2", "dpm++", "DPMSolverMultistepScheduler", 6, 1.0, ""),
 ]

@@ -207,6 +207,7 @@ def test_gains_are_what_a_changed_weight_does_to_the_engine(part: str, chosen: t
         assert gains[todays_name(key)] == pytest.approx(effect / error, rel=0.01), key
 
 
+@pytest.mark.full
 def test_mixed_bits_draw_better_than_the_same_bits_everywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """On the built-in model at 4 bits, effects measured at one moment of one picture, which is less than it can do."""
     monkeypatch.setattr(sensitivity, "_PROMPTS", ("a cat in the snow",))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> list[Recording]:
 
 def test_the_same_as_the_onnx_file(speech: list[Recording]) -> None:
     found = importlib.util.find_spec("silero_vad")
-    assert found and found.origin
+    if not found or not found.origin:
+        pytest.skip("needs silero-vad")
     core = openvino.Core()
     model = core.read_model(Path(found.origin).with_name("data") / "silero_vad_openvino_16k.onnx")
     request = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
@@ -77,6 +79,7 @@ def cut(pcm: bytes, silence: float) -> Iterator[tuple[float, float, float]]:
         yield first, first + said / SECOND, len(pcm) / SECOND
 
 
+@pytest.mark.slow
 def test_the_end_is_found_in_time_and_no_word_is_cut(speech: list[Recording]) -> None:
     late = []
     for recording in speech:
@@ -89,10 +92,13 @@ def test_the_end_is_found_in_time_and_no_word_is_cut(speech: list[Recording]) ->
     assert len(late) <= 5, late
 
 
-def test_where_nobody_speaks_nothing_is_heard() -> None:
-    assert not [recording.name for recording in recordings.without_speech() if is_spoken(recording.pcm)]
+@pytest.mark.slow
+def test_where_nobody_speaks_nothing_is_heard(size: Callable[[int, int], int]) -> None:
+    for recording in itertools.islice(recordings.without_speech(), size(32, 100)):  # eight kinds in turn
+        assert not is_spoken(recording.pcm), recording.name
 
 
+@pytest.mark.slow
 def test_what_was_cut_out_is_speech_again(speech: list[Recording]) -> None:
     for recording in speech[::5]:
         said = b"".join(filter(None, Listener(0.8).hear(recording.pcm)))

@@ -33,7 +33,7 @@ from helpers.core.text import printable, shortened
 from helpers.draw import generate, run_folder
 from helpers.listen import audio, transcribe
 
-PLATFORM = ROOT / "helpers" / "platform"
+PLATFORM = ROOT / "helpers" / "shell" / "platform"
 SHELLS = sorted({"bash", os.environ.get("A2I_TEST_BASH", "bash")})
 Size = Callable[[int, int], int]
 Note = Callable[[str, object], None]

@@ -33,10 +33,7 @@ WAYS = {"Ctrl-C": 1, "Ctrl-C twice": 2, "--stop": 0}
 LATE = 0.3  # seconds before the picture is there in which it may not be stopped any more
 ENDING = 0.1  # seconds after the end of a recording in which Ctrl-C may still be taken for what ends it
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc"),
-]
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="processes are found in /proc")
 
 
 @pytest.fixture(scope="module")

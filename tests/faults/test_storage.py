@@ -80,7 +80,7 @@ def test_full_disk(
     needed = sum(file.stat().st_size for file in pipe.runs()[0].iterdir()) // 1024
     shutil.rmtree(pipe.output)
     mount(pipe.output, "size=64m")
-    room = [*range(0, 60, size(24, 4)), *random.Random(7).sample(range(60, needed + 80), size(3, 40)), needed + 200]
+    room = [*range(0, 60, size(60, 4)), *random.Random(7).sample(range(60, needed + 80), size(2, 40)), needed + 200]
     record_property("tried", len(room))
     codes = set()
     for kilobytes in room:
