@@ -38,7 +38,7 @@ class Number:
 
     def __call__(self, text: str) -> Any:
         kind, pattern = (
-            ("whole number", r"[0-9]{1,10}") if self.whole else ("number", r"[0-9]{0,10}\.?[0-9]{1,10}|[0-9]{1,10}\.")
+            ("whole number", r"[0-9]{1,10}") if self.whole else ("number", r"[0-9]{1,10}(\.[0-9]{0,10})?|\.[0-9]{1,10}")
         )
         value = float(text) if re.fullmatch(pattern, text) else -1.0
         if not self.low <= value <= self.high:
