@@ -39,8 +39,8 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
 
 
 def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Callable[[], object]) -> None:
-    """The built-in model with each recipe of helpers.compress.palettize, against itself in 16 bits."""
-    from helpers.compress import report
+    """The built-in model with each recipe of helpers.compress.recipes, against itself in 16 bits."""
+    from helpers.compress import packages, report
 
     asked = spoken_prompts.PROMPTS[:prompts]
     how = f"the built-in model's three networks; {prompts} prompts, medians"
@@ -49,7 +49,7 @@ def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Cal
         folder.mkdir()
         with contextlib.redirect_stderr(io.StringIO()):  # it tells each part
             convert_coreml.convert(ROOT / "models" / "builtin", folder, "original", None, 2)
-        plain = report.size(folder) / 1e6
+        plain = packages.size(folder) / 1e6
         results.add("models / 16 bits / size", "MB", [plain], how)
         rows = report.measured(folder, recipes, [one.text for one in asked])
         with contextlib.redirect_stderr(io.StringIO()):

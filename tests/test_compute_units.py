@@ -13,9 +13,11 @@ import coreml_standin
 import pytest
 from coreml_models import converted
 
+from helpers.core import system
 from helpers.core.errors import UserError
+from helpers.core.system import Machine, machine
 from helpers.draw.engines import compute_units
-from helpers.draw.engines.compute_units import Machine, choose_unit, machine
+from helpers.draw.engines.compute_units import choose_unit
 
 NE, GPU, CPU = "CPU_AND_NE", "CPU_AND_GPU", "CPU_ONLY"
 GB = 1 << 30
@@ -24,7 +26,7 @@ GB = 1 << 30
 @pytest.fixture
 def mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """A Mac with a base chip, whose children find the stand-in for Core ML."""
-    monkeypatch.setattr(compute_units, "machine", lambda: Machine("Apple M2", 16 * GB, "24G90"))
+    monkeypatch.setattr(system, "machine", lambda: Machine("Apple M2", 16 * GB, "24G90"))
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "cache" / "units.json")
     monkeypatch.delenv("A2I_COMPUTE_UNITS", raising=False)
     monkeypatch.setenv("PYTHONPATH", coreml_standin.environment()["PYTHONPATH"])
@@ -60,7 +62,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, float | str]) -> l
 def test_units_are_tried_in_the_order_that_suits_the_chip(
     mac: pytest.MonkeyPatch, chip: str, memory: int, order: list[str]
 ) -> None:
-    mac.setattr(compute_units, "machine", lambda: Machine(chip, memory, "24G90"))
+    mac.setattr(system, "machine", lambda: Machine(chip, memory, "24G90"))
     seen = tried(mac, dict.fromkeys(order, "crashed (signal 6)"))
     with pytest.raises(UserError, match="cannot compute this model") as raised:
         choose_unit(converted("tiny"))
@@ -80,7 +82,7 @@ def test_units_are_tried_in_the_order_that_suits_the_chip(
 def test_a_pro_is_measured(
     mac: pytest.MonkeyPatch, outcome: dict[str, float | str], winner: str, seen: list[str]
 ) -> None:
-    mac.setattr(compute_units, "machine", lambda: Machine("Apple M3 Pro", 36 * GB, "24G90"))
+    mac.setattr(system, "machine", lambda: Machine("Apple M3 Pro", 36 * GB, "24G90"))
     order = tried(mac, outcome)
     assert choose_unit(converted("tiny")) == winner
     assert order == seen
@@ -92,7 +94,7 @@ def test_what_worked_is_remembered_for_this_model_and_this_macos(mac: pytest.Mon
     assert choose_unit(converted("tiny")) == GPU
     assert order == [NE, GPU]
     assert choose_unit(converted("tiny", batch=1)) == GPU  # another model
-    mac.setattr(compute_units, "machine", lambda: Machine("Apple M2", 16 * GB, "25A1"))
+    mac.setattr(system, "machine", lambda: Machine("Apple M2", 16 * GB, "25A1"))
     assert choose_unit(converted("tiny")) == GPU
     assert order == [NE, GPU] * 3
     entry = next(iter(json.loads(compute_units.REMEMBERED.read_text()).values()))

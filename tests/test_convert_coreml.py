@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,55 @@ def test_a_weight_that_16_bits_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decoder\.conv_in\.weight"):
         run(str(folder), "-o", str(tmp_path / "new"))
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+GONE = object()
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("vae", "block_out_channels", GONE),
+        ("vae", "block_out_channels", 8),
+        ("vae", "latent_channels", GONE),
+        ("vae", "scaling_factor", "large"),
+        ("vae", "scaling_factor", float("nan")),
+        ("vae", "shift_factor", [1]),
+        ("vae", "norm_num_groups", 7),
+        ("unet", "sample_size", "large"),
+        ("unet", "sample_size", [8, 8, 8]),
+        ("unet", "in_channels", GONE),
+        ("unet", "cross_attention_dim", [None]),
+        ("unet", "layers_per_block", "two"),
+        ("unet", "down_block_types", None),
+        ("text_encoder", "max_position_embeddings", GONE),
+        ("text_encoder", "hidden_size", None),
+        ("text_encoder", "num_attention_heads", 0),
+        ("text_encoder", "num_hidden_layers", [2]),
+    ],
+)
+def test_a_damaged_configuration_is_the_models_fault(tmp_path: Path, part: str, key: str, value: object) -> None:
+    """69 and one line that names the model; never "a bug" (70)."""
+    model = shutil.copytree(source("tiny"), tmp_path / "model")
+    file = model / part / "config.json"
+    config = json.loads(file.read_text()) | {key: value}
+    file.write_text(json.dumps({name: one for name, one in config.items() if one is not GONE}))
+    with pytest.raises(UserError) as raised:
+        run(str(model), "-o", str(tmp_path / "new"))
+    assert (raised.value.code == 69 and str(model) in raised.value.message) or part in raised.value.message
+    assert raised.value.remedy in ("Fetch the model again.", "Use another model.")
+    assert "\n" not in raised.value.message
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_it_shows_no_bars_and_sets_nothing_for_the_process(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    before = dict(os.environ)
+    assert run(str(source("tiny")), "-o", str(tmp_path / "new"), "--attention", "original") == 0
+    assert dict(os.environ) == before
+    assert capfd.readouterr().err == "converting TextEncoder\nconverting Unet\nconverting VAEDecoder\n"
 
 
 def test_it_needs_no_pytorch() -> None:

@@ -17,6 +17,7 @@ import pytest
 from coreml_models import converted, source
 from small_models import BUILTIN, picture
 
+from helpers.core import system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
@@ -116,7 +117,7 @@ def test_little_memory_has_one_network_loaded_at_a_time(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(("memory", "at_once"), [(8 << 30, True), (1 << 20, False), (0, True)])
 def test_memory_decides_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, memory: int, at_once: bool) -> None:
-    monkeypatch.setattr(compute_units, "machine", lambda: compute_units.Machine("Apple M1", memory, "x"))
+    monkeypatch.setattr(system, "machine", lambda: system.Machine("Apple M1", memory, "x"))
     engines.load("coreml", converted("tiny"))
     assert (tmp_path / "loaded").exists() == at_once
 
@@ -215,6 +216,40 @@ class models:
             if "Unet" in self.path: return {"noise_pred": r.rand(*data["sample"].shape)}
             return {"image": r.rand(1, 3, 32, 32)}
 '''
+
+
+IMPORTS = '''
+"""A coremltools that imports PyTorch where it can, as the real one; another thread of the process does so meanwhile."""
+import threading
+def found():
+    try:
+        import torch
+    except ModuleNotFoundError:
+        return False
+    return True
+here, beside = found(), []
+thread = threading.Thread(target=lambda: beside.append(found()))
+thread.start()
+thread.join(60)
+'''
+
+
+def test_coremltools_comes_without_pytorch_and_leaves_it_to_others(tmp_path: Path) -> None:
+    (tmp_path / "coremltools.py").write_text(IMPORTS)
+    (tmp_path / "torch.py").write_text("")
+    program = """
+import sys
+from helpers.draw.engines import coreml
+before = list(sys.meta_path)
+module = coreml.coremltools()
+names = [name for name in ("transformers", "tensorflow", "sklearn", "xgboost") if name in sys.modules]
+print(module.here, module.beside, sys.meta_path == before, names)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "False [True] True []\n"), done.stderr
 
 
 def test_the_engines_own_python_draws_without_pytorch(tmp_path: Path) -> None:

@@ -206,7 +206,7 @@ def test_the_trial_passes_and_sees_a_fault(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("PYTHONPATH", coreml_standin.environment()["PYTHONPATH"])
     assert compute_units.try_unit(folder, "CPU_AND_NE") > 0
     monkeypatch.setenv("COREML_FAULTS", '{"CPU_AND_NE": {"TextEncoder2": "nan"}}')
-    with pytest.raises(UserError, match="TextEncoder gives numbers that are none"):
+    with pytest.raises(UserError, match="TextEncoder computes NaN"):
         compute_units.try_unit(folder, "CPU_AND_NE")
 
 

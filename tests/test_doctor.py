@@ -242,8 +242,8 @@ def test_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(engines, "available", lambda: ("coreml", "openvino"))
     monkeypatch.setattr(nvidia, "advice", lambda: "")
-    mac = compute_units.Machine("Apple M2 Max", 32 << 30, "24G90")
-    monkeypatch.setattr(compute_units, "machine", lambda: mac)
+    mac = system.Machine("Apple M2 Max", 32 << 30, "24G90")
+    monkeypatch.setattr(system, "machine", lambda: mac)
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
     assert checks.engine(now()) == Finding("ok", "Core ML on Apple M2 Max")
     (tmp_path / "units.json").write_text(json.dumps({"24G90 x": {"model": "/m", "unit": "CPU_AND_GPU", "failed": {}}}))

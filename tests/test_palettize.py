@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from safetensors.numpy import save_file
 from small_models import picture
 
 from helpers.adapt.diffusers_folder import read_config, read_weights, weight_files
-from helpers.compress import palettes, palettize, report, sensitivity
-from helpers.compress.convert_coreml import PARTS
+from helpers.compress import palettes, palettize, recipes, report, sensitivity
+from helpers.compress.packages import PARTS
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import engines
@@ -106,7 +107,7 @@ def test_the_packages_are_as_small_as_their_bits(small: tuple[str, Path, Path]) 
         (model / "Unet.mlpackage/Data/com.apple.CoreML/weights/weight.bin").stat().st_size
         for model in (converted("tiny", system=KINDS[name]), folder)
     )
-    most = 26496 * 2 * (1 - palettize.recipe(name).bits / 16)
+    most = 26496 * 2 * (1 - recipes.recipe(name).bits / 16)
     assert 0.75 * most < before - after < most
 
 
@@ -131,14 +132,14 @@ def test_chunked_folders(tmp_path: Path) -> None:
 
 
 def test_names_of_recipes() -> None:
-    assert [palettize.recipe(name) for name in ("linear-8", "palette-6", "palette-3-grouped", "mixed-4.5")] == [
+    assert [recipes.recipe(name) for name in ("linear-8", "palette-6", "palette-3-grouped", "mixed-4.5")] == [
         ("linear", 8), ("palette", 6), ("grouped", 3), ("mixed", 4.5)
     ]  # fmt: skip
-    for name in palettize.RECIPES:
-        palettize.recipe(name)
+    for name in recipes.RECIPES:
+        recipes.recipe(name)
     for name in ("", "palette", "palette-5", "palette-16", "linear-4", "mixed", "mixed-x", "mixed-4-grouped", "6"):
         with pytest.raises(UserError, match="there is no recipe") as raised:
-            palettize.recipe(name)
+            recipes.recipe(name)
         assert raised.value.code == 64
 
 
@@ -175,6 +176,37 @@ def test_without_the_model_that_it_was_made_from(tmp_path: Path) -> None:
     assert code("compare", folder, "palette-4") == 66
     assert [file.name for file in tmp_path.iterdir()] == ["moved"]
     assert run("compress", folder, "palette-4", "-o", tmp_path / "new") == 0
+
+
+@pytest.mark.parametrize("file", ["Manifest.json", "model.mlmodel", "weight.bin"])
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 3], lambda _: b"nonsense"])
+def test_a_damaged_package_is_named(tmp_path: Path, file: str, damage: Callable[[bytes], bytes]) -> None:
+    folder = shutil.copytree(converted("tiny"), tmp_path / "model")
+    path = next((folder / "TextEncoder.mlpackage").rglob(file))
+    path.write_bytes(damage(path.read_bytes()))
+    for arguments in (("compress", folder, "palette-4"), ("decode", folder)):
+        with pytest.raises(UserError, match=r"TextEncoder\.mlpackage is damaged") as raised:
+            run(*arguments, "-o", tmp_path / "new")
+        assert raised.value.code == 69
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"source": 7}', '{"source": null}'])
+def test_a_damaged_note_of_the_conversion_is_named(tmp_path: Path, note: str) -> None:
+    folder = shutil.copytree(converted("tiny"), tmp_path / "model")
+    (folder / "conversion.json").write_text(note)
+    for arguments in (("decode", folder, "-o", tmp_path / "new"), ("compare", folder, "palette-4")):
+        with pytest.raises(UserError, match=r"conversion\.json is damaged") as raised:
+            run(*arguments)
+        assert raised.value.code == 69
+
+
+def test_a_network_of_another_model_is_named(tmp_path: Path) -> None:
+    """As the second text encoder of XL, which has no part in the folder that it is compared with."""
+    folder = shutil.copytree(converted("tiny"), tmp_path / "model")
+    (folder / "TextEncoder.mlpackage").rename(folder / "TextEncoder2.mlpackage")
+    for arguments in (("compress", folder, "mixed-4"), ("decode", folder)):
+        assert code(*arguments, "-o", tmp_path / "new") == 69
 
 
 @pytest.mark.parametrize(

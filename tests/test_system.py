@@ -11,7 +11,6 @@ import pytest
 
 from helpers.core import system
 from helpers.core.paths import ROOT
-from helpers.draw.engines import compute_units
 
 
 def test_memory_of_this_machine_and_of_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,8 +19,8 @@ def test_memory_of_this_machine_and_of_a_mac(monkeypatch: pytest.MonkeyPatch) ->
         assert 100 << 20 < free < total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     pages = "Mach Virtual Memory Statistics: (page size of 16384 bytes)\nPages free:   100.\nPages active:  5.\n"
     monkeypatch.setattr(system, "said", lambda *command: f"{pages}Pages inactive:    20.\n")
-    mac = compute_units.Machine("Apple M1", 8 << 30, "24G90")
-    monkeypatch.setattr(compute_units, "machine", lambda: mac)
+    mac = system.Machine("Apple M1", 8 << 30, "24G90")
+    monkeypatch.setattr(system, "machine", lambda: mac)
     monkeypatch.setattr(sys, "platform", "darwin")
     assert system.memory() == (8 << 30, 120 * 16384)
     assert ", Apple M1, " in system.system()

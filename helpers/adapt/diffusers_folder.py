@@ -145,7 +145,7 @@ def check_amount(described: int, files: list[Path]) -> None:
 def native_size(unet: Mapping[str, Any], factor: int) -> tuple[int, int]:
     """Width and height in pixels that the model was trained at. Raises: UserError 69 for a size that none is."""
     native = unet.get("sample_size") or 64  # latents: of a side, or height and width
-    rows, columns = native if isinstance(native, list) else (native, native)
+    rows, columns = native if isinstance(native, list) and len(native) == 2 else (native, native)
     if not (isinstance(rows, int) and isinstance(columns, int) and 0 < max(rows, columns) * factor <= _LARGEST_SIDE):
         raise unknown("unet", "sample_size", native)
     return columns * factor, rows * factor

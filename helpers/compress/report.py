@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import read_weights
 from helpers.catalog.catalog import human
-from helpers.compress.convert_coreml import PARTS
-from helpers.compress.palettize import compress, decode, recipe, source_of
+from helpers.compress.packages import PARTS, size, source_of
+from helpers.compress.recipes import compress, decode, recipe
 from helpers.core.errors import UserError
 from helpers.core.text import printable
 from helpers.draw import diffusion, engines
@@ -136,10 +136,3 @@ def psnr(exact: NDArray[np.generic], rough: NDArray[np.generic], peak: float) ->
 def decibels(signal: float, noise: float) -> float:
     """10 log10 of the ratio, at most 120."""
     return 120.0 if noise <= signal * 1e-12 else 10 * float(np.log10(signal / noise))
-
-
-def size(folder: Path) -> int:
-    """Bytes of all packages of a folder."""
-    return sum(
-        file.stat().st_size for package in folder.glob("*.mlpackage") for file in package.rglob("*") if file.is_file()
-    )

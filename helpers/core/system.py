@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import platform
@@ -11,11 +12,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from helpers import __version__
 from helpers.core.paths import ROOT
 from helpers.core.text import printable
-from helpers.draw.engines import compute_units
 
 
 def said(*command: str) -> str:
@@ -27,13 +28,35 @@ def said(*command: str) -> str:
     return run.stdout.decode(errors="replace")
 
 
+class Machine(NamedTuple):
+    """What decides how a Mac draws; fields are empty or 0 where the system does not say, as on Linux."""
+
+    chip: str  # "Apple M2 Max"
+    memory: int  # bytes
+    build: str  # of macOS: "24G90"
+
+    @property
+    def has_big_gpu(self) -> bool:
+        """Max and Ultra chips: their GPU draws in half the time of the Neural Engine, as an M1 Max did (8 s and 15 s;
+        https://huggingface.co/blog/fast-mac-diffusers, 2023)."""
+        return self.chip.endswith(("Max", "Ultra")) and self.memory > 8 << 30
+
+
+@functools.lru_cache(maxsize=1)
+def machine() -> Machine:
+    """Chip, memory and macOS build of this Mac."""
+    memory = said("sysctl", "-n", "hw.memsize").strip()
+    chip = said("sysctl", "-n", "machdep.cpu.brand_string").strip()
+    return Machine(chip, int(memory) if memory.isdecimal() else 0, said("sw_vers", "-buildVersion").strip())
+
+
 def memory() -> tuple[int, int]:
     """Bytes of memory: (total, free). 0 where the system does not say."""
     if sys.platform == "darwin":
         pages = dict(re.findall(r"^(.+?):\s+(\d+)\.$", vm := said("vm_stat"), re.M))
         page = re.search(r"page size of (\d+)", vm)
         free = sum(int(pages.get(f"Pages {kind}", 0)) for kind in ("free", "inactive", "speculative", "purgeable"))
-        return compute_units.machine().memory, free * int(page[1] if page else 0)
+        return machine().memory, free * int(page[1] if page else 0)
     try:
         sizes = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M))
     except OSError:
@@ -44,7 +67,7 @@ def memory() -> tuple[int, int]:
 def system() -> str:
     """One line about this machine: version of this program, system, processor, Python."""
     if sys.platform == "darwin":
-        chip, name = compute_units.machine().chip, f"macOS {platform.mac_ver()[0]}"
+        chip, name = machine().chip, f"macOS {platform.mac_ver()[0]}"
     else:
         known = Path("/proc/cpuinfo")
         models = re.findall(r"^model name\s*: (.*)$", known.read_text(), re.M) if known.exists() else []

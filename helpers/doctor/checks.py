@@ -200,7 +200,7 @@ def engine(settings: Settings) -> Finding:
     except UserError as error:
         return worse(error)
     text = {
-        "coreml": f"Core ML on {compute_units.machine().chip}",
+        "coreml": f"Core ML on {system.machine().chip}",
         "torch": "PyTorch on an NVIDIA GPU",
         "openvino": "OpenVINO on the processor",
     }[best]

@@ -106,9 +106,9 @@ def choose_model(name: str) -> Model:
 def role(engine: str) -> str:
     """The catalogue's role for the pictures of this machine."""
     if engine == "coreml":
-        from helpers.draw.engines import compute_units
+        from helpers.core import system
 
-        return "coreml-gpu" if compute_units.machine().has_big_gpu else "coreml"
+        return "coreml-gpu" if system.machine().has_big_gpu else "coreml"
     return engine
 
 

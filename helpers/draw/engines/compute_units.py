@@ -1,60 +1,28 @@
-"""Which compute unit of a Mac a Core ML model is computed on: tried once, then remembered.
+"""Which compute unit of a Mac draws a Core ML model: tried once, then remembered.
 
-A unit that fails may take its process along (a signal, no exception), so each is tried in a process of its own:
-`python -m helpers.draw.engines.compute_units FOLDER UNIT`.
+A unit that fails may kill its process with a signal and raise no exception, so each is tried in a process of its own,
+`coreml_trial.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
+from helpers.core import system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.stage import run, say, setting, take_stdout
-
-if TYPE_CHECKING:
-    from helpers.draw.engines import Array
+from helpers.core.stage import say, setting
 
 UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are fallen back to
 REMEMBERED = ROOT / ".cache" / "coreml" / "units.json"
 PATIENCE = 900  # seconds for a trial: the Neural Engine takes minutes to prepare a model it sees for the first time
-
-
-class Machine(NamedTuple):
-    """What decides about the compute unit; fields are empty or 0 where the system does not say."""
-
-    chip: str  # "Apple M2 Max"
-    memory: int  # bytes
-    build: str  # of macOS: "24G90"
-
-    @property
-    def has_big_gpu(self) -> bool:
-        """Max and Ultra chips: their GPU draws in half the time of the Neural Engine, as an M1 Max did (8 s and 15 s;
-        https://huggingface.co/blog/fast-mac-diffusers, 2023)."""
-        return self.chip.endswith(("Max", "Ultra")) and self.memory > 8 << 30
-
-
-@functools.lru_cache(maxsize=1)
-def machine() -> Machine:
-    """This Mac."""
-
-    def ask(*command: str) -> str:
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
-            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-        return ""
-
-    memory = ask("sysctl", "-n", "hw.memsize")
-    chip = ask("sysctl", "-n", "machdep.cpu.brand_string")
-    return Machine(chip, int(memory) if memory.isdecimal() else 0, ask("sw_vers", "-buildVersion"))
 
 
 def choose_unit(folder: Path) -> str:
@@ -66,7 +34,7 @@ def choose_unit(folder: Path) -> str:
         if asked not in UNITS:
             raise UserError(os.EX_USAGE, f"there is no compute unit {asked!r}", f"Units: {', '.join(UNITS)}.")
         return asked
-    key = f"{machine().build} {_identity(folder)}"
+    key = f"{system.machine().build} {_identity(folder)}"
     remembered = _remembered()
     if key in remembered:
         return str(remembered[key]["unit"])
@@ -77,11 +45,11 @@ def choose_unit(folder: Path) -> str:
 
 def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
     """Try units until one computes the model, on a Pro both fast ones: the winner, and why others failed."""
-    first = "CPU_AND_GPU" if machine().has_big_gpu else "CPU_AND_NE"
+    first = "CPU_AND_GPU" if system.machine().has_big_gpu else "CPU_AND_NE"
     seconds: dict[str, float] = {}
     problems: dict[str, str] = {}
     for unit in sorted(UNITS, key=lambda unit: (unit != first, UNITS.index(unit))):
-        if seconds and (unit == "CPU_ONLY" or not machine().chip.endswith("Pro")):
+        if seconds and (unit == "CPU_ONLY" or not system.machine().chip.endswith("Pro")):
             break
         if unit == "CPU_AND_NE":
             say("The Neural Engine prepares the model: this takes minutes, and happens once.")
@@ -101,7 +69,7 @@ def try_unit(folder: Path, unit: str) -> float:
 
     Raises: UserError 69 if it crashes, hangs, refuses, or what comes out is no picture.
     """
-    command = [sys.executable, "-m", "helpers.draw.engines.compute_units", str(folder), unit]
+    command = [sys.executable, "-m", "helpers.draw.engines.coreml_trial", str(folder), unit]
     # Without these its error is not taken for the stage's own.
     environment = {key: value for key, value in os.environ.items() if key not in ("A2I_SESSION", "A2I_CONTROL")}
     pipe = subprocess.PIPE
@@ -123,43 +91,6 @@ def try_unit(folder: Path, unit: str) -> float:
         ours = [line.removeprefix("coreml: ") for line in said if line.startswith("coreml: ")]
         raise UserError(os.EX_UNAVAILABLE, (ours or said)[-1])
     return float(output)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Print the seconds of one step of the model in the folder argv[0] on the unit argv[1]."""
-    import numpy as np
-
-    from helpers.draw import diffusion
-    from helpers.draw.engines.coreml import CoreMl
-
-    folder, unit = argv or sys.argv[1:]
-    pipe = take_stdout()
-    engine = CoreMl(Path(folder), frugal=False)
-    engine.load(unit)
-    text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in ("a red heart", ""))
-    _check("TextEncoder", text)
-    shape = (2, engine.channels, engine.size[1] // engine.factor, engine.size[0] // engine.factor)
-    latents = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
-    both = np.concatenate([empty, text])
-    _check("Unet", engine.predict_noise(latents, 500, both))
-    start = time.perf_counter()
-    engine.predict_noise(latents, 500, both)
-    seconds = time.perf_counter() - start
-    _check("VAEDecoder", engine.decode(latents[:1]))
-    diffusion.draw(engine, text, empty, seed=0, steps=2, guidance=7.5)
-    pipe.write(f"{seconds}\n".encode())
-    pipe.close()
-    return 0
-
-
-def _check(part: str, array: Array) -> None:
-    """Raises UserError 70 for what no network of this kind computes."""
-    import numpy as np
-
-    if not np.isfinite(array).all():
-        raise UserError(os.EX_SOFTWARE, f"{part} gives numbers that are none (NaN)")
-    if np.ptp(array) < 1e-3:
-        raise UserError(os.EX_SOFTWARE, f"{part} gives the same value everywhere")
 
 
 def _identity(folder: Path) -> str:
@@ -187,7 +118,3 @@ def _remember(units: dict[str, dict[str, Any]]) -> None:
         partial = REMEMBERED.with_suffix(f".{os.getpid()}")
         partial.write_text(json.dumps(units, indent=2) + "\n", encoding="utf-8")
         partial.replace(REMEMBERED)
-
-
-if __name__ == "__main__":
-    run("coreml", main)
