@@ -24,7 +24,7 @@ from typing import Any
 from jiwer import wer
 
 from benchmark.spoken_prompts import PROMPTS, VOICES
-from examples.make_examples import speak
+from benchmark.voices import speak
 from helpers.core.paths import ROOT
 from training.builtin.language_model import spoken
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmark import spoken_prompts
+from benchmark import spoken_prompts, voices
 from benchmark.results import Results
 from benchmark.worker import Worker
-from examples import make_examples
 from helpers.catalog import catalog
 from training.builtin.language_model import spoken
 
@@ -106,8 +105,8 @@ def synthetic(folder: Path) -> list[Sample]:
     """The spoken prompts, in the voices that are installed."""
     if not shutil.which("ffmpeg"):
         return []
-    voices = [voice for voice in spoken_prompts.VOICES if shutil.which(make_examples.VOICES[voice][0])]
-    recordings = spoken_prompts.make(folder, voices)
+    installed = [voice for voice in spoken_prompts.VOICES if shutil.which(voices.VOICES[voice][0])]
+    recordings = spoken_prompts.make(folder, installed)
     return [Sample(path, voice, prompt.text) for path, voice, prompt in recordings]
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from examples.make_examples import speak
+from benchmark.voices import speak
 
 VOICES = ("slt", "rms", "awb", "kal", "espeak-us")
 

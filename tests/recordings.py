@@ -3,7 +3,7 @@
     for recording in with_speech(folder): ...   # 100: seven voices, six kinds of noise
     for recording in without_speech(): ...      # 100: silence, rooms, hum, typing, tones, music, breath
 
-All of it is made from seeds: synthetic voices (examples/make_examples.py), a voice of 1961 (jfk.flac: the inaugural
+All of it is made from seeds: synthetic voices (benchmark/voices.py), a voice of 1961 (jfk.flac: the inaugural
 address of John F. Kennedy, in the public domain), and noise by formula.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmark.spoken_prompts import PROMPTS
-from examples.make_examples import VOICES, speak
+from benchmark.voices import VOICES, speak
 
 Sound = NDArray[np.float64]
 

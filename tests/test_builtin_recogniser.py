@@ -14,7 +14,7 @@ from benchmark import spoken_prompts
 from benchmark.denoise import listen
 from benchmark.speech import word_error_rate
 from benchmark.spoken_prompts import Recording
-from examples.make_examples import speak
+from benchmark.voices import speak
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio, builtin_recogniser

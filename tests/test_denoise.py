@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmark.denoise import Array, samples, spoilt
-from examples.make_examples import speak
+from benchmark.voices import speak
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio, denoise, recognisers
 from helpers.listen.builtin_recogniser import BuiltinRecogniser

@@ -20,7 +20,7 @@ import microphone
 import numpy as np
 import pytest
 
-from examples.make_examples import speak
+from benchmark.voices import speak
 from helpers.core import session, terminal
 from helpers.core.pcm import CHUNK, MARK, write_wav
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import whisper_fixture
 
-from examples.make_examples import speak
+from benchmark.voices import speak
 from helpers.catalog import catalog
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, write_wav
