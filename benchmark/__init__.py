@@ -1,1 +1,4 @@
-"""How fast, how small and how true this is on a machine: `python -m benchmark`."""
+"""Measurements of speed, size and quality, as tables and plots: `python -m benchmark`; a tool for developers.
+
+Imports helpers and training; neither imports it.
+"""

@@ -1,12 +1,12 @@
-"""`helpers.listen.record` with a recording in the place of the microphone, heard in real time, with a quiet
-room around it.
+"""`helpers.listen.record` with a recording instead of the microphone: in real time, with quiet noise around it.
 
 A2I_RECORD='.venv/bin/python -m benchmark.microphone', with the WAV file (16 kHz, mono) in BENCHMARK_WAV and the
-second in which its last word is to end in BENCHMARK_END. It notes that moment as the event `said`.
+second at which its last word ends in BENCHMARK_END. It writes that moment as the event `said`.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import wave
@@ -16,9 +16,9 @@ import numpy as np
 
 from helpers.core import stage
 from helpers.core.pcm import RATE
-from helpers.listen import microphone, record
+from helpers.listen import record
 
-CHUNK = RATE // 20  # samples; FFmpeg hands on as much at a time
+CHUNK = RATE // 20  # samples; as many as FFmpeg sends at a time
 ROOM = 20  # of 32768; a real microphone is never silent
 
 
@@ -31,7 +31,7 @@ def speech(path: str) -> bytes:
 
 
 def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Generator[bytes, None, None]:
-    """In the place of microphone.listen; it never ends by itself."""
+    """What microphone.listen does, with the recording; it ends only when `stopped` says so."""
     said = np.frombuffer(speech(os.environ["BENCHMARK_WAV"]), "<i2")
     end = round(float(os.environ["BENCHMARK_END"]) * RATE)
     random = np.random.default_rng(0)
@@ -50,5 +50,4 @@ def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Gener
 
 
 if __name__ == "__main__":
-    microphone.listen = listen
-    stage.run(record.NAME, record.main)
+    stage.run(record.NAME, functools.partial(record.main, source=listen))

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 NAME = "record"
 MICROPHONE_WINDOW = 10.0  # seconds
+Source = Callable[[str, Callable[[], bool]], Generator[bytes, None, None]]  # as microphone.listen
 TOO_SHORT = 0.5  # seconds; a microphone that was stopped this early may not have begun yet
 
 
@@ -112,7 +113,9 @@ class Utterance:
         self._pcm.clear()
 
 
-def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path | None]) -> None:
+def record_microphone(
+    arguments: argparse.Namespace, wav: Callable[[int], Path | None], source: Source | None = None
+) -> None:
     """Record until the speaker has ended, the window is full, SIGINT comes or the microphone goes away; in a loop only
     the last two end it. What is said is sent while it is said.
 
@@ -132,7 +135,7 @@ def record_microphone(arguments: argparse.Namespace, wav: Callable[[int], Path |
     check, utterance = SoundCheck(), Utterance(wav, marked=arguments.loop)
     loaded = ThreadPoolExecutor(1).submit(listen, arguments, window)  # while the microphone opens
     listener: Listener | Everything | None = None
-    with contextlib.closing(microphone.listen(arguments.device, lambda: stopped)) as chunks:
+    with contextlib.closing((source or microphone.listen)(arguments.device, lambda: stopped)) as chunks:
         try:
             for chunk in chunks:
                 if not chunk:
@@ -218,7 +221,8 @@ def terminate(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, source: Source | None = None) -> int:
+    """source: what to record instead of the microphone."""
     arguments = parse(argv)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminate)
@@ -234,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.input is not None:
         read_file(arguments.input, arguments.time or WINDOW, wav)
     else:
-        record_microphone(arguments, wav)
+        record_microphone(arguments, wav, source)
     hang_up()
     return 0
 

@@ -1,1 +1,4 @@
-"""How the built-in model is made: `python -m training.builtin --help`."""
+"""How the built-in models are made (the pictures and the recogniser's language model): `python -m training.builtin`.
+
+Weights, card and figures stay in models/builtin. Imports helpers; nothing in helpers imports it.
+"""
