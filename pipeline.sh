@@ -223,29 +223,31 @@ ours() { # <module> [arguments]: one of our stages; from the root, so that no fi
   cd -- "$root" && exec "$python" -m "$@"
 }
 
+foreign() { # <stage> <program> [arguments]: the user's program; it gets and gives lines without our marks
+  local folder=$PWD
+  cd -- "$root" && exec "$python" -m helpers.shell.foreign "$1" "$folder" "${@:2}"
+}
+
 choose_stages() {
   RECORD=(ours helpers.listen.record)
   TRANSCRIBE=(ours helpers.listen.transcribe)
   REMOVE_PARENTHESES=(ours remove_parentheses)
   ENRICH=()
   GENERATE=(ours helpers.draw.generate)
-  # Words are split at spaces and nothing is expanded: these name a program and its options.
-  [ -z "${A2I_RECORD:-}" ] || read -r -a RECORD <<<"$A2I_RECORD"
-  [ -z "${A2I_TRANSCRIBE:-}" ] || read -r -a TRANSCRIBE <<<"$A2I_TRANSCRIBE"
-  [ -z "${A2I_REMOVE_PARENTHESES:-}" ] || read -r -a REMOVE_PARENTHESES <<<"$A2I_REMOVE_PARENTHESES"
-  [ -z "${A2I_ENRICH:-}" ] || read -r -a ENRICH <<<"$A2I_ENRICH"
-  [ -z "${A2I_GENERATE:-}" ] || read -r -a GENERATE <<<"$A2I_GENERATE"
   export A2I_OUTPUT=$output A2I_SESSION=$session A2I_CONTROL=$control PYTHONUTF8=1
-  there GENERATE "${GENERATE[0]:-}"
+  if named GENERATE; then GENERATE=(foreign generate "${program[@]}"); fi
   if [ "$speech" = 0 ]; then return; fi
-  [ "${#inputs[@]}" -gt 1 ] || there RECORD "${RECORD[0]:-}"
-  there TRANSCRIBE "${TRANSCRIBE[0]:-}"
-  there REMOVE_PARENTHESES "${REMOVE_PARENTHESES[0]:-}"
-  [ "${#ENRICH[@]}" -eq 0 ] || there ENRICH "${ENRICH[0]}"
+  if [ "${#inputs[@]}" -le 1 ] && named RECORD; then RECORD=("${program[@]}"); fi
+  if named TRANSCRIBE; then TRANSCRIBE=("${program[@]}"); fi
+  if named REMOVE_PARENTHESES; then REMOVE_PARENTHESES=(foreign remove_parentheses "${program[@]}"); fi
+  if named ENRICH; then ENRICH=(foreign enrich "${program[@]}"); fi
 }
 
-there() { # <stage> <program>
-  type -- "$2" >/dev/null 2>&1 || die 69 "there is no program '$2'" "A2I_$1 names it; without A2I_$1 our own is used"
+named() { # <stage>: whether A2I_<stage> names a program; sets program to it and its options
+  local variable=A2I_$1
+  read -r -a program <<<"${!variable:-}" # words are split at spaces, and nothing is expanded
+  [ "${#program[@]}" -gt 0 ] || return 1
+  type -P -- "${program[0]}" >/dev/null || die 69 "there is no program '${program[0]}'" "A2I_$1 names it; without A2I_$1 our own is used"
 }
 
 pipe() {
