@@ -21,7 +21,7 @@ import numpy as np
 from benchmark import shapes
 from benchmark.results import Results, in_turn
 from benchmark.worker import GUIDANCE, PROMPT
-from helpers.draw import diffusion, engines, generate
+from helpers.draw import diffusion, engines, png
 from helpers.draw.diffusion import NoPicture
 
 diffusers: Any = importlib.import_module("diffusers")
@@ -87,7 +87,7 @@ def profile(engine: Any, steps: int, folder: Path) -> dict[str, float]:
     )  # fmt: skip
     pixels = colours(engine, latents[0])
     mark("decoding")
-    (folder / "image.png").write_bytes(generate.png(pixels, PROMPT))
+    (folder / "image.png").write_bytes(png.write(pixels, PROMPT))
     mark("PNG")
     spent: dict[str, float] = {}
     for (_, began), (name, ended) in itertools.pairwise(marks):

@@ -97,12 +97,10 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
     import numpy as np
 
     from helpers.draw import diffusion, engines
-    from helpers.draw.engines import openvino_engine
 
-    if cache:
-        openvino_engine.CACHE = Path(cache)
     usual = engines.defaults(Path(folder))
-    loaded = engines.load(engine, Path(folder), guidance=usual.guidance > 1, precision=precision)
+    options = engines.Options(cache=Path(cache) if cache else None)
+    loaded = engines.load(engine, Path(folder), options, guidance=usual.guidance > 1, precision=precision)
     loaded.warm()
     width, height = loaded.size
     batch = 2 if usual.guidance > 1 else 1  # with guidance a step is computed with and without the prompt
@@ -214,10 +212,10 @@ def layers(folder: str, precision: str) -> Actions:
     import numpy as np
 
     from helpers.adapt.diffusers_folder import read_config, read_weights
+    from helpers.core import openvino
     from helpers.draw.engines import openvino_graph
-    from helpers.draw.engines.openvino_engine import _openvino
 
-    ov, part = _openvino(), Path(folder) / "unet"
+    ov, part = openvino.runtime(), Path(folder) / "unet"
     config = read_config(part / "config.json")
     side = config["sample_size"]
     length = read_config(Path(folder) / "text_encoder" / "config.json")["max_position_embeddings"]

@@ -214,8 +214,8 @@ def main() -> None:
     pipe = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
+    from helpers.core import openvino
     from helpers.draw import diffusion, engines
-    from helpers.draw.engines import openvino_engine
 
     def draw(folder: Path, steps: int) -> None:
         loaded = engines.load(engine, folder)
@@ -230,12 +230,12 @@ def main() -> None:
         if not now[0]:
             return
         writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes and not str(arguments[0]).startswith((str(openvino_engine.CACHE), "/dev/null", "/proc/self")):
+        if writes and not str(arguments[0]).startswith((str(openvino.CACHE), "/dev/null", "/proc/self")):
             did.append(f"wrote {arguments[0]}")
         if event.startswith(("socket.", "subprocess.", "os.system", "os.exec", "os.fork", "pickle.find_class")):
             did.append(f"{event} {arguments}"[:200])
 
-    openvino_engine.CACHE = place.parent / "cache" / "openvino"
+    openvino.CACHE = place.parent / "cache" / "openvino"
     draw(Path(model), 1)  # brings what is loaded once
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     sys.addaudithook(seen)

@@ -119,11 +119,9 @@ def test_without_a_writable_cache_it_is_found_each_time(mac: pytest.MonkeyPatch)
 
 
 def test_the_choice_can_be_overridden(mac: pytest.MonkeyPatch) -> None:
-    mac.setenv("A2I_COMPUTE_UNITS", CPU)
-    assert choose_unit(converted("tiny")) == CPU
-    mac.setenv("A2I_COMPUTE_UNITS", "TPU")
+    assert choose_unit(converted("tiny"), CPU) == CPU
     with pytest.raises(UserError) as raised:
-        choose_unit(converted("tiny"))
+        choose_unit(converted("tiny"), "TPU")
     assert raised.value.code == 64
 
 

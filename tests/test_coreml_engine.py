@@ -27,7 +27,8 @@ from helpers.draw.engines import compute_units, coreml
 @pytest.fixture(autouse=True)
 def _standin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     coreml_standin.install(monkeypatch)
-    monkeypatch.setenv("A2I_COMPUTE_UNITS", "CPU_ONLY")
+    monkeypatch.setenv("A2I_COMPUTE_UNITS", "CPU_ONLY")  # for programs
+    monkeypatch.setattr(compute_units, "choose_unit", lambda folder, asked="": asked or "CPU_ONLY")
     monkeypatch.setenv("COREML_LOG", str(tmp_path / "loaded"))
     monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
 
@@ -103,9 +104,8 @@ def test_the_text_encoder_of_stable_diffusion_2_is_padded_with_zeros(tmp_path: P
 
 def test_little_memory_has_one_network_loaded_at_a_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     expected = picture(engines.load("coreml", converted("tiny")))
-    monkeypatch.setenv("A2I_LOW_MEMORY", "1")
     (tmp_path / "loaded").unlink()
-    engine = engines.load("coreml", converted("tiny"))
+    engine = engines.load("coreml", converted("tiny"), engines.Options(low_memory=True))
     engine.warm()
     assert not (tmp_path / "loaded").exists()
     assert np.array_equal(picture(engine), expected)

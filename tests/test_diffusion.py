@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from helpers.core.errors import UserError
-from helpers.draw.diffusion import BlankPicture, check_size, draw, sample
-from helpers.draw.engines import Defaults
+from helpers.draw.diffusion import BlankPicture, draw, sample
+from helpers.draw.engines import Defaults, check_size
 
 TEXT, UNWANTED = (np.full((1, 5, 3), value, np.float32) for value in (1, -1))
 

@@ -205,7 +205,7 @@ def test_the_models_are_checked(base: Path) -> None:
 
 def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.models(now()) == Finding("ok", "builtin")
-    monkeypatch.setattr(engines, "available", lambda: ("torch", "openvino"))
+    monkeypatch.setattr(engines, "available", lambda asked="": ("torch", "openvino"))
     found = checks.models(now())
     assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.default('torch').name}")
     found = checks.speech(now())
@@ -226,7 +226,7 @@ def test_no_recogniser_for_this(monkeypatch: pytest.MonkeyPatch, setting: str, v
 
 def test_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nvidia, "advice", lambda: "")
-    monkeypatch.setattr(engines, "available", lambda: ("openvino",))
+    monkeypatch.setattr(engines, "available", lambda asked="": ("openvino",))
     assert checks.engine(now()) == Finding("ok", "OpenVINO on the processor")
     monkeypatch.setattr(nvidia, "advice", lambda: "the NVIDIA GPU is not used: pip")
     assert checks.engine(now()) == Finding("!", "OpenVINO on the processor", "The NVIDIA GPU is not used: pip")
@@ -240,7 +240,7 @@ def test_an_engine_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_units_of_a_mac(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engines, "available", lambda: ("coreml", "openvino"))
+    monkeypatch.setattr(engines, "available", lambda asked="": ("coreml", "openvino"))
     monkeypatch.setattr(nvidia, "advice", lambda: "")
     mac = system.Machine("Apple M2 Max", 32 << 30, "24G90")
     monkeypatch.setattr(system, "machine", lambda: mac)

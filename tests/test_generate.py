@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from helpers.core.paths import ROOT
-from helpers.draw import generate
+from helpers.draw import png
+from helpers.draw.choose_model import Model
 
 
 @pytest.fixture(autouse=True)
@@ -103,15 +104,15 @@ def test_a_line_without_an_end_is_a_prompt_too() -> None:
 
 def test_png_is_the_same_for_the_same_picture() -> None:
     pixels = np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)
-    data = generate.png(pixels, "a cat\nSteps: 1")
-    assert data == generate.png(pixels, "a cat\nSteps: 1")
+    data = png.write(pixels, "a cat\nSteps: 1")
+    assert data == png.write(pixels, "a cat\nSteps: 1")
     image = Image.open(io.BytesIO(data))
     assert np.array_equal(np.asarray(image), pixels) and image.info["parameters"] == "a cat\nSteps: 1"
 
 
 def test_unknown_words_are_those_of_a_closed_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "words.txt").write_text("a\ncat\ni'd\n")
-    model = generate.Model("own", tmp_path, "cpu")
+    model = Model("own", tmp_path, "openvino")
     assert model.unknown_words("A Cat, I’d say: a dog-dog!") == ["say", "dog"]
     (tmp_path / "words.txt").unlink()
     assert model.unknown_words("anything goes") == []

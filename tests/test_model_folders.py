@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from small_models import BUILTIN, close, picture, random_model, reference, torch
 
+from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.draw import engines
 from helpers.draw.engines import openvino_engine
@@ -29,7 +30,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A copy of a small model, with an empty cache."""
-    monkeypatch.setattr(openvino_engine, "CACHE", tmp_path / "cache" / "openvino")
+    monkeypatch.setattr(openvino, "CACHE", tmp_path / "cache" / "openvino")
     return Path(shutil.copytree(tiny, tmp_path / "model"))
 
 
@@ -56,7 +57,7 @@ def test_a_compiled_model_is_read_back_without_building_it(own: Path, monkeypatc
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "foreign", "folder"])
 def test_a_damaged_compiled_model_is_made_anew(own: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     first = picture(engines.load("openvino", own))
-    blob = next(openvino_engine.CACHE.glob("*-unet-*.blob"))
+    blob = next(openvino.CACHE.glob("*-unet-*.blob"))
     content = bytearray(blob.read_bytes())
     if damage == "cut":
         del content[len(content) // 2 :]
@@ -80,7 +81,7 @@ def test_a_damaged_compiled_model_is_made_anew(own: Path, monkeypatch: pytest.Mo
 def test_a_compiled_model_of_another_runtime_is_made_anew(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its checksum is right, but the runtime does not take it."""
     first = picture(engines.load("openvino", own))
-    blob = next(openvino_engine.CACHE.glob("*-unet-*.blob"))
+    blob = next(openvino.CACHE.glob("*-unet-*.blob"))
     content = b"<?xml version='1.0'?>" + b"\0" * 5000
     blob.write_bytes(content + zlib.crc32(content).to_bytes(4, "little"))
     built = count_builds(monkeypatch)
@@ -90,9 +91,7 @@ def test_a_compiled_model_of_another_runtime_is_made_anew(own: Path, monkeypatch
 
 def test_without_a_cache_that_can_be_written_it_draws_too(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = picture(engines.load("openvino", own))
-    monkeypatch.setattr(
-        openvino_engine, "CACHE", own / "model_index.json" / "openvino"
-    )  # a file, where a folder should be
+    monkeypatch.setattr(openvino, "CACHE", own / "model_index.json" / "openvino")  # a file, where a folder should be
     assert np.array_equal(first, picture(engines.load("openvino", own)))
 
 
@@ -111,11 +110,11 @@ def test_a_full_disk_leaves_no_half_file(own: Path, monkeypatch: pytest.MonkeyPa
             written.append(self.file.write(data))
             return written[-1]
 
-    export = openvino_engine._Export
-    monkeypatch.setattr(openvino_engine, "_Export", lambda file: export(cast(BinaryIO, Full(file))))
+    export = openvino._Export
+    monkeypatch.setattr(openvino, "_Export", lambda file: export(cast(BinaryIO, Full(file))))
     picture(engines.load("openvino", own))
     assert written
-    assert list(openvino_engine.CACHE.iterdir()) == []
+    assert list(openvino.CACHE.iterdir()) == []
 
 
 def test_the_cache_does_not_grow_and_a_changed_model_is_compiled_anew(
@@ -124,8 +123,8 @@ def test_the_cache_does_not_grow_and_a_changed_model_is_compiled_anew(
     built = count_builds(monkeypatch)
     for width in (32, 34, 36, 38):
         engines.load("openvino", own, size=(width, 32))
-    assert len(list(openvino_engine.CACHE.glob("*-unet-*"))) == len(list(openvino_engine.CACHE.glob("*-vae-*"))) == 2
-    assert len(list(openvino_engine.CACHE.glob("*-text_encoder-*"))) == 1
+    assert len(list(openvino.CACHE.glob("*-unet-*"))) == len(list(openvino.CACHE.glob("*-vae-*"))) == 2
+    assert len(list(openvino.CACHE.glob("*-text_encoder-*"))) == 1
     built.clear()
     engines.load("openvino", own, size=(38, 32))
     assert built == []

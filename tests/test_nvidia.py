@@ -11,7 +11,8 @@ import pytest
 from small_models import BUILTIN, torch
 
 from helpers.core.errors import UserError
-from helpers.draw import engines, generate
+from helpers.draw import engines
+from helpers.draw.choose_model import choose_model
 from helpers.draw.engines import nvidia, torch_engine
 
 
@@ -30,30 +31,30 @@ def refused(folder: Path) -> UserError:
     return raised.value
 
 
-def test_a_gpu_without_pytorch_is_not_used_and_the_command_is_said(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
-    monkeypatch.delenv("A2I_ENGINE", raising=False)
+def test_a_gpu_without_pytorch_is_not_used_and_its_command_is_said(
+    monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    caplog.set_level("INFO", "helpers")
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(nvidia, "has_driver", lambda: True)
     assert engines.available() == ("torch", "openvino") and not nvidia.advice()
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "diffusers" else found(name))
     assert engines.available() == ("openvino",)
-    assert generate.choose_model("builtin").engine == "openvino"
-    assert "./shortcut_install.sh --extra torch" in capfd.readouterr().err
+    assert choose_model("builtin").engine == "openvino"
+    assert "./shortcut_install.sh --extra torch" in caplog.text
     error = refused(BUILTIN)
     assert "diffusers" in error.message and "./shortcut_install.sh --extra torch" in error.remedy
-    monkeypatch.setenv("A2I_ENGINE", "openvino")
-    generate.choose_model("builtin")
-    assert not capfd.readouterr().err
+    caplog.clear()
+    choose_model("builtin", "openvino")
+    assert not caplog.text
 
 
 def test_a_machine_without_a_gpu_draws_with_the_cpu_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("A2I_ENGINE", raising=False)
     monkeypatch.setattr("platform.system", lambda: "Linux")
     monkeypatch.setattr(nvidia, "has_driver", lambda: False)
     assert engines.available() == ("openvino",)
-    monkeypatch.setenv("A2I_ENGINE", "torch")
-    assert generate.choose_model(str(BUILTIN)).engine == "torch"
+    assert choose_model(str(BUILTIN), "cuda").engine == "torch"
 
 
 def test_the_driver_is_found_by_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

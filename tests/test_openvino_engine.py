@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from small_models import BUILTIN, MODELS, close, picture, random_model, reference, torch
 
+from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
-from helpers.draw.engines import openvino_engine
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -24,7 +24,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache of compiled models for these tests alone."""
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("cache") / "openvino"
-    patch.setattr(openvino_engine, "CACHE", folder)
+    patch.setattr(openvino, "CACHE", folder)
     yield folder
     patch.undo()
 
@@ -145,8 +145,8 @@ import sys
 sys.addaudithook(lambda event, _: event.startswith("socket.") and sys.exit(f"used {{event}}"))
 from pathlib import Path
 from helpers.draw import engines
-from helpers.draw.engines import openvino_engine
-cpu.CACHE = Path({str(tmp_path / "cache")!r})
+from helpers.core import openvino
+openvino.CACHE = Path({str(tmp_path / "cache")!r})
 engines.load("openvino", Path({str(BUILTIN)!r})).warm()
 loaded = [name for name in sys.modules if name.startswith(("openvino_telemetry", "openvino.tools.", "torch", "socket"))]
 print([name for name in loaded if sys.modules[name]])

@@ -22,10 +22,11 @@ from small_models import picture
 from helpers.adapt.diffusers_folder import read_config, read_weights, weight_files
 from helpers.compress import palettes, palettize, recipes, report, sensitivity
 from helpers.compress.packages import PARTS
+from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import engines
-from helpers.draw.engines import compute_units, openvino_engine, openvino_graph
+from helpers.draw.engines import compute_units, openvino_graph
 from helpers.draw.engines.architecture import todays_name
 from helpers.draw.engines.coreml_graph import identifier
 
@@ -35,7 +36,7 @@ KINDS = {"linear-8": "macOS14", "palette-6": "macOS14", "mixed-4": "macOS14", "p
 
 @pytest.fixture(autouse=True)
 def _apart(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr(openvino_engine, "CACHE", tmp_path_factory.getbasetemp() / "openvino")
+    monkeypatch.setattr(openvino, "CACHE", tmp_path_factory.getbasetemp() / "openvino")
 
 
 def run(*arguments: object) -> int:

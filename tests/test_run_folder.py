@@ -19,10 +19,8 @@ from helpers.core.paths import ROOT
 from helpers.draw import run_folder
 
 
-@pytest.fixture(autouse=True)
-def output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / "outputs"))
-    monkeypatch.delenv("A2I_SESSION", raising=False)
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
     return tmp_path / "outputs"
 
 
@@ -49,12 +47,12 @@ def test_slug_is_a_harmless_name(prompt: str) -> None:
 
 
 def test_a_folder_is_whole_or_not_there(output: Path) -> None:
-    with run_folder.RunFolder(0) as run:
+    with run_folder.RunFolder(output, 0) as run:
         run.write("image.png", b"png")
         assert not [path for path in output.iterdir() if not path.name.startswith(".")]
         final = run.finish("a burger")
     assert final.name.endswith("-a-burger") and (final / "image.png").read_bytes() == b"png"
-    with pytest.raises(KeyError), run_folder.RunFolder(0) as run:
+    with pytest.raises(KeyError), run_folder.RunFolder(output, 0) as run:
         run.write("image.png", b"png")
         raise KeyError
     assert [path.name for path in output.iterdir()] == [final.name]
@@ -62,7 +60,7 @@ def test_a_folder_is_whole_or_not_there(output: Path) -> None:
 
 def test_runs_of_the_same_second_do_not_meet(output: Path) -> None:
     def one() -> None:
-        with run_folder.RunFolder(0) as run:
+        with run_folder.RunFolder(output, 0) as run:
             run.write("image.png", b"png")
             run.finish("a burger")
 
@@ -76,13 +74,12 @@ def test_runs_of_the_same_second_do_not_meet(output: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a file", "a/file/in the way"])
-def test_an_output_folder_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_output_folder_that_cannot_be(tmp_path: Path, name: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "file").touch()
     (tmp_path / "a file").touch()
-    monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / name))
     with pytest.raises(UserError) as error:
-        run_folder.RunFolder(0)
+        run_folder.RunFolder(tmp_path / name, 0)
     assert error.value.code == 73
 
 
@@ -115,8 +112,7 @@ def test_the_recording_of_a_failed_run_is_kept(output: Path, tmp_path: Path, sec
         assert said["folder"] == str(folders[0])
 
 
-def test_timeline_is_in_seconds_since_the_first_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
+def test_timeline_is_in_seconds_since_the_first_event(tmp_path: Path) -> None:
     lines = [
         {"stage": "generate", "event": "started", "time": 100.5},
         {"stage": "record", "event": "started", "time": 100.0},
@@ -124,4 +120,4 @@ def test_timeline_is_in_seconds_since_the_first_event(tmp_path: Path, monkeypatc
     ]
     (tmp_path / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     record = {"started": 0.0, "heard": 3.25, "heard_level_dbfs": -12.5, "heard_seconds": 3.0}
-    assert run_folder.timeline() == {"record": record, "generate": {"started": 0.5}}
+    assert run_folder.timeline(tmp_path) == {"record": record, "generate": {"started": 0.5}}

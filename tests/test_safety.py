@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +18,20 @@ from numpy.typing import NDArray
 from small_models import random_model, transformers
 from torch_models import safety_checker
 
+from helpers.catalog import catalog
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.draw import generate, safety
+from helpers.draw import engines, safety
+from helpers.draw.choose_model import Model, detector
 from helpers.draw.diffusion import BlankPicture, FilteredPicture
 from helpers.draw.engines import Defaults, nvidia
+from helpers.draw.job import Job
+from helpers.draw.painter import Painter
 
 
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def models(tmp_path: Path) -> Path:
     """The folder of downloaded models; the detector has its place in it."""
-    monkeypatch.setenv("A2I_MODELS", str(tmp_path / "models"))
     return tmp_path / "models"
 
 
@@ -52,35 +56,40 @@ def test_the_model_brings_its_detector_or_the_one_for_all_is_used(tmp_path: Path
     safety_checker(tmp_path / "model" / "safety_checker", takes)
     picture = noise(1)
     before = picture.copy()
-    assert safety.load(tmp_path / "model")(picture) is takes
+
+    def taken(name: str) -> bool:
+        return safety.load(detector(Model(name, tmp_path / name, "openvino"), catalog.read(models)))(picture)
+
+    assert taken("model") is takes
     assert np.array_equal(picture, before)
     safety_checker(models / "safety-checker" / "safety_checker", not takes)
-    assert safety.load(tmp_path / "other")(picture) is not takes
-    assert safety.load(tmp_path / "model")(picture) is takes
+    assert taken("other") is not takes
+    assert taken("model") is takes
 
 
 def test_without_a_detector_the_command_that_gets_it_is_said(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="there is none on this machine") as raised:
-        safety.load(tmp_path)
+        detector(Model("own", tmp_path, "openvino"), catalog.read(models))
     assert raised.value.code == 69 and "./download_model.py safety-checker " in raised.value.remedy
     safety_checker(tmp_path / "safety_checker", True)
     weights = tmp_path / "safety_checker" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="do not fit together") as raised:
-        safety.load(tmp_path)
+        safety.load(tmp_path / "safety_checker")
     assert raised.value.code == 69
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
     with pytest.raises(UserError, match="torch") as raised:
-        safety.load(tmp_path)
+        safety.load(tmp_path / "safety_checker")
     assert nvidia.INSTALL in raised.value.remedy
 
 
 class Engine:
     """Draws noise, of the seed it is given."""
 
+    name, version = "noise", "noise 1"
     size, pictures, channels, factor, precision, scheduler, defaults = (32, 32), 2, 4, 8, "f32", {}, Defaults()  # type: ignore[var-annotated]
     tokenizer = SimpleNamespace(encode=lambda text: SimpleNamespace(ids=np.zeros(2, np.int64)))
 
@@ -94,22 +103,31 @@ class Engine:
         return latents[:, :3].repeat(8, 2).repeat(8, 3)
 
 
-RUN = {"seed": 3, "count": 3, "steps": 2, "guidance": 1.0, "sampler": "ddim"}
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Any], list[int]]:
+    """The seeds of the pictures that are left with this filter."""
+    monkeypatch.setattr(engines, "load", lambda *_, **more: Engine())
+    job = Job("a cat", seed=3, count=3, steps=2, guidance=1.0, sampler="ddim")
+
+    def draw(takes: Any) -> list[int]:
+        monkeypatch.setattr(safety, "load", lambda folder: takes)
+        painter = Painter(Model("noise", tmp_path, "openvino"), usual=job, filter_folder=tmp_path if takes else None)
+        return [picture.seed for picture in painter.draw(job)]
+
+    return draw
 
 
-def drawn(taken: Any) -> list[int]:
-    return [seed for seed, _ in generate.draw(Engine(), "a cat", None, RUN, taken)]  # type: ignore[arg-type]
-
-
-def test_pictures_that_the_filter_takes_are_left_out(capfd: Any) -> None:
+def test_pictures_that_the_filter_takes_are_left_out(drawn: Callable[[Any], list[int]], caplog: Any) -> None:
+    caplog.set_level("INFO", "helpers")
     verdicts = iter([False, True, False])
     assert drawn(lambda pixels: next(verdicts)) == [3, 5]
-    assert capfd.readouterr().err == "generate: the safety filter took 1 of 3 pictures\n"
+    assert caplog.messages == ["the safety filter took 1 of 3 pictures"]
+    caplog.clear()
     assert drawn(None) == drawn(lambda pixels: False) == [3, 4, 5]
-    assert not capfd.readouterr().err
+    assert not caplog.messages
 
 
-def test_a_prompt_without_a_picture_left_is_an_error_and_not_a_black_one() -> None:
+def test_a_prompt_without_a_picture_left_is_an_error_and_not_a_black_one(drawn: Callable[[Any], list[int]]) -> None:
     with pytest.raises(FilteredPicture, match="the safety filter took the picture") as raised:
         drawn(lambda pixels: True)
     assert raised.value.code == 65 and not isinstance(raised.value, BlankPicture)

@@ -17,10 +17,14 @@ from numpy.typing import NDArray
 from small_models import BUILTIN, close, diffusers, picture, random_model, reference, torch
 from torch_models import lcm_model, taesd_model, xl_model
 
+from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.draw import diffusion, engines, generate
-from helpers.draw.engines import nvidia, openvino_engine, torch_engine
+from helpers.draw import diffusion, engines
+from helpers.draw.choose_model import Model
+from helpers.draw.engines import nvidia, torch_engine
+from helpers.draw.job import Job
+from helpers.draw.painter import Painter
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +81,7 @@ def test_every_network_agrees_with_diffusers(model: Callable[[str], Path], name:
 
 
 def test_the_picture_is_the_one_of_the_cpu_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(openvino_engine, "CACHE", tmp_path)
+    monkeypatch.setattr(openvino, "CACHE", tmp_path)
     mine, theirs = (engines.load(name, BUILTIN, size=(256, 256)) for name in ("torch", "openvino"))
     for sampler, seed in (("dpm++", 3), ("euler-ancestral", 4)):
         pictures = []
@@ -165,9 +169,11 @@ def test_other_models_draw_in_25_steps(model: Callable[[str], Path]) -> None:
     assert engines.load("torch", BUILTIN).defaults == engines.defaults(BUILTIN)
 
 
-def test_pictures_drawn_at_once_are_those_drawn_alone() -> None:
+def test_pictures_drawn_at_once_are_those_drawn_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = Job("a red heart", seed=2**32 - 1, count=3, steps=2, guidance=2.0, sampler="dpm++", size=(128, 192))
     engine = engines.load("torch", BUILTIN, size=(128, 192))
-    run = {"seed": 2**32 - 1, "count": 3, "steps": 2, "guidance": 2.0, "sampler": "dpm++"}
+    monkeypatch.setattr(engines, "load", lambda *_, **more: engine)
+    painter = Painter(Model("builtin", BUILTIN, "torch"), usual=job)
     rows: list[int] = []
     predict = engine.predict_noise
 
@@ -176,16 +182,15 @@ def test_pictures_drawn_at_once_are_those_drawn_alone() -> None:
         return predict(latents, *more)
 
     engine.predict_noise = counted  # type: ignore[assignment, method-assign]
-    together = list(generate.draw(engine, "a red heart", texts(engine, ""), run))
-    assert [seed for seed, _ in together] == [2**32 - 1, 0, 1]
+    together = list(painter.draw(job))
+    assert [one.seed for one in together] == [2**32 - 1, 0, 1]
     assert rows == [6, 6]
     engine.pictures = 1
-    alone = list(generate.draw(engine, "a red heart", texts(engine, ""), run))
-    for (_, one), (_, other) in zip(together, alone, strict=True):
-        assert psnr(one, other) > 50
+    for one, other in zip(together, painter.draw(job), strict=True):
+        assert psnr(one.pixels, other.pixels) > 50
     engine.pictures = 2
     rows.clear()
-    list(generate.draw(engine, "a red heart", texts(engine, ""), run))
+    list(painter.draw(job))
     assert rows == [4, 4, 2, 2]
 
 
@@ -242,9 +247,9 @@ def own(model: Callable[[str], Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(model("tiny"), tmp_path / "own"))
 
 
-def refused(folder: Path) -> UserError:
+def refused(folder: Path, allow_pickle: bool = False) -> UserError:
     with pytest.raises(UserError) as raised:
-        engines.load("torch", folder)
+        engines.load("torch", folder, engines.Options(allow_pickle=allow_pickle))
     assert raised.value.code == 69 and "\n" not in raised.value.message and raised.value.remedy
     return raised.value
 
@@ -287,15 +292,14 @@ def test_other_kinds_of_model_are_refused(own: Path) -> None:
     assert "there is no Stable Diffusion model" in refused(own).message
 
 
-def test_a_pickle_is_opened_only_for_who_allows_it(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_is_opened_only_for_who_allows_it(own: Path) -> None:
     before = picture(engines.load("torch", own))
     unet = diffusers.UNet2DConditionModel.from_pretrained(own / "unet")
     (own / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     unet.save_pretrained(own / "unet", safe_serialization=False)
     error = refused(own)
     assert "pickle" in error.message and "A2I_ALLOW_PICKLE=1" in error.remedy
-    monkeypatch.setenv("A2I_ALLOW_PICKLE", "1")
-    assert np.array_equal(before, picture(engines.load("torch", own)))
+    assert np.array_equal(before, picture(engines.load("torch", own, engines.Options(allow_pickle=True))))
 
 
 class Ran:
@@ -307,19 +311,18 @@ class Ran:
         return (setattr, (Ran, "happened", True))
 
 
-def test_even_an_allowed_pickle_runs_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_even_an_allowed_pickle_runs_nothing(own: Path) -> None:
     (own / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     torch.save({"conv_in.weight": Ran()}, own / "unet" / "diffusion_pytorch_model.bin")
-    monkeypatch.setenv("A2I_ALLOW_PICKLE", "1")
-    refused(own)
+    refused(own, allow_pickle=True)
     assert not Ran.happened
 
 
 def test_the_half_precision_variant_is_taken_where_it_serves(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = diffusers.UNet2DConditionModel.from_pretrained(own / "unet")
     unet.half().save_pretrained(own / "unet", variant="fp16")
-    assert torch_engine._source(own / "unet", "f16")[1] == {"use_safetensors": True, "variant": "fp16"}
-    assert torch_engine._source(own / "unet", "f32")[1] == {"use_safetensors": True, "variant": None}
+    assert torch_engine._source(own / "unet", "f16", False)[1] == {"use_safetensors": True, "variant": "fp16"}
+    assert torch_engine._source(own / "unet", "f32", False)[1] == {"use_safetensors": True, "variant": None}
     (own / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     engine: Any = engines.load("torch", own)
     assert engine._unet.dtype == torch.float32

@@ -33,12 +33,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These tests are of the processor, also on a machine with a GPU, and of no settings but their own."""
+    """These tests are of the processor, also on a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(nvidia, "_SIGNS", ())
-    for name in ("LOW_MEMORY", "LOOP", "QUIET", "VERBOSE"):
-        monkeypatch.delenv(f"A2I_{name}", raising=False)
 
 
 def needs(engine: Any) -> tuple[int, int]:
@@ -61,13 +59,12 @@ def test_what_is_kept_in_memory_follows_from_what_is_free(folder: Path, monkeypa
         assert np.abs(picture(engine).astype(int) - expected).max() <= 2
 
 
-@pytest.mark.parametrize(("asked", "free", "level"), [("1", 1 << 40, 1), ("0", 0, 0), ("1", 0, 2)])
+@pytest.mark.parametrize(("asked", "free", "level"), [(True, 1 << 40, 1), (False, 0, 0), (True, 0, 2)])
 def test_a_setting_overrides_what_is_free(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, asked: str, free: int, level: int
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, asked: bool, free: int, level: int
 ) -> None:
-    monkeypatch.setenv("A2I_LOW_MEMORY", asked)
     monkeypatch.setattr(torch_engine, "_free", lambda *_: free)
-    engine: Any = engines.load("torch", tiny)
+    engine: Any = engines.load("torch", tiny, engines.Options(low_memory=asked))
     assert (engine.level, engine.pictures) == (level, 1)
 
 
@@ -148,15 +145,15 @@ def test_memory_that_is_too_small_for_a_layer_is_an_error(tiny: Path, monkeypatc
 
 
 def test_memory_that_runs_out_while_the_model_is_put_into_it(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = torch_engine.Cuda._place
+    place = torch_engine.Torch._place
 
-    def full(self: torch_engine.Cuda, level: int) -> None:
+    def full(self: torch_engine.Torch, level: int) -> None:
         self.level = level
         if level == torch_engine.RESIDENT:
             raise FULL[0]
         place(self, level)
 
-    monkeypatch.setattr(torch_engine.Cuda, "_place", full)
+    monkeypatch.setattr(torch_engine.Torch, "_place", full)
     engine: Any = engines.load("torch", tiny)
     assert engine.level == torch_engine.UNET_ONLY and picture(engine).any()
 
@@ -186,11 +183,10 @@ def test_a_picture_is_decoded_in_tiles_only_where_it_does_not_fit(tiny: Path, mo
     plenty: Any = engines.load("torch", tiny, size=(256, 64))
     expected, (unet, _) = plenty.decode(latents), needs(plenty)
     monkeypatch.setattr(torch_engine, "_STEP", 0)
-    monkeypatch.setenv("A2I_LOW_MEMORY", "1")
     enough = unet + torch_engine._bytes(plenty._vae) + 16 * 8 * 4 * 256 * 64
     for free, level, tiled in ((enough, 1, False), (enough - 1, 1, True), (0, 2, True)):
         monkeypatch.setattr(torch_engine, "_free", lambda *_, free=free: free)
-        engine: Any = engines.load("torch", tiny, size=(256, 64))
+        engine: Any = engines.load("torch", tiny, engines.Options(low_memory=True), size=(256, 64))
         assert (engine.level, engine._vae.use_tiling) == (level, tiled)
         assert np.allclose(engine.decode(latents), expected, atol=1e-5) is not tiled
     sizes: list[tuple[int, ...]] = []
@@ -285,12 +281,11 @@ def test_less_memory_forgets_what_was_recorded(tiny: Path, graphs: type[torch_mo
 
 def warmed(tiny: Path, monkeypatch: pytest.MonkeyPatch, compiler: Any) -> Any:
     """An engine that has been warmed for --loop, with its compiler at work in a thread."""
-    monkeypatch.setenv("A2I_LOOP", "1")
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: stream)
     monkeypatch.setattr(torch.cuda, "Stream", contextlib.nullcontext)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    engine: Any = engines.load("torch", tiny)
+    engine: Any = engines.load("torch", tiny, engines.Options(goes_on=True))
     engine._warms = engine._call.records = True
     engine.warm()
     return engine
@@ -320,17 +315,17 @@ def test_in_a_loop_the_unet_is_compiled_beside(
 
 
 def test_what_cannot_be_compiled_stays_as_it_is(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch, graphs: type[torch_models.Graph], capfd: Any
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, graphs: type[torch_models.Graph], caplog: Any
 ) -> None:
     def compiler(module: Any, dynamic: bool) -> Any:
         raise RuntimeError("no compiler was found\nat all")
 
-    monkeypatch.setenv("A2I_VERBOSE", "1")
+    caplog.set_level("DEBUG", "helpers")
     expected = picture(engines.load("torch", tiny))
     engine = warmed(tiny, monkeypatch, compiler)
     engine._call.compiling.join()
     assert np.abs(picture(engine).astype(int) - expected).max() <= 1
-    assert "the UNet is not compiled: RuntimeError: no compiler was found\n" in capfd.readouterr().err
+    assert "the UNet is not compiled: RuntimeError: no compiler was found" in caplog.messages
 
 
 def test_what_was_compiled_for_more_memory_is_not_used(

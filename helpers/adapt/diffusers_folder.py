@@ -42,8 +42,8 @@ _DTYPES = {
 
 
 def library(name: str) -> Any:
-    """torch, diffusers or transformers, which are to ask no hub for anything and to run no code that a model names."""
-    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "USE_HUB_KERNELS": "NO"}
+    """torch, diffusers or transformers. Their loaders are called with `local_files_only`; that they never ask a hub
+    for anything is also in the environment of our programs (`stage.run`)."""
     return importlib.import_module(name)
 
 

@@ -108,7 +108,7 @@ def convert(
     Raises: UserError 64 for a size it cannot have, 69 for a model that is missing, damaged or not supported.
     """
     tools()
-    from helpers.draw.diffusion import check_size
+    from helpers.draw.engines import check_size
 
     configs = {part: read_config(source / name / "config.json") for part, name in PARTS.items()}
     text, unet, vae = configs.values()

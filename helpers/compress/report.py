@@ -19,7 +19,6 @@ from helpers.compress.recipes import compress, decode, recipe
 from helpers.core.errors import UserError
 from helpers.core.text import printable
 from helpers.draw import diffusion, engines
-from helpers.draw.engines import openvino_engine
 
 PROMPTS = (
     "a red heart on a green background",
@@ -69,14 +68,14 @@ def measured(folder: Path, recipes: Iterable[str], texts: Sequence[str]) -> Iter
     """The row of each recipe, what was drawn with it, and its packages, which are gone afterwards."""
     source = source_of(folder)
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as scratch:
-        openvino_engine.CACHE = Path(scratch) / "cache"  # what is compiled here is used once
-        exact = drawn(source, texts)
+        cache = Path(scratch) / "cache"  # what is compiled here is used once
+        exact = drawn(source, texts, cache)
         for name in recipes:
             small, decoded = Path(scratch) / name, Path(scratch) / f"{name}-decoded"
             small.mkdir()
             compress(folder, recipe(name), small)
             decode(small, source, decoded)
-            rough = drawn(decoded, texts)
+            rough = drawn(decoded, texts, cache)
             yield signal(name, size(small), (source, exact), (decoded, rough)), rough, small
             shutil.rmtree(small)
             shutil.rmtree(decoded)
@@ -98,10 +97,10 @@ def read_prompts(file: Path) -> list[str]:
 Drawn = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # latents, and picture in whole numbers 0…255, by prompt
 
 
-def drawn(folder: Path, texts: Sequence[str]) -> Drawn:
-    """What the CPU engine draws of each text with the model's own settings, seeds 0, 1, …"""
+def drawn(folder: Path, texts: Sequence[str], cache: Path | None = None) -> Drawn:
+    """What OpenVINO draws of each text with the model's own settings, seeds 0, 1, …; cache: for what it compiles."""
     settings = engines.defaults(folder)
-    engine = engines.load("openvino", folder, guidance=settings.guidance > 1)
+    engine = engines.load("openvino", folder, engines.Options(cache=cache), guidance=settings.guidance > 1)
     empty = engine.encode_text(engine.tokenizer.encode("").ids)
     results: Drawn = []
     for seed, text in enumerate(texts):

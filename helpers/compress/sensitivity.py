@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import read_config, read_weights
 from helpers.compress import palettes
+from helpers.core import openvino
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import openvino_graph
 from helpers.draw.engines.architecture import todays_names
@@ -93,9 +94,7 @@ def gains(source: Path, part: str) -> dict[str, float]:
 
 def _with_open_weights(source: Path, part: str, inputs: list[Inputs]) -> tuple[Any, dict[str, NDArray[Any]]]:
     """The compiled network with each matrix or kernel as an input behind its own, and these weights."""
-    from openvino import Core
-    from openvino import opset15 as op
-
+    op = openvino.runtime().opset15
     config, weights = read_config(source / part / "config.json"), todays_names(read_weights(source / part))
     if part == "unet":
         batch, _, height, width = inputs[0][0].shape
@@ -114,4 +113,4 @@ def _with_open_weights(source: Path, part: str, inputs: list[Inputs]) -> tuple[A
             original[name] = weights[name].reshape(list(node.shape))
     model.add_parameters(opened)
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    return Core().compile_model(model, "CPU", options), original
+    return openvino.runtime().Core().compile_model(model, "CPU", options), original

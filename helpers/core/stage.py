@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, NoReturn
 
 from helpers.core.errors import UserError
+from helpers.core.paths import CACHE
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
 
@@ -43,6 +44,16 @@ class _Program:
 
 _program = _Program()
 
+# What libraries take from the environment only: that they ask no hub for anything, and where PyTorch keeps what it
+# compiles. Set for this process and those it starts, when a program begins; no import changes the environment.
+_LIBRARIES = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "USE_HUB_KERNELS": "NO",
+    "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "torch" / "inductor"),
+    "TRITON_CACHE_DIR": str(CACHE / "torch" / "triton"),
+}
+
 
 class _Lines(logging.Handler):
     """Shows what the rooms report: progress (INFO) as it is, problems (WARNING) with the name of the program."""
@@ -56,7 +67,7 @@ def begin(name: str, settings: Settings) -> None:
     """From now on this process is the program `name`: its events carry the name, and what `helpers` logs is shown."""
     _program.name, _program.settings = name, settings
     log = logging.getLogger("helpers")
-    log.setLevel(logging.INFO)
+    log.setLevel(logging.DEBUG if settings.verbose else logging.INFO)
     log.propagate = False
     log.handlers[:] = [_Lines()]
 
@@ -133,6 +144,7 @@ def _explained(error: Exception) -> UserError:
 
 def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
     """Run a program and exit with its sysexits code; a traceback is shown only with --verbose."""
+    os.environ |= _LIBRARIES
     begin(name, Settings.from_environment(names=("quiet", "verbose", "events", "session", "control")))
     try:
         begin(name, Settings.from_environment())

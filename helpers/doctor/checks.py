@@ -32,7 +32,7 @@ from helpers.core.pcm import level_dbfs
 from helpers.core.settings import Settings
 from helpers.core.text import printable
 from helpers.draw import engines
-from helpers.draw.engines import compute_units, nvidia
+from helpers.draw.engines import compute_units
 from helpers.install import wanted_models
 from helpers.listen import audio, microphone, recognisers
 from helpers.listen.levels import SoundCheck
@@ -196,18 +196,16 @@ def models(settings: Settings) -> Finding:
 def engine(settings: Settings) -> Finding:
     """Which engine draws, and what is missing for a faster one."""
     try:
-        best = engines.available()[0]
+        best = engines.available(settings.engine)[0]
     except UserError as error:
         return worse(error)
-    text = {
-        "coreml": f"Core ML on {system.machine().chip}",
-        "torch": "PyTorch on an NVIDIA GPU",
-        "openvino": "OpenVINO on the processor",
-    }[best]
+    text = engines.ENGINES[best].about()
     units = settings.compute_units or ", ".join(sorted(_units()))
     if best == "coreml" and units:
         text += f", {units}"
-    return Finding("!", text, advice[:1].upper() + advice[1:]) if (advice := nvidia.advice()) else Finding("ok", text)
+    if advice := next(filter(None, (kind.advice() for kind in engines.ENGINES.values())), ""):
+        return Finding("!", text, advice[:1].upper() + advice[1:])
+    return Finding("ok", text)
 
 
 def memory(settings: Settings) -> Finding:

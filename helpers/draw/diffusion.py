@@ -41,19 +41,6 @@ class BlankPicture(NoPicture):
         super().__init__(os.EX_SOFTWARE, f"the model drew {what} instead of a picture", remedy)
 
 
-def check_size(size: tuple[int, int], factor: int) -> None:
-    """Refuse a size (width, height) that is no multiple of `factor`, the model's pixels per latent.
-
-    Raises:
-        UserError: 64, with the nearest size that the model draws.
-    """
-    width, height = size
-    if min(size) < factor or width % factor or height % factor:
-        nearest = "x".join(str(max(factor, round(side / factor) * factor)) for side in size)
-        message = f"this model cannot draw {width}x{height}: both sides must be multiples of {factor}"
-        raise UserError(os.EX_USAGE, message, f"The nearest size it draws is {nearest}.")
-
-
 def draw(
     engine: Engine,
     text: Array,

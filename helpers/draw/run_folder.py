@@ -29,7 +29,7 @@ from typing import Any
 
 from helpers.core import stage
 from helpers.core.errors import UserError
-from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 
 SHORTEST_KEPT = 1.0  # seconds of a recording that is worth a folder when no picture came of it
 
@@ -45,22 +45,21 @@ def slug(prompt: str) -> str:
     return name
 
 
-def output_folder() -> Path:
-    """Where runs are kept: A2I_OUTPUT, or `outputs` in the repository."""
-    return Path(stage.setting("OUTPUT", str(ROOT / "outputs"))).absolute()
-
-
 class RunFolder:
     """The folder of one prompt while it is filled; `finish` gives it its name, leaving the `with` block drops it."""
 
-    def __init__(self, started: float) -> None:
-        """started: seconds since the epoch, the time in the folder's name."""
-        self.started = started
+    def __init__(self, output: Path, started: float, filled_in: Path | None = None) -> None:
+        """output: where runs are kept; started: seconds since the epoch, the time in the folder's name; filled_in: a
+        folder on the same disk in which it is filled, by default `output` itself.
+
+        Raises: UserError 73.
+        """
+        self.output, self.started = output.absolute(), started
         try:
-            output_folder().mkdir(parents=True, exist_ok=True)
-            self.path = Path(tempfile.mkdtemp(prefix=".run.", dir=stage.session() or output_folder()))
+            self.output.mkdir(parents=True, exist_ok=True)
+            self.path = Path(tempfile.mkdtemp(prefix=".run.", dir=filled_in or self.output))
         except OSError as error:
-            raise cannot_write(error) from error
+            raise cannot_write(self.output, error) from error
         self._taken: dict[Path, Path] = {}  # where files of the session are now, and where they were
 
     def __enter__(self) -> RunFolder:
@@ -78,14 +77,14 @@ class RunFolder:
         try:
             (self.path / name).write_bytes(data)
         except OSError as error:
-            raise cannot_write(error) from error
+            raise cannot_write(self.output, error) from error
 
     def take(self, file: Path, name: str) -> None:
         """Move a file of the session here; it goes back if the folder is dropped. Raises: UserError 73."""
         try:
             file.rename(self.path / name)
         except OSError as error:
-            raise cannot_write(error) from error
+            raise cannot_write(self.output, error) from error
         self._taken[self.path / name] = file
 
     def finish(self, prompt: str) -> Path:
@@ -94,41 +93,41 @@ class RunFolder:
         name = "-".join(filter(None, (stamp, slug(prompt))))
         number = 1
         while True:
-            final = output_folder() / (name if number == 1 else f"{name}-{number}")
+            final = self.output / (name if number == 1 else f"{name}-{number}")
             try:
                 if not final.exists():
                     self.path.rename(final)
                     return final
             except OSError as error:  # somebody else was quicker
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise cannot_write(error) from error
+                    raise cannot_write(self.output, error) from error
             number += 1
 
 
-def cannot_write(error: OSError) -> UserError:
+def cannot_write(output: Path, error: OSError) -> UserError:
     """What to tell a person when a run cannot be kept."""
     if error.errno == errno.ENOSPC:
-        return UserError(os.EX_CANTCREAT, f"the disk of {output_folder()} is full", "Make room and run again.")
-    message = f"cannot write to {output_folder()}: {error.strerror}"
+        return UserError(os.EX_CANTCREAT, f"the disk of {output} is full", "Make room and run again.")
+    message = f"cannot write to {output}: {error.strerror}"
     return UserError(os.EX_CANTCREAT, message, "--output DIR keeps the runs somewhere else.")
 
 
-def events() -> list[dict[str, Any]]:
-    """What the stages of the running pipe have noted so far, in order."""
-    folder = stage.control()
+def events(folder: Path | None) -> list[dict[str, Any]]:
+    """What the stages of the running pipe have noted so far, in order; folder: `Settings.control`."""
     if not folder or not (folder / "events.jsonl").is_file():
         return []
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return sorted((json.loads(line) for line in lines), key=lambda event: float(event["time"]))
 
 
-def timeline(number: int = 1) -> dict[str, dict[str, Any]]:
+def timeline(folder: Path | None, number: int | None = 1) -> dict[str, dict[str, Any]]:
     """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted.
 
-    number: of the line, from 1; what was noted of other lines is left out.
+    folder: `Settings.control`. number: the id of a line (`helpers.core.lines`); what was noted of other lines is left
+    out.
     """
     found: dict[str, dict[str, Any]] = {}
-    noted = events()
+    noted = events(folder)
     for event in noted:
         if event.pop("number", number) != number:
             continue
@@ -139,17 +138,17 @@ def timeline(number: int = 1) -> dict[str, dict[str, Any]]:
     return found
 
 
-def keep_recording(name: str, code: int, error: str) -> dict[str, Any]:
+def keep_recording(settings: Settings, name: str, code: int, error: str) -> dict[str, Any]:
     """After a run that failed: its recording in a folder of its own, and what happened as a dictionary."""
-    result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline()}
-    for recording in sorted((stage.session() or Path(os.devnull)).glob("recording-*.wav")):
+    result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline(settings.control)}
+    for recording in sorted((settings.session or Path(os.devnull)).glob("recording-*.wav")):
         try:
             with wave.open(str(recording)) as sound:
                 seconds = sound.getnframes() / sound.getframerate()
         except (wave.Error, EOFError):  # a recorder that is not ours was killed while it wrote it
             continue
         if seconds >= SHORTEST_KEPT:
-            with RunFolder(recording.stat().st_mtime) as run:
+            with RunFolder(settings.output, recording.stat().st_mtime, settings.session) as run:
                 run.take(recording, "prompt.wav")
                 with contextlib.suppress(UserError):  # a full disk still has room for a name
                     run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
@@ -166,11 +165,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stage", required=True, help="the stage that failed")
     parser.add_argument("--code", type=int, required=True, help="its exit code")
     arguments = parser.parse_args(argv)
-    folder = stage.control()
-    report = folder / f"{arguments.stage}.error" if folder else None
+    settings = Settings.from_environment()
+    stage.begin("pipeline", settings)
+    report = settings.control / f"{arguments.stage}.error" if settings.control else None
     error = report.read_text(encoding="utf-8").strip() if report and report.is_file() else ""
-    result = keep_recording(arguments.stage, arguments.code, error)
-    if stage.is_set("JSON"):
+    result = keep_recording(settings, arguments.stage, arguments.code, error)
+    if settings.json:
         print(json.dumps(result))
     return 0
 

@@ -8,7 +8,6 @@ machine, on the processor. https://arxiv.org/abs/2210.04610 describes what it fi
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
-from helpers.catalog import catalog
-from helpers.core.errors import UserError
 from helpers.draw.engines import nvidia
 
 # What CLIP was trained with (openai/CLIP, clip.py): pixels of a side, mean and spread of each colour
@@ -28,20 +25,15 @@ _SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
-    """The detector that the model in `folder` brings along (`safety_checker`), or the one that was fetched for all.
+    """The filter from its folder, `safety_checker` of a model.
 
-    Returns a function of a picture, uint8 (height, width, 3), that says whether the filter takes it.
+    Returns a function of a picture, uint8 (height, width, 3), that says whether the filter flags it.
 
-    Raises: UserError 69 with the command that gets what is missing: the detector, or PyTorch, which computes it.
+    Raises: UserError 69 for one that is damaged, or where PyTorch, which computes it, is missing.
     """
-    fetched = catalog.default("filter")
-    places = [place for place in (folder / "safety_checker", fetched.folder / "safety_checker") if place.is_dir()]
-    if not places:
-        remedy = f"Get one with: ./download_model.py {fetched.name}   ({catalog.human(fetched.bytes)})"
-        raise UserError(os.EX_UNAVAILABLE, "--safe needs a detector, and there is none on this machine", remedy)
     nvidia.check_packages()
-    files = diffusers_folder.weight_files(places[0])
-    half, config = ".fp16." in files[0].name, diffusers_folder.read_config(places[0] / "config.json")
+    files = diffusers_folder.weight_files(folder)
+    half, config = ".fp16." in files[0].name, diffusers_folder.read_config(folder / "config.json")
     diffusers_folder.library("transformers").utils.logging.disable_progress_bar()
     torch = diffusers_folder.library("torch")
     module = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
@@ -51,13 +43,13 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
             described = sum(one.numel() for one in kind(kind.config_class(**config)).parameters())
         diffusers_folder.check_amount(described, files)
         checker, found = kind.from_pretrained(
-            places[0], use_safetensors=True, local_files_only=True, output_loading_info=True,
+            folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
             variant="fp16" if half else None, dtype=torch.float32,
         )  # fmt: skip
     except Exception as error:  # torch, safetensors and transformers have exceptions of their own
-        raise diffusers_folder.misfit(places[0], error) from error
+        raise diffusers_folder.misfit(folder, error) from error
     if lost := sorted(found["missing_keys"]):
-        raise diffusers_folder.misfit(places[0], ValueError(f"{lost[0]} is missing"))
+        raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
     return lambda pixels: bool(checker(clip_input=_seen(pixels), images=[pixels.copy()])[1][0])
 
 

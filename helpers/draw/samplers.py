@@ -14,11 +14,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.adapt.diffusers_folder import damaged
 from helpers.core.errors import UserError
 
 Array = NDArray[Any]  # float32 throughout
@@ -264,11 +266,17 @@ def start(name: str, config: Mapping[str, Any], steps: int, noise: Callable[[], 
     The configuration may be of another scheduler: what both know is taken from it, as diffusers' from_config does.
 
     Raises:
-        UserError: 64 for an unknown name or number of steps, 69 for a configuration that is not computed here.
+        UserError: 64 for an unknown name or number of steps, 69 for a configuration that is damaged or not computed
+            here.
     """
     if name not in SAMPLERS:
         raise UserError(os.EX_USAGE, f"there is no sampler {name!r}", f"Samplers: {', '.join(SAMPLERS)}.")
-    return SAMPLERS[name](config, steps, noise)
+    try:
+        return SAMPLERS[name](config, steps, noise)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged configuration leads to
+        raise damaged(Path("scheduler/scheduler_config.json"), error) from error
 
 
 def _alphas(config: Mapping[str, Any]) -> Array:

@@ -12,7 +12,7 @@ from helpers.catalog import catalog
 from helpers.catalog.catalog import Entry
 from helpers.core import stage
 from helpers.core.settings import Settings
-from helpers.draw import engines, generate
+from helpers.draw import engines
 
 NAME = "wanted_models"
 
@@ -20,12 +20,8 @@ NAME = "wanted_models"
 def suitable(settings: Settings) -> list[Entry]:
     """The speech model for the user's language and the image model for the engine of this machine."""
     models = catalog.read(settings.models)
-    engine = engines.available()[0]
-    try:
-        role = generate.role(engine)
-    except ModuleNotFoundError:  # the environment is not there yet; the models of an engine are of about one size
-        role = engine
-    return [models.speech(settings.language, settings.translate), models.default(role)]
+    engine = engines.available(settings.engine)[0]
+    return [models.speech(settings.language, settings.translate), models.default(engines.role(engine))]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -27,10 +27,14 @@ from prompt_toolkit.utils import get_cwidth
 from test_confirm import confirm
 from whole_pipe import Pipe
 
-from helpers.core import session, terminal
+from helpers.core import session as files
+from helpers.core import terminal
+from helpers.core.lines import Line
 from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
-from helpers.draw import generate, run_folder
+from helpers.draw import generate, png, run_folder
+from helpers.draw.job import Job, Picture
 from helpers.listen import audio, transcribe
 
 PLATFORM = ROOT / "helpers" / "shell" / "platform"
@@ -93,7 +97,7 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
             assert transcribe.careful(always(text))(pcm) == printable(text), number
         show = terminal.Meter(9, shown=True, session=tmp_path)
         for number in range(100 * tried):
-            (tmp_path / session.PARTIAL).write_bytes(line(number))
+            (tmp_path / files.PARTIAL).write_bytes(line(number))
             screen.seek(0)
             screen.truncate()
             show.show(1.0, -20.0)
@@ -172,35 +176,35 @@ def test_a_line_without_end(tmp_path: Path, what: str) -> None:
 def test_metadata(size: Size, record_property: Note) -> None:
     """The text in a picture is read back exactly, by another program's reader."""
     tried, pixels = size(3000, 100_000), np.zeros((1, 1, 3), np.uint8)
-    model = {"name": "m", "sha256": "0" * 64}
     for number in range(tried):
-        prompt, negative = meant(line(number)), meant(line(number + 1))
-        run = {"prompt": prompt, "negative_prompt": negative, "steps": 1, "sampler": "s", "guidance": 1.0}
-        text = generate.parameters({**run, "size": "1x1", "model": model}, number)
-        with Image.open(io.BytesIO(generate.png(pixels, text))) as picture:
-            found = picture.text["parameters"]  # type: ignore[attr-defined]
+        job = Job(meant(line(number)), meant(line(number + 1)), number, 1, 1, 1.0, "s", (16, 16), "", "m", "0" * 10)
+        picture = Picture(pixels, number, job, "openvino", "openvino 1", "f32", "1.0")
+        text = png.parameters(picture)
+        with Image.open(io.BytesIO(png.encode(picture))) as image:
+            found = image.text["parameters"]  # type: ignore[attr-defined]
         assert found == text, number
         first, *others, settings = found.split("\n")
-        assert first == prompt and others == ([f"Negative prompt: {negative}"] if negative else []), number
+        assert first == job.prompt and others == ([f"Negative prompt: {job.negative}"] if job.negative else []), number
         assert settings.startswith("Steps: 1, "), number
+        assert png.parse(found) == job, number
     record_property("tried", tried)
 
 
-def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size, record_property: Note) -> None:
+def test_run_folders(tmp_path: Path, size: Size, record_property: Note) -> None:
     """A run's folder has a harmless name and lies in the output folder; its files hold the exact text."""
-    monkeypatch.setenv("A2I_OUTPUT", str(tmp_path / "outputs"))
-    monkeypatch.setenv("A2I_SESSION", "")
-    monkeypatch.setenv("A2I_CONTROL", "")
+    (session := tmp_path / "session").mkdir()
+    settings = Settings(output=tmp_path / "outputs", session=session)
     tried, pixels = size(3000, 100_000), np.zeros((1, 1, 3), np.uint8)
-    model = {"name": "m", "sha256": "0" * 64}
     for number in range(tried):
         prompt, spoken = meant(line(number)), meant(line(number + 1))
         assert re.fullmatch("([a-z0-9]+(-[a-z0-9]+)*)?", run_folder.slug(prompt)), number
         assert len(run_folder.slug(prompt)) <= 40, number
         if number % (tried // 300):
             continue
-        run = {"prompt": prompt, "negative_prompt": "", "steps": 1, "sampler": "s", "guidance": 1.0, "size": "1x1"}
-        kept = generate.keep({**run, "model": model, "transcript": spoken}, 1, [(number, pixels)])
+        job = Job(prompt, "", number, 1, 1, 1.0, "s", (1, 1), "", "m", "0" * 64)
+        files.transcript(session, 7).write_text(spoken + "\n", encoding="utf-8")
+        picture = Picture(pixels, number, job, "openvino", "openvino 1", "f32", "1.0")
+        kept = generate.keep(settings, Line(prompt, 7), [picture])
         folder = Path(kept["folder"])
         assert folder.parent == tmp_path / "outputs" and not folder.is_symlink(), number
         assert (folder / "prompt.txt").read_bytes() == prompt.encode() + b"\n", number
@@ -209,17 +213,26 @@ def test_run_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size
         assert (written["prompt"], written["transcript"]) == (prompt, spoken), number
         assert json.loads(json.dumps(kept))["prompt"] == prompt, number
         shutil.rmtree(folder)
-    assert not list((tmp_path / "outputs").iterdir()) and [path.name for path in tmp_path.iterdir()] == ["outputs"]
+    assert not list((tmp_path / "outputs").iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["outputs", "session"]
     record_property("tried", tried)
 
 
-def test_transcripts_keep_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: Size) -> None:
-    """Line N of the recogniser belongs to picture N, whatever the other lines contain."""
-    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
-    texts = [line(number) for number in range(8, size(200, 5000))]
-    (tmp_path / "transcript.txt").write_bytes(b"".join(text + b"\n" for text in texts))
-    for number in range(0, len(texts), 20):
-        assert generate.transcript(number + 1) == meant(texts[number]), number
+def test_a_line_without_an_id_gets_no_transcript_and_no_recording(tmp_path: Path) -> None:
+    """A picture gets the transcript and recording of the recording that its line names, and else none."""
+    (session := tmp_path / "session").mkdir()
+    settings = Settings(output=tmp_path / "outputs", session=session)
+    job = Job("a cat", "", 1, 1, 1, 1.0, "s", (1, 1), "", "m", "0" * 64)
+    picture = Picture(np.zeros((1, 1, 3), np.uint8), 1, job, "openvino", "openvino 1", "f32", "1.0")
+    for number in (1, 2):
+        files.transcript(session, number).write_text(f"text {number}\n")
+        files.recording(session, number).write_text(f"sound {number}")
+    for id in (None, 0, 3):
+        folder = Path(generate.keep(settings, Line("a cat", id), [picture])["folder"])
+        assert sorted(path.name for path in folder.iterdir()) == ["image.png", "prompt.txt", "run.json"]
+    folder = Path(generate.keep(settings, Line("a cat", 2), [picture])["folder"])
+    assert (folder / "transcript.txt").read_text() == "text 2\n" and (folder / "prompt.wav").read_text() == "sound 2"
+    assert files.recording(session, 1).exists() and not files.recording(session, 2).exists()
 
 
 def test_folders_whose_name_is_no_text(tmp_path: Path) -> None:

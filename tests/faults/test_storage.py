@@ -196,11 +196,10 @@ def test_vanishing_folder(pipe: Pipe, size: Size, record_property: Record, momen
         shutil.rmtree(pipe.output, ignore_errors=True)
 
 
-def test_recording_outlives_a_run_that_cannot_be_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_outlives_a_run_that_cannot_be_kept(tmp_path: Path) -> None:
     """The last file of a run cannot be written: the recording stays, and the next run saves it."""
-    monkeypatch.setenv("A2I_OUTPUT", str(tmp_path))
     (recording := tmp_path / "recording-1.wav").write_bytes(b"spoken")
-    with pytest.raises(UserError), run_folder.RunFolder(0) as run:
+    with pytest.raises(UserError), run_folder.RunFolder(tmp_path, 0) as run:
         run.take(recording, "prompt.wav")
         run.write("no such folder/run.json", "")
     assert recording.read_bytes() == b"spoken"
@@ -257,11 +256,8 @@ def test_names_of_the_same_second(
     """Many folders of the same second and words, made by eight threads at once, all get different names."""
     from concurrent.futures import ThreadPoolExecutor
 
-    monkeypatch.setenv("A2I_OUTPUT", str(tmp_path))
-    monkeypatch.delenv("A2I_SESSION", raising=False)
-
     def one(number: int) -> Path:
-        with run_folder.RunFolder(0) as run:
+        with run_folder.RunFolder(tmp_path, 0) as run:
             run.write("prompt.txt", str(number))
             return run.finish("a burger")
 

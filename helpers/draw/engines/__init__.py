@@ -2,39 +2,91 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import platform
 import re
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from helpers.core.errors import UserError
-from helpers.core.stage import setting
 from helpers.draw.engines import nvidia
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from helpers.core.system import Machine
     from helpers.draw.tokenizer import Tokenizer
 
     Array = NDArray[np.float32]
 
-# The registry: an engine is one module beside this one and one line here. The name is what A2I_ENGINE takes.
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of an engine before its framework is imported."""
+
+    module: str  # its `load` takes what `load` below takes, without the name
+    about: Callable[[], str]  # for --doctor: "OpenVINO on the processor"
+    draws: Callable[[Path], bool]  # whether it draws with the model in a folder
+    is_here: Callable[[], bool] = lambda: False  # whether this machine uses it without being asked to
+    advice: Callable[[], str] = lambda: ""  # what is missing for it, on one line, if it would be quicker
+    role: Callable[[], str] = lambda: ""  # of its default model in the catalogue, if that is not its name
+    models: str = ""  # the engine whose models in the catalogue it draws with, if not its own
+
+
+def _is_coreml(folder: Path) -> bool:
+    return any(folder.glob("Unet*.ml*"))
+
+
+def _is_diffusers(folder: Path) -> bool:
+    return not _is_coreml(folder)
+
+
+def _mac() -> Machine:
+    from helpers.core import system
+
+    return system.machine()
+
+
+# The registry, the quickest engine first: an engine is one module beside this one and one entry here. The name is what
+# A2I_ENGINE takes.
 ENGINES = {
-    "coreml": "helpers.draw.engines.coreml",
-    "torch": "helpers.draw.engines.torch_engine",
-    "openvino": "helpers.draw.engines.openvino_engine",
+    "coreml": Kind(
+        "helpers.draw.engines.coreml",
+        lambda: f"Core ML on {_mac().chip}",
+        _is_coreml,
+        is_here=lambda: (platform.system(), platform.machine()) == ("Darwin", "arm64"),
+        role=lambda: "coreml-gpu" if _mac().has_big_gpu else "coreml",
+    ),
+    "torch": Kind(
+        "helpers.draw.engines.torch_engine",
+        lambda: "PyTorch on an NVIDIA GPU",
+        _is_diffusers,
+        is_here=lambda: nvidia.has_driver() and not nvidia.missing(),
+        advice=lambda: nvidia.advice(),
+    ),
+    "openvino": Kind(
+        "helpers.draw.engines.openvino_engine",
+        lambda: "OpenVINO on the processor",
+        _is_diffusers,
+        is_here=lambda: True,
+    ),
 }
 SPELLINGS = {"cuda": "torch", "cpu": "openvino"}  # names of earlier versions
 
-# Whoever imports openvino after this gets it without its tools for converting models: they bring the package
-# openvino_telemetry, which reports each import to Google Analytics. The runtime itself sends nothing.
-sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
+
+@dataclass(frozen=True)
+class Options:
+    """How a machine is to draw, for all engines; each takes what concerns it."""
+
+    low_memory: bool | None = None  # keep only what computes in memory; None: where memory is short
+    compute_units: str = ""  # Core ML's; "": what was found to work
+    allow_pickle: bool = False  # open weights that are Python pickles
+    goes_on: bool = False  # many pictures will be drawn, so that compiling in the background pays
+    cache: Path | None = None  # where an engine keeps what it compiles; None: in `.cache` of the repository
 
 
 @dataclass(frozen=True)
@@ -53,7 +105,7 @@ class Engine(Protocol):
     twice that number: the unwanted halves first.
     """
 
-    name: str  # of ENGINES
+    name: str  # in ENGINES
     version: str  # what computes, for run.json: "openvino 2026.4.1"
     precision: str  # "f32", "bf16" or "f16"
     size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
@@ -87,29 +139,33 @@ class Engine(Protocol):
         ...
 
 
-def available() -> tuple[str, ...]:
-    """The engines of this machine, the quickest first; A2I_ENGINE leaves one.
+def available(asked: str = "") -> tuple[str, ...]:
+    """The engines that this machine draws with, the quickest first; `asked` (A2I_ENGINE) leaves that one.
 
     Raises: UserError 64 for a name that is none of ENGINES.
     """
-    if asked := setting("ENGINE"):
+    if asked:
         asked = SPELLINGS.get(asked, asked)
         if asked not in ENGINES:
             raise _unknown(asked)
         return (asked,)
-    if (platform.system(), platform.machine()) == ("Darwin", "arm64"):
-        return ("coreml", "openvino")
-    return ("torch", "openvino") if nvidia.has_driver() and not nvidia.missing() else ("openvino",)
+    return tuple(name for name, kind in ENGINES.items() if kind.is_here())
 
 
 def engines_of(folder: Path) -> tuple[str, ...]:
-    """The engines that compute the model in `folder`: coreml for Core ML models, two for a diffusers folder."""
-    return ("coreml",) if any(folder.glob("Unet*.ml*")) else ("torch", "openvino")
+    """The engines that draw with the model in `folder`."""
+    return tuple(name for name, kind in ENGINES.items() if kind.draws(folder))
+
+
+def role(name: str) -> str:
+    """The catalogue's role for the pictures of an engine on this machine."""
+    return ENGINES[name].role() or ENGINES[name].models or name
 
 
 def load(
     name: str,
     folder: Path,
+    options: Options | None = None,
     *,
     size: tuple[int, int] | None = None,
     guidance: bool = True,
@@ -124,25 +180,25 @@ def load(
         UserError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
             the engine does not compute.
     """
+    name = SPELLINGS.get(name, name)
     if name not in ENGINES:
         raise _unknown(name)
-    engine: Engine = importlib.import_module(ENGINES[name]).load(folder, size, guidance, precision)
-    _check_scheduler(engine, folder)
+    module = importlib.import_module(ENGINES[name].module)
+    engine: Engine = module.load(folder, options or Options(), size=size, guidance=guidance, precision=precision)
     return engine
 
 
-def _check_scheduler(engine: Engine, folder: Path) -> None:
-    """Raises UserError 69 for settings that sampling would stumble over, before anything is said or drawn."""
-    import numpy as np
+def check_size(size: tuple[int, int], factor: int) -> None:
+    """Refuse a size (width, height) that is no multiple of `factor`, the model's pixels per latent.
 
-    from helpers.adapt.diffusers_folder import damaged
-    from helpers.draw import samplers
-
-    try:
-        with contextlib.suppress(UserError):  # of a sampler or a number of steps: another may be asked for
-            samplers.start(engine.defaults.sampler, engine.scheduler, engine.defaults.steps, lambda: np.zeros(1))
-    except Exception as error:
-        raise damaged(folder / "scheduler" / "scheduler_config.json", error) from error
+    Raises:
+        UserError: 64, with the nearest size that the model draws.
+    """
+    width, height = size
+    if min(size) < factor or width % factor or height % factor:
+        nearest = "x".join(str(max(factor, round(side / factor) * factor)) for side in size)
+        message = f"this model cannot draw {width}x{height}: both sides must be multiples of {factor}"
+        raise UserError(os.EX_USAGE, message, f"The nearest size it draws is {nearest}.")
 
 
 def _unknown(name: str) -> UserError:

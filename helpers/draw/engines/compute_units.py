@@ -18,19 +18,19 @@ from typing import Any
 from helpers.core import system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.stage import say, setting
+from helpers.core.stage import say
 
 UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are fallen back to
 REMEMBERED = ROOT / ".cache" / "coreml" / "units.json"
 PATIENCE = 900  # seconds for a trial: the Neural Engine takes minutes to prepare a model it sees for the first time
 
 
-def choose_unit(folder: Path) -> str:
-    """The compute unit for a model: A2I_COMPUTE_UNITS, or what was found to work on this macOS, or is found now.
+def choose_unit(folder: Path, asked: str = "") -> str:
+    """The compute unit for a model: the one asked for, or what was found to work on this macOS, or is found now.
 
     Raises: UserError 64 for a name that is none, 69 if no unit computes the model.
     """
-    if asked := setting("COMPUTE_UNITS"):
+    if asked:
         if asked not in UNITS:
             raise UserError(os.EX_USAGE, f"there is no compute unit {asked!r}", f"Units: {', '.join(UNITS)}.")
         return asked

@@ -15,21 +15,17 @@ import json
 import logging
 import os
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from importlib.abc import MetaPathFinder
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import damaged, plain, read_config
-from helpers.core import system
+from helpers.core import imports, system
 from helpers.core.errors import UserError
-from helpers.core.stage import is_set, setting
-from helpers.draw.engines import Defaults, compute_units, defaults, xl
+from helpers.draw.engines import Defaults, Options, compute_units, defaults, xl
 from helpers.draw.tokenizer import END, Tokenizer
 
 if TYPE_CHECKING:
@@ -58,23 +54,8 @@ def coremltools() -> Any:
     if module := sys.modules.get("coremltools"):
         return module
     logging.getLogger("coremltools").setLevel(logging.ERROR)
-    refusal = _Refusal("torch", "transformers", "tensorflow", "sklearn", "xgboost")
-    sys.meta_path.insert(0, refusal)
-    try:
+    with imports.without("torch", "transformers", "tensorflow", "sklearn", "xgboost"):
         return importlib.import_module("coremltools")
-    finally:
-        sys.meta_path.remove(refusal)
-
-
-class _Refusal(MetaPathFinder):
-    """Refuses to import some packages, but only in the thread that made it: another may be loading PyTorch."""
-
-    def __init__(self, *packages: str) -> None:
-        self._packages, self._thread = packages, threading.get_ident()
-
-    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> None:
-        if fullname in self._packages and threading.get_ident() == self._thread:
-            raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 class Network:
@@ -217,18 +198,18 @@ class CoreMl:
         return outputs
 
 
-def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.draw.engines.load does for the engine "coreml"."""
     if precision not in ("", "f16"):
         raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
     weight = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    frugal = is_set("LOW_MEMORY") if setting("LOW_MEMORY") else 0 < system.machine().memory < 4 * weight
-    engine = CoreMl(folder, frugal)
+    short = 0 < system.machine().memory < 4 * weight
+    engine = CoreMl(folder, short if options.low_memory is None else options.low_memory)
     if size not in (None, engine.size):
         remedy = "Leave --size out, or convert one of that size: python -m helpers.compress.convert_coreml --help."
         message = f"this model draws {engine.size[0]}x{engine.size[1]} only: a Core ML model has one size"
         raise UserError(os.EX_USAGE, message, remedy)
-    engine.load(compute_units.choose_unit(folder))  # last: it may take minutes
+    engine.load(compute_units.choose_unit(folder, options.compute_units))  # last: it may take minutes
     return engine
 
 

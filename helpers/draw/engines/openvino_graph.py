@@ -6,13 +6,20 @@ them is in `architecture.py`. Tokens are (n, length, channels).
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numpy.typing import NDArray
-from openvino import Model, Node
-from openvino import opset15 as op
 
+from helpers.core.openvino import runtime
 from helpers.draw.engines import architecture
 from helpers.draw.engines.architecture import Config, Layers, Weights
+
+if TYPE_CHECKING:
+    from openvino import Model, Node
+    from openvino import opset15 as op
+else:
+    Model, Node, op = runtime().Model, runtime().Node, runtime().opset15
 
 
 class _Layers(Layers[Node]):

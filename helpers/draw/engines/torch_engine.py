@@ -9,6 +9,7 @@ runs out, the call is repeated with less in it.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -20,9 +21,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
 from helpers.core.errors import UserError
-from helpers.core.stage import is_set, say, setting
-from helpers.draw.diffusion import check_size
-from helpers.draw.engines import Defaults, defaults, nvidia, xl
+from helpers.draw.engines import Defaults, Options, check_size, defaults, nvidia, xl
 from helpers.draw.engines.torch_unet import Unet
 from helpers.draw.tokenizer import Tokenizer
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
 _PRECISIONS = {"cuda": ("f16", "bf16", "f32"), "mps": ("f16", "f32"), "cpu": ("f32", "bf16")}  # the usual one first
@@ -46,7 +46,7 @@ _FULL = "out of memory|can't allocate|ALLOC_FAILED"  # what CUDA and MPS, the pr
 RESIDENT, UNET_ONLY, LAYERS = range(3)
 
 
-class Cuda:
+class Torch:
     """The engine; helpers.draw.engines.Engine says what its members are."""
 
     name = "torch"
@@ -73,6 +73,7 @@ class Cuda:
         self._zero_empty: bool = known["zero_empty"]
         self._torch, self._device, self._rows = torch, device, 2 if known["guidance"] else 1
         self._warms = device.type != "cpu"
+        self._options: Options = known["options"]
         self._call = Unet(torch, self._unet, device, self.size, self._pooled)
         self.level, self.pictures, tiles = self._plan()
         if tiles:
@@ -116,8 +117,9 @@ class Cuda:
         return self._retried(compute, decodes=True)
 
     def warm(self, pictures: int = 1) -> None:
-        """Compute each network with the shapes that will come, on a GPU twice, so that the calls are recorded; with
-        --loop also begin to compile the UNet. On a processor the first step would take longer than what this saves."""
+        """Compute each network with the shapes that will come, on a GPU twice, so that the calls are recorded; if
+        many pictures will come, also begin to compile the UNet. On a processor the first step would take longer than
+        what this saves."""
         text = self.encode_text(self.tokenizer.encode("a").ids)
         if not self._warms:
             return
@@ -129,7 +131,7 @@ class Cuda:
         for _ in range(2):
             self.predict_noise(latents, 999.0, text)
         self.decode(latents[:1])
-        if is_set("LOOP") and self._call.records:
+        if self._options.goes_on and self._call.records:
             self._call.compile(latents, text)
 
     def _plan(self) -> tuple[int, int, bool]:
@@ -146,8 +148,10 @@ class Cuda:
         config = self._vae.config
         first = (config.decoder_block_out_channels if _is_tiny(self._vae) else config.block_out_channels)[0]
         decoding = _DECODING * first * next(self._vae.parameters()).element_size() * width * height
-        asked = setting("LOW_MEMORY")
-        if asked != "1" and (asked == "0" or free > unet + others + max(step, decoding)):
+        frugal = self._options.low_memory
+        if frugal is None:
+            frugal = free <= unet + others + max(step, decoding)
+        if not frugal:
             return RESIDENT, max(1, min(_MOST, (free - unet - others) // max(step, 1))), False
         level = UNET_ONLY if free > unet + step else LAYERS
         return level, 1, free < (unet if level == UNET_ONLY else 0) + _bytes(self._vae) + decoding
@@ -216,7 +220,7 @@ class Cuda:
             raise UserError(os.EX_UNAVAILABLE, message, remedy)
         levels = ("only the UNet stays in it, which is slower", "each layer is brought when needed, which is slower")
         what = "pictures are decoded in tiles, which changes them slightly" if tiles else levels[self.level]
-        say(f"generate: the memory of {self._where} is full; from now on {what}")
+        log.warning("the memory of %s is full; from now on %s", self._where, what)
         self._call.forget()
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
@@ -225,7 +229,7 @@ class Cuda:
         return self.level if tiles else self.level + 1
 
 
-def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.draw.engines.load does for the engine "torch"."""
     nvidia.check_packages()
     index = folder / "model_index.json"
@@ -253,12 +257,14 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     parts = {}
     for part in names:  # XL's decoder overflows; others say force_upcast only because diffusers does by default
         exact = part == "vae" and precision == "f16" and "text_encoder_2" in names and configs[part].get("force_upcast")
-        parts[part] = _load(torch, folder / part, configs[part], "f32" if exact else precision)
-    return Cuda(
+        source = _source(folder / part, "f32" if exact else precision, options.allow_pickle)
+        parts[part] = _load(torch, folder / part, configs[part], source, "f32" if exact else precision)
+    return Torch(
         torch,
         folder,
         parts,
         device,
+        options=options,
         precision=precision,
         size=size,
         factor=factor,
@@ -267,22 +273,25 @@ def load(folder: Path, size: tuple[int, int] | None, guidance: bool, precision: 
     )
 
 
-def _source(folder: Path, precision: str) -> tuple[list[Path], dict[str, Any]]:
+def _source(folder: Path, precision: str, allow_pickle: bool) -> tuple[list[Path], dict[str, Any]]:
     """The weights in `folder`, and what from_pretrained has to be told of them. Raises as weights.weight_files."""
     try:
         variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
         files = diffusers_folder.weight_files(folder, variants)
     except UserError:
         pickles = sorted(folder.glob("*.bin"))
-        if not is_set("ALLOW_PICKLE") or not pickles:
+        if not allow_pickle or not pickles:
             raise
         files = pickles[-1:]  # torch opens it with weights_only: even so a pickle is for those who trust its author
     variant = re.search(r"\.(fp16|bf16)[.-]", files[0].name)
     return files, {"use_safetensors": files[0].suffix == ".safetensors", "variant": variant[1] if variant else None}
 
 
-def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> Any:
-    """One network, still in the computer's memory. Raises UserError 69 for one that is damaged or not known here."""
+def _load(
+    torch: Any, folder: Path, config: dict[str, Any], found_at: tuple[list[Path], dict[str, Any]], precision: str
+) -> Any:
+    """One network from what `_source` gave, still in the computer's memory. Raises UserError 69 for one that is damaged
+    or not known here."""
     home = "transformers" if folder.name.startswith("text") else "diffusers"
     kinds = {
         "text_encoder": "CLIPTextModel",
@@ -290,7 +299,7 @@ def _load(torch: Any, folder: Path, config: dict[str, Any], precision: str) -> A
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderTiny" if config.get("_class_name") == "AutoencoderTiny" else "AutoencoderKL",
     }
-    files, source = _source(folder, precision)
+    files, source = found_at
     library = diffusers_folder.library(home)
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()

@@ -8,7 +8,7 @@ then on: a single picture is otherwise bound by Python, not by the GPU.
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.core.paths import ROOT
-from helpers.core.stage import is_set, say
 from helpers.draw.engines import xl
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array
+
+log = logging.getLogger(__name__)
 
 _LCM_GUIDANCE = 8.5  # what diffusers' LatentConsistencyModelPipeline draws with; the model takes it as an input
 
@@ -86,11 +86,9 @@ class Unet:
     def compile(self, latents: Array, text: Array) -> None:
         """Compile the UNet for calls like this one, in a thread; until that is done, calls go on as before.
 
-        It takes a minute or two for the first time, seconds from then on (`.cache/torch`), and pays after some dozen
-        pictures only. What cannot be compiled stays as it is.
+        It takes a minute or two for the first time, seconds from then on, and pays after some dozen pictures only. What
+        cannot be compiled stays as it is. `stage.run` says where torch keeps what it compiles.
         """
-        for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
-            os.environ.setdefault(variable, str(ROOT / ".cache" / "torch" / name))
         self.compiling = threading.Thread(target=self._compile, args=(latents, text), daemon=True)
         self.compiling.start()
 
@@ -110,8 +108,7 @@ class Unet:
                         self._record(inputs)
                     known[len(latents)] = inputs
         except Exception as error:  # compilers fail in many ways, and none of them is worth a picture
-            if is_set("VERBOSE"):
-                say(f"generate: the UNet is not compiled: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            log.debug("the UNet is not compiled: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 
     def _inputs(self, latents: Array, text: Array) -> _Inputs:
         torch = self._torch

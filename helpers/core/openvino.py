@@ -1,0 +1,174 @@
+"""The one place that compiles for OpenVINO: device, threads, and a cache of compiled models.
+
+    network = openvino.compiled(build, "my-model-unet", identity, precision="f32")
+    [noise] = network(latents, time, text)            # from any thread
+
+`build` makes the graph and is called only if the cache (`.cache/openvino`) has no copy that `identity` fits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import platform
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from helpers.core import imports, paths
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, Core, InferRequest, Model
+
+CACHE = paths.CACHE / "openvino"
+PRECISIONS = ("f32", "bf16")
+_DEVICE = "CPU"
+_KEPT = 2  # compiled copies of one name: the last two sizes that were asked for
+
+
+@functools.lru_cache(maxsize=1)
+def runtime() -> Any:
+    """The openvino module, which takes 0.1 s to import.
+
+    It is imported without its model converter, which would load openvino_telemetry: that reports each import to Google
+    Analytics. The runtime itself sends nothing.
+    """
+    with imports.without("openvino.tools.ovc"):
+        import openvino
+
+    return openvino
+
+
+def version() -> str:
+    """For run.json: `openvino 2026.4.1`."""
+    return f"openvino {runtime().__version__.split('-')[0]}"
+
+
+class Network:
+    """A compiled model. Calls from several threads at once are right; each then has memory of its own."""
+
+    def __init__(self, model: CompiledModel, pages: NDArray[Any] | None = None) -> None:
+        self.precision: str = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self._model = model
+        self._pages = pages  # of the cache's file, which the model reads its weights from as long as it lives
+        self._idle: list[InferRequest] = [model.create_infer_request()]  # append and pop are atomic
+
+    def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
+        """The outputs, in the order of the graph."""
+        try:
+            request = self._idle.pop()
+        except IndexError:
+            request = self._model.create_infer_request()
+        try:
+            outputs = request.infer(list(inputs), share_inputs=True)
+            return [np.asarray(output, dtype=np.float32) for output in outputs.values()]
+        finally:
+            self._idle.append(request)
+
+    def warm(self) -> None:
+        """Run once with zeros: the first run allocates memory, which doubles its time."""
+        self(*(np.zeros(port.shape, port.element_type.to_dtype()) for port in self._model.inputs))
+
+
+def compiled(
+    build: Callable[[], Model], name: str, identity: object, *, precision: str = "f32", cache: Path | None = None
+) -> Network:
+    """The network that `build` describes, from the cache, or compiled now and kept there if it can be written to.
+
+    name: begins the names of its files in the cache; older files of that name are removed. identity: everything that
+    the graph depends on, as an object whose repr says it (files and their times, code, shapes). precision: of
+    PRECISIONS. cache: the folder, by default CACHE.
+
+    Raises: what `build` raises; RuntimeError for a graph that the runtime does not compile.
+    """
+    core = runtime().Core()
+    options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
+    options["EXECUTION_MODE_HINT"] = "ACCURACY" if precision == "f32" else "PERFORMANCE"
+    processor = [platform.machine(), core.get_property(_DEVICE, "FULL_DEVICE_NAME"), _processor_flags()]
+    key = short([identity, runtime().__version__, processor, sorted(options.items())])
+    file = (cache or CACHE) / f"{name}-{key}.blob"
+    if restored := _restore(core, file, options):
+        return restored
+    model = core.compile_model(build(), _DEVICE, options)
+    _keep(model, file, name)
+    return Network(model)
+
+
+def short(value: object) -> str:
+    """16 hex digits that tell one value from another."""
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=1)
+def _processor_flags() -> str:
+    """The features of the processor, where Linux says them: a model compiled for more does not run on less."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return ""
+
+
+def _restore(core: Core, file: Path, options: dict[str, Any]) -> Network | None:
+    """Read a compiled model back. The checksum at its end comes first: the runtime checks none and may crash."""
+    try:
+        pages = np.memmap(file, np.uint8, "c")  # OpenVINO shares writable memory only
+        if len(pages) > 4 and zlib.crc32(pages[:-4].data) == int.from_bytes(pages[-4:].tobytes(), "little"):
+            model = core.import_model(runtime().Tensor(pages[:-4], shared_memory=True), _DEVICE, options)
+            with contextlib.suppress(OSError):
+                os.utime(file)
+            return Network(model, pages)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RuntimeError):
+        pass
+    with contextlib.suppress(OSError):  # damaged, or of a runtime that does not take it
+        file.unlink()
+    return None
+
+
+class _Export(io.BytesIO):
+    """Writes what the runtime exports to a file. It takes a BytesIO only, which would hold a big model in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__()
+        self.file = file
+        self.error: OSError | None = None  # the runtime would go on as if nothing had happened
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+
+def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
+    """Write a compiled model to the cache, whole or not at all, and remove older ones of the same name."""
+    beside = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("w+b") as stream:
+            compiled.export_model(export := _Export(stream))
+            if export.error:
+                raise export.error
+            stream.seek(0)
+            checksum = 0
+            while block := stream.read(1 << 24):
+                checksum = zlib.crc32(block, checksum)
+            stream.write(checksum.to_bytes(4, "little"))
+        beside.replace(file)
+        others = sorted(file.parent.glob(f"{name}-*"), key=lambda other: other.stat().st_mtime)
+        for other in others[:-_KEPT]:
+            other.unlink()
+    except OSError:  # read-only or full: the next start compiles again
+        with contextlib.suppress(OSError):
+            beside.unlink()

@@ -1,0 +1,62 @@
+"""What is to be drawn, and what was: plain values that a host may send to another thread, process or machine."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from helpers.core.settings import LARGEST_SEED
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from helpers.draw.engines import Defaults
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt and how to draw it. None and "" leave the choice to the model."""
+
+    prompt: str
+    negative: str = ""
+    seed: int | None = None  # 0 … LARGEST_SEED; of the first picture, each further one has the next; None: random
+    count: int = 1  # pictures
+    steps: int | None = None
+    guidance: float | None = None
+    sampler: str | None = None  # a name of samplers.SAMPLERS
+    size: tuple[int, int] | None = None  # width and height in pixels
+    precision: str = ""  # of the engine's own
+    model: str = ""  # its name
+    sha256: str = ""  # of the model's weights, or its first digits: with another model it is not drawn
+
+    def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:
+        """This job with a value for everything but the precision; defaults, size and name are the model's."""
+        return replace(
+            self,
+            seed=secrets.randbelow(LARGEST_SEED + 1) if self.seed is None else self.seed,
+            steps=self.steps or defaults.steps,
+            guidance=defaults.guidance if self.guidance is None else self.guidance,
+            sampler=self.sampler or defaults.sampler,
+            size=size,
+            model=model,
+        )
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each picture of a resolved job."""
+        return [((self.seed or 0) + number) % (LARGEST_SEED + 1) for number in range(self.count)]
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture, and everything that was needed to draw it."""
+
+    pixels: NDArray[np.uint8]  # (height, width, 3), RGB
+    seed: int
+    job: Job  # resolved, with the whole sha256
+    engine: str  # a name of engines.ENGINES
+    engine_version: str  # "openvino 2026.4.1"
+    precision: str  # "f32", "bf16" or "f16"
+    version: str  # of this program
