@@ -21,7 +21,7 @@ from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.listen import audio
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
-from helpers.listen.denoise import cleaned
+from helpers.listen.denoise import denoised
 
 Array = NDArray[np.float32]  # samples, (n,), -32768…32767
 OURS = "helpers.listen.denoise"
@@ -38,7 +38,7 @@ def listen(
     for path, voice, prompt in recordings:
         pcm = spoil(audio.decode(path))
         try:
-            written = recogniser.transcribe(pcm)
+            written = recogniser.transcribe(pcm).text
         except UserError:
             written = ""
         heard.append(Heard(Sample(path, voice, prompt.text), written, 0.0, len(pcm) / BYTES_PER_SECOND))
@@ -70,7 +70,7 @@ def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
     if not clean:
         return pcm
     if clean == OURS:
-        return cleaned(pcm)
+        return denoised(pcm)
     raw = ["-f", "s16le", "-ar", str(RATE), "-ac", "1"]
     command = ["ffmpeg", "-loglevel", "error", *raw, "-i", "pipe:0", "-af", clean, *raw, "pipe:1"]
     return subprocess.run(command, input=pcm, capture_output=True, check=True).stdout

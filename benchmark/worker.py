@@ -25,6 +25,7 @@ from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND
+from helpers.core.settings import Settings
 from helpers.core.text import printable
 
 Actions = dict[str, Callable[..., Any]]
@@ -239,14 +240,14 @@ def recogniser(name: str) -> Actions:
     """A recogniser by its name of the catalogue, or `builtin`; it hears WAV files of 16 kHz."""
     from helpers.listen import audio, recognisers
 
-    loaded = recognisers.load(name, "en", False, None)
-    hear = loaded.__enter__()  # until this process ends
+    loaded = recognisers.load(recognisers.Request(name, models=Settings.from_environment(names=["models"]).models))
+    model = loaded.__enter__()  # until this process ends
 
     def write_down(path: str) -> dict[str, Any]:
         pcm = audio.decode(path, 600)
         began = time.perf_counter()
         try:
-            text = hear(pcm)
+            text = model.transcribe(pcm).text
         except UserError:  # not understood
             text = ""
         return {

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW, level_dbfs, loudest_dbfs, write_wav
-from helpers.listen import audio, microphone
+from helpers.core.settings import Settings
+from helpers.listen import audio, ffmpeg_process, microphone
 
 SECONDS = 2.0
 FORMATS = ["wav", "mp3", "m4a", "ogg", "opus", "flac", "aac", "aiff", "webm", "mka", "caf", "wma", "au", "w64", "amr"]
@@ -75,7 +77,7 @@ def test_decodes(sounds: Path, extension: str) -> None:
 
 def test_decodes_with_the_bundled_ffmpeg(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "imageio_ffmpeg" in next(audio.ffmpeg_programs())
+    assert "imageio_ffmpeg" in next(ffmpeg_process.ffmpeg_programs())
     assert abs(pitch(audio.decode(sounds / "tone.m4a")) - 440) < 2
     refused(Path(__file__), 65, "is not audio that FFmpeg can read")
 
@@ -173,9 +175,10 @@ def test_silence(tmp_path: Path) -> None:
 
 
 def test_only_the_window_is_used(sounds: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stage.begin("record", Settings())
     source = sounds / "tone.wav"
     assert len(audio.decode(source, 0.5)) == 16_000
-    assert capfd.readouterr().err == f"{source} is longer: the first 0.5 seconds of {source} are used\n"
+    assert capfd.readouterr().err == f"record: {source} is longer: the first 0.5 seconds of {source} are used\n"
     assert audio.decode(source, 0.5) == audio.decode(source, 2)[:16_000]
     capfd.readouterr()
     audio.decode(source, SECONDS)
@@ -213,12 +216,103 @@ def test_no_ffmpeg(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refused(sounds / "tone.wav", 69, "FFmpeg is missing")
 
 
-def test_ffmpeg_that_does_not_start(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = tmp_path / "ffmpeg"
-    broken.write_bytes(b"\x7fELF not")
-    broken.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    refused(sounds / "tone.wav", 69, "FFmpeg cannot be started")
+# Each a program first on PATH that is there, and is of no use.
+BROKEN = {
+    "no program": (b"\x7fELF not", "Exec format error"),
+    "libraries were upgraded": (
+        b"#!/bin/sh\necho 'dyld[1]: Library not loaded: /opt/homebrew/opt/x264/lib/libx264.164.dylib' >&2\nexit 134\n",
+        "Library not loaded",
+    ),
+    "a library is missing": (b"#!/bin/sh\nkill -ABRT $$\n", "Aborted"),
+    "exits with 127": (b"#!/bin/sh\nexit 127\n", "exit code 127"),
+    "crashes": (b"#!/bin/sh\nkill -SEGV $$\n", "Segmentation fault"),
+    "hangs": (b"#!/bin/sh\nexec sleep 60\n", "does not answer"),
+    "older than an option": (
+        b"#!/bin/sh\ncase $* in *-version*) echo 'ffmpeg version 0.6' ;; "
+        b"*) echo \"Unrecognized option 'max_alloc'\" >&2; exit 1 ;; esac\n",
+        "Unrecognized option",
+    ),
+    "built without s16le": (
+        b"#!/bin/sh\ncase $* in *-version*) echo 'ffmpeg version 7.1' ;; "
+        b"*) echo \"[aost#0:0 @ 0x55] Unknown encoder 'pcm_s16le'\" >&2; exit 1 ;; esac\n",
+        "Unknown encoder",
+    ),
+}
+
+
+@pytest.fixture(params=BROKEN)
+def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A broken FFmpeg is first on PATH; what is said about it."""
+    script, what = BROKEN[request.param]
+    (tmp_path / "ffmpeg").write_bytes(script)
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setattr(audio, "SLOW", 0.2)
+    monkeypatch.setattr(ffmpeg_process, "SOON", 2.0)
+    stage.begin("record", Settings())
+    return what
+
+
+def test_a_broken_ffmpeg_gives_way_to_the_bundled_one(
+    sounds: Path, broken: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert abs(pitch(audio.decode(sounds / "tone.wav")) - 440) < 2
+    (said,) = capfd.readouterr().err.splitlines()  # once
+    assert said.startswith("record: ") and "ffmpeg is broken (" in said and broken in said
+
+
+def test_where_no_ffmpeg_works_the_recording_is_not_blamed(
+    sounds: Path, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    with pytest.raises(UserError, match="FFmpeg does not work") as error:
+        audio.decode(sounds / "tone.wav")
+    assert error.value.code == 69 and broken in error.value.message and "nstall" in error.value.remedy
+    assert "tone.wav" not in error.value.message + error.value.remedy
+
+
+def test_a_broken_ffmpeg_is_not_a_missing_microphone(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr(microphone, "PATIENCE", 0.3)
+    with pytest.raises(UserError, match="FFmpeg does not work") as error:
+        list(microphone.listen())
+    assert error.value.code == 69 and broken in error.value.message
+
+
+def test_a_stream_goes_to_the_next_ffmpeg_whole(sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ffmpeg").write_bytes(BROKEN["libraries were upgraded"][0])
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    writer = threading.Thread(target=lambda: fifo.write_bytes((sounds / "tone.wav").read_bytes()))
+    writer.start()
+    assert abs(pitch(audio.decode(fifo)) - 440) < 2
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "[ist#0:0/aac @ 0x5561] Decoding requested, but no decoder found for: aac",
+        "Decoder (codec aac) not found for input stream #0:0",
+    ],
+)
+@pytest.mark.parametrize("bundled", [True, False])
+def test_an_ffmpeg_without_the_decoder(
+    sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, complaint: str, bundled: bool
+) -> None:
+    (tmp_path / "ffmpeg").write_text(
+        f"#!/bin/sh\ncase $* in *-version*) echo 'ffmpeg version 7.1' ;; *) echo '{complaint}' >&2; exit 1 ;; esac\n"
+    )
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    if bundled:
+        assert abs(pitch(audio.decode(sounds / "tone.m4a")) - 440) < 2
+    else:
+        monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+        refused(sounds / "tone.m4a", 69, r"this FFmpeg has no decoder for the sound in .*tone.m4a \(aac\)")
 
 
 def test_levels() -> None:
@@ -249,6 +343,7 @@ def test_wav_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------- the microphone inputs that are not at hand
 
+VERSION = "case $* in *-version*) echo ffmpeg version 7.1; exit ;; esac"
 AVFOUNDATION = """\
 [AVFoundation indev @ 0x7fb] AVFoundation video devices:
 [AVFoundation indev @ 0x7fb] [0] FaceTime HD Camera
@@ -301,10 +396,11 @@ def test_mac_finds_a_microphone_by_name(mac: Path) -> None:
         ("cannot open audio device default (Permission denied)", 77, "may not be used"),
         ("default: Connection refused", 69, "no microphone was found"),
         ("Unknown input format: 'pulse'", 69, "this FFmpeg cannot record"),
+        ("Unrecognized option 'fragment_size'.", 69, "this FFmpeg cannot record"),
     ],
 )
 def test_why_no_microphone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, code: int, words: str) -> None:
-    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\necho "{said}" >&2\nexit 1\n')
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\n{VERSION}\necho "{said}" >&2\nexit 1\n')
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
@@ -315,7 +411,7 @@ def test_why_no_microphone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said
 
 
 def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\necho $$ >"{tmp_path}/pid"\nexec sleep 60\n')
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\n{VERSION}\necho $$ >"{tmp_path}/pid"\nexec sleep 60\n')
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)

@@ -69,7 +69,7 @@ def test_level_and_silence_do_not_matter(
     silence = np.zeros(4 * RATE)
     room = np.random.default_rng(1).normal(0, 40, len(samples) + 2 * len(silence))
     for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room):
-        assert recogniser.transcribe(pcm(heard)) == prompt.text
+        assert recogniser.transcribe(pcm(heard)).text == prompt.text
         kept = len(builtin_recogniser.trimmed(pcm(heard))) / BYTES_PER_SECOND
         assert len(samples) / RATE - 0.7 < kept < len(samples) / RATE + 0.3
 
@@ -90,7 +90,7 @@ def test_level_and_silence_do_not_matter(
     ids=lambda item: item[0],
 )
 def test_noise_is_no_speech(recogniser: BuiltinRecogniser, noise: tuple[str, Samples]) -> None:
-    assert recogniser.transcribe(pcm(noise[1])) == ""
+    assert recogniser.transcribe(pcm(noise[1])).text == ""
 
 
 def test_other_speech_is_refused_more_often_than_not(recogniser: BuiltinRecogniser, tmp_path: Path) -> None:
@@ -108,10 +108,10 @@ def test_other_speech_is_refused_more_often_than_not(recogniser: BuiltinRecognis
 
 def test_recordings_do_not_colour_each_other(recordings: list[Recording], recogniser: BuiltinRecogniser) -> None:
     first, loud = (audio.decode(recording.path) for recording in (recordings[0], recordings[-1]))
-    alone = BuiltinRecogniser().transcribe(first)
+    alone = BuiltinRecogniser().transcribe(first).text
     recogniser.transcribe(loud)
     recogniser.transcribe(pcm(np.random.default_rng(0).normal(0, 9000, len(SECONDS))))
-    assert recogniser.transcribe(first) == alone == recordings[0].prompt.text
+    assert recogniser.transcribe(first).text == alone == recordings[0].prompt.text
 
 
 def test_it_prints_nothing(recordings: list[Recording], capfd: pytest.CaptureFixture[str]) -> None:

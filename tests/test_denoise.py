@@ -11,7 +11,7 @@ import pytest
 from benchmark.denoise import Array, samples, spoilt
 from benchmark.voices import speak
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
-from helpers.listen import audio, denoise, recognisers
+from helpers.listen import audio, denoise, ffmpeg_process, recognisers
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
 
@@ -39,7 +39,7 @@ def hum() -> Array:
 
 def test_noise_goes_and_the_voice_stays(voice: bytes, pink: Array) -> None:
     noisy = spoilt(voice, pink, 15, "")
-    clean = denoise.cleaned(noisy)
+    clean = denoise.denoised(noisy)
     before, after = denoise.levels(noisy), denoise.levels(clean)
     assert after[1] < before[1] - 5 and abs(after[0] - before[0]) < 1.5
     assert abs(len(clean) - len(noisy)) < BYTES_PER_SECOND // 5
@@ -47,15 +47,15 @@ def test_noise_goes_and_the_voice_stays(voice: bytes, pink: Array) -> None:
 
 def test_a_hum_goes(voice: bytes, hum: Array) -> None:
     noisy = spoilt(voice, hum, 5, "")
-    before, after = (np.abs(np.fft.rfft(samples(pcm)[: 2 * RATE])) for pcm in (noisy, denoise.cleaned(noisy)))
+    before, after = (np.abs(np.fft.rfft(samples(pcm)[: 2 * RATE])) for pcm in (noisy, denoise.denoised(noisy)))
     assert after[100] < before[100] / 3  # 50 Hz: the bins are half a hertz apart
 
 
 def test_what_is_clean_is_not_touched(voice: bytes, pink: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audio, "ffmpeg_programs", lambda: pytest.fail("FFmpeg was asked"))
+    monkeypatch.setattr(ffmpeg_process, "ffmpeg_programs", lambda: pytest.fail("FFmpeg was asked"))
     for pcm in (voice, spoilt(voice, pink, 30, "")):
-        assert denoise.cleaned(pcm) is pcm
-    assert denoise.cleaned(b"") == b"" and denoise.cleaned(bytes(10)) == bytes(10)
+        assert denoise.denoised(pcm) is pcm
+    assert denoise.denoised(b"") == b"" and denoise.denoised(bytes(10)) == bytes(10)
 
 
 @pytest.mark.parametrize("script", ["exit 1", "exec sleep 60", "exit 0", None])
@@ -69,7 +69,7 @@ def test_without_ffmpeg_it_stays_as_it_is(
         (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "ffmpeg").chmod(0o755)
     noisy = spoilt(voice, pink, 10, "")
-    assert denoise.cleaned(noisy) == noisy  # the one that sleeps, after half a second
+    assert denoise.denoised(noisy) == noisy  # the one that sleeps, after half a second
 
 
 def test_the_built_in_recogniser_understands_more(
@@ -77,13 +77,13 @@ def test_the_built_in_recogniser_understands_more(
 ) -> None:
     monkeypatch.setenv("A2I_MODELS", str(tmp_path))
     noisy = spoilt(voice, pink, 15, "")
-    assert BuiltinRecogniser().transcribe(noisy) != "a robot on the street"
-    with recognisers.load("", "en", False, None) as recogniser:
-        assert recogniser(noisy) == "a robot on the street"
+    assert BuiltinRecogniser().transcribe(noisy).text != "a robot on the street"
+    with recognisers.load(recognisers.Request(models=tmp_path)) as recogniser:
+        assert recogniser.transcribe(noisy).text == "a robot on the street"
 
 
 def test_noise_alone_does_not_become_words(pink: Array) -> None:
     for level in (0.3, 0.03):
         sound = (pink[: 4 * RATE] / np.abs(pink).max() * 32768 * level).astype(np.int16).tobytes()
-        assert denoise.cleaned(sound) != sound  # it is all noise
-        assert BuiltinRecogniser().transcribe(denoise.cleaned(sound)) == ""
+        assert denoise.denoised(sound) != sound  # it is all noise
+        assert BuiltinRecogniser().transcribe(denoise.denoised(sound)).text == ""

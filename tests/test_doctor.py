@@ -34,7 +34,7 @@ from helpers.doctor import checks
 from helpers.doctor.checks import Finding
 from helpers.draw import engines
 from helpers.draw.engines import compute_units, nvidia
-from helpers.listen import microphone
+from helpers.listen import ffmpeg_process, microphone
 
 now = Settings.from_environment  # what the check is given
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,6 +123,17 @@ def test_ffmpeg(
     found = doctor.examine(checks.ffmpeg, Settings())
     assert found.state == state and text.replace("/.*", "").split(", ")[-1] in found.text
     assert bool(found.remedy) == (state != "ok") and found.code == (69 if state == "no" else 0)
+
+
+def test_a_broken_ffmpeg_is_named_although_another_one_works(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(microphone, "SYSTEMS", ("pulse", "alsa"))
+    program(tmp_path / "broken", "echo 'dyld[1]: Library not loaded: libx264' >&2; exit 134")
+    program(tmp_path / "bundled", f"{VERSION} *) echo ' DE alsa  y' ;; esac")
+    programs = [str(tmp_path / "broken"), str(tmp_path / "bundled")]
+    monkeypatch.setattr(ffmpeg_process, "ffmpeg_programs", lambda: iter(programs))
+    found = doctor.examine(checks.ffmpeg, Settings())
+    assert (found.state, found.code) == ("!", 0) and found.remedy
+    assert "does not run: dyld[1]: Library not loaded" in found.text and "7.1-test" in found.text
 
 
 # ---- the microphone

@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.listen.levels import SoundCheck
+from helpers.listen.levels import LevelCheck
 
 CHUNK = 1600  # bytes; 50 ms
 
 
-def hear(pcm: bytes, monkeypatch: pytest.MonkeyPatch, speed: float = 1.0) -> SoundCheck:
+def hear(pcm: bytes, monkeypatch: pytest.MonkeyPatch, speed: float = 1.0) -> LevelCheck:
     """A check that heard `pcm`, `speed` seconds of it in a second."""
-    check = SoundCheck()
+    check = LevelCheck()
     clock = iter(np.arange(1, 10_000) * 0.05 / speed)
     monkeypatch.setattr("helpers.listen.levels.time.monotonic", lambda: next(clock))
     for start in range(0, len(pcm), CHUNK):
-        check.hear(pcm[start : start + CHUNK])
+        check.feed(pcm[start : start + CHUNK])
     return check
 
 

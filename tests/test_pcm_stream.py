@@ -10,10 +10,12 @@ from contextlib import contextmanager
 
 import pytest
 
+from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import MARK
+from helpers.core.settings import Settings
 from helpers.listen import pcm_stream
-from helpers.listen.pcm_stream import Heard, Hearing
+from helpers.listen.pcm_stream import PcmStream, Recording
 from helpers.listen.record import without_mark
 
 
@@ -43,26 +45,26 @@ def stdin(pieces: list[bytes | threading.Event]) -> Iterator[threading.Thread]:
         os.close(before)
 
 
-def heard(pieces: list[bytes | threading.Event], loop: bool = False) -> list[Heard]:
+def heard(pieces: list[bytes | threading.Event], loop: bool = False) -> list[Recording]:
     with stdin(pieces):
-        return list(Hearing(loop).recordings())
+        return list(PcmStream(loop).recordings())
 
 
 def test_one_recording() -> None:
-    assert heard([b"\1\2" * 5000, b"\3\4\5"]) == [Heard(b"\1\2" * 5000 + b"\3\4", True)]
+    assert heard([b"\1\2" * 5000, b"\3\4\5"]) == [Recording(b"\1\2" * 5000 + b"\3\4", True)]
 
 
 def test_zeros_are_no_mark_outside_a_loop() -> None:
-    assert heard([b"\1\2" + MARK + b"\3\4"]) == [Heard(b"\1\2" + MARK + b"\3\4", True)]
+    assert heard([b"\1\2" + MARK + b"\3\4"]) == [Recording(b"\1\2" + MARK + b"\3\4", True)]
 
 
 def test_a_pause_tells_what_is_there_so_far() -> None:
     told = threading.Event()
     with stdin([b"\1\2", told, b"\3\4"]):
-        recordings = Hearing(False).recordings()
-        assert next(recordings) == Heard(b"\1\2", False)
+        recordings = PcmStream(False).recordings()
+        assert next(recordings) == Recording(b"\1\2", False)
         told.set()
-        assert list(recordings) == [Heard(b"\1\2\3\4", True)]
+        assert list(recordings) == [Recording(b"\1\2\3\4", True)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -73,7 +75,7 @@ def test_marks_end_recordings_wherever_the_stream_is_cut(seed: int) -> None:
     stream = b"".join(one + MARK for one in said).removesuffix(MARK)
     cuts = sorted(source.randrange(len(stream)) for _ in range(60))
     pieces: list[bytes | threading.Event] = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    over = [one.pcm for one in heard(pieces, loop=True) if one.over]
+    over = [one.pcm for one in heard(pieces, loop=True) if one.complete]
     # A zero at an end counts as part of the mark.
     assert [one.strip(b"\0") for one in over] == [one.strip(b"\0") for one in said]
     assert all(len(one) % 2 == 0 for one in over)
@@ -83,25 +85,26 @@ def test_nothing_is_an_error_and_after_a_mark_it_is_not() -> None:
     with pytest.raises(UserError) as raised:
         heard([], loop=True)
     assert raised.value.code == 65
-    assert heard([b"\1\2", MARK], loop=True)[-1] == Heard(b"\1\2", True)
+    assert heard([b"\1\2", MARK], loop=True)[-1] == Recording(b"\1\2", True)
 
 
 def test_more_than_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    stage.begin("transcribe", Settings())
     monkeypatch.setattr(pcm_stream, "LONGEST", 1)
-    over = [one for one in heard([b"\1\2" * 40_000, MARK, b"\3\4"], loop=True) if one.over]
+    over = [one for one in heard([b"\1\2" * 40_000, MARK, b"\3\4"], loop=True) if one.complete]
     assert [len(one.pcm) for one in over] == [32_000, 32_000, 16_000, 2]
-    assert "only the first" in capsys.readouterr().err
+    assert "transcribe: only the first" in capsys.readouterr().err
 
 
 def test_half_a_sample_after_a_mark_is_no_recording() -> None:
-    assert heard([b"\1\2" * 100 + MARK + b"\3"], loop=True) == [Heard(b"\1\2" * 100, True)]
+    assert heard([b"\1\2" * 100 + MARK + b"\3"], loop=True) == [Recording(b"\1\2" * 100, True)]
 
 
 def test_what_never_ends_waits_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcm_stream, "LONGEST", 2)  # seconds of which one piece is half
     piece = b"\1" * 32000 + MARK
     with stdin([piece * 20]) as writer:
-        listening = Hearing(loop=True)
+        listening = PcmStream(loop=True)
         writer.join(0.5)
         assert writer.is_alive()  # the pipe is full
-        assert sum(one.over for one in listening.recordings()) == 20
+        assert sum(one.complete for one in listening.recordings()) == 20

@@ -354,7 +354,7 @@ def test_file_on_stdin(voice: Path) -> None:
 def test_time_cuts_a_file_and_says_so(voice: Path) -> None:
     for done in (run(CLEAN, "--input", voice, "--time", "1"), run({**CLEAN, "A2I_TIME": "1"}, "--input", voice)):
         assert len(done.stdout) == 32_000
-        assert done.stderr.decode() == f"{voice} is longer: the first 1 seconds of {voice} are used\n"
+        assert done.stderr.decode() == f"record: {voice} is longer: the first 1 seconds of {voice} are used\n"
 
 
 def test_error_goes_to_the_session(tmp_path: Path) -> None:

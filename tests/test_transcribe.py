@@ -20,9 +20,14 @@ import whisper_fixture
 
 from benchmark.voices import speak
 from helpers.catalog import catalog
+from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, write_wav
-from helpers.listen import audio, recognisers, transcribe
+from helpers.core.settings import Settings
+from helpers.listen import audio
+from helpers.listen.recognisers import Request, choose
+from helpers.listen.speech_gate import SpeechGate
+from helpers.listen.transcript import Transcript
 
 ROOT = Path(__file__).resolve().parent.parent
 TRANSCRIBE = [sys.executable, "-m", "helpers.listen.transcribe"]
@@ -241,15 +246,18 @@ def test_a_next_stage_that_is_gone(environment: dict[str, str], pcm: bytes) -> N
 def test_what_was_understood_in_a_pause_is_not_asked_again(pcm: bytes) -> None:
     asked: list[bytes] = []
 
-    def recogniser(heard: bytes) -> str:
-        asked.append(heard)
-        return "a cat\n"
+    class Noting:
+        name, languages, translates = "noting", "any", True
 
-    words = transcribe.careful(recogniser)
+        def transcribe(self, pcm: bytes) -> Transcript:
+            asked.append(pcm)
+            return Transcript("a cat\n", "en", 0.5)
+
+    gate = SpeechGate(Noting())
     for heard in (pcm + bytes(1000), pcm + bytes(500)):  # the mark of a loop has taken zeros away
-        assert words(heard) == "a cat"
+        assert gate.transcribe(heard) == Transcript("a cat", "en", 0.5)
     assert len(asked) == 1
-    assert words(bytes(len(pcm))) == "" and len(asked) == 1
+    assert gate.transcribe(bytes(len(pcm))).text == "" and len(asked) == 1
 
 
 def test_empty_input_is_an_error_and_in_a_pipe_left_to_the_pipe(environment: dict[str, str], tmp_path: Path) -> None:
@@ -293,7 +301,7 @@ def test_no_stdin(environment: dict[str, str]) -> None:
         (
             ["--whisper", "base.en", "--language", "de"],
             69,
-            "base.en hears English only\n  Get one that can: ./download_model.py base-q5_1\n",
+            "base.en understands English only\n  Get one that can: ./download_model.py base-q5_1\n",
         ),
         (["--whisper", "base.en-q5_1", "--translate"], 69, "base.en-q5_1 cannot translate"),
         (["--whisper", "large-v3-turbo-q5_0", "--translate"], 69, "large-v3-turbo-q5_0 cannot translate"),
@@ -305,10 +313,10 @@ def test_no_stdin(environment: dict[str, str]) -> None:
         (
             ["--language", "de"],
             69,
-            "hears English only\n  Get one for other languages: ./download_model.py base-q5_1\n",
+            "understands English only\n  Get one for other languages: ./download_model.py base-q5_1\n",
         ),
         (["--language", "auto"], 69, "./download_model.py base-q5_1"),
-        (["--language", "de", "--whisper", "builtin"], 69, "the built-in recogniser hears English only"),
+        (["--language", "de", "--whisper", "builtin"], 69, "the built-in recogniser understands English only"),
         (["--language", "../etc"], 64, "--language"),
         (["--threads", "many"], 64, "--threads"),
         (["--threads", "-1"], 64, "--threads"),
@@ -376,25 +384,31 @@ def test_the_best_model_that_is_here(
     small_catalogue: Path, present: list[str], language: str, translate: bool, chosen: str | None
 ) -> None:
     put(small_catalogue, *present)
-    model = recognisers.choose_model("", language, translate)
-    assert (model and model.path.parent.name) == chosen
+    request = Request(language=language, translate=translate, models=small_catalogue)
+    if chosen is None and language != "en":
+        with pytest.raises(UserError, match="understands English only"):
+            choose(request)
+    else:
+        path = choose(request).path
+        assert (path and path.parent.name) == chosen
 
 
 def test_a_model_by_name(small_catalogue: Path) -> None:
     put(small_catalogue, "base.en-q5_1", "small.en")
-    assert recognisers.choose_model("small.en", "en", False).path.parent.name == "small.en"  # type: ignore[union-attr]
+    path = choose(Request("small.en", models=small_catalogue)).path
+    assert path and path.parent.name == "small.en"
 
 
 @pytest.mark.parametrize(
     "named, language, translate, lack",
     [
-        ("base.en-q5_1", "de", False, "hears English only"),
-        ("base.en-q5_1", "auto", False, "hears English only"),
+        ("base.en-q5_1", "de", False, "understands English only"),
+        ("base.en-q5_1", "auto", False, "understands English only"),
         ("base.en-q5_1", "en", True, "cannot translate"),
         ("large-v3-turbo-q5_0", "de", True, "cannot translate"),
         ("./distilled.bin", "de", True, "cannot translate"),
-        ("./english.bin", "de", False, "hears English only"),
-        ("builtin", "de", False, "hears English only"),
+        ("./english.bin", "de", False, "understands English only"),
+        ("builtin", "de", False, "understands English only"),
     ],
 )
 def test_a_model_that_cannot_gives_way_to_one_that_can(
@@ -416,12 +430,13 @@ def test_a_model_that_cannot_gives_way_to_one_that_can(
     if not translate:
         shutil.rmtree(small_catalogue / "large-v3-turbo-q5_0")  # which can do this
     with pytest.raises(UserError, match=lack) as caught:
-        recognisers.choose_model(named, language, translate)
+        choose(Request(named, language, translate, models=small_catalogue))
     assert caught.value.code == os.EX_UNAVAILABLE
     assert caught.value.remedy == "Get one that can: ./download_model.py base-q5_1"
     put(small_catalogue, "small-q5_1")
-    model = recognisers.choose_model(named, language, translate)
-    assert model and model.path.parent.name == "small-q5_1"
+    stage.begin("transcribe", Settings())
+    path = choose(Request(named, language, translate, models=small_catalogue)).path
+    assert path and path.parent.name == "small-q5_1"
     name = "the built-in recogniser" if named == "builtin" else named
     assert capsys.readouterr().err == f"transcribe: {name} {lack}; small-q5_1 is used\n"
 
@@ -431,8 +446,9 @@ def test_a_model_that_can_is_used_without_a_word(
 ) -> None:
     put(small_catalogue, "small-q5_1", "base.en-q5_1")
     for named, language, translate in ((model, "de", True), (model, "auto", False), ("builtin", "en", True)):
-        chosen = recognisers.choose_model(named, language, translate)
-        assert str(chosen and chosen.path) == (named if named == model else "None")
+        stage.begin("transcribe", Settings())
+        path = choose(Request(named, language, translate, models=small_catalogue)).path
+        assert str(path) == (named if named == model else "None")
     assert capsys.readouterr().err == ""
 
 

@@ -15,7 +15,7 @@ from recordings import Recording
 
 from helpers.core.errors import UserError
 from helpers.listen import vad
-from helpers.listen.endpointing import Listener, is_spoken
+from helpers.listen.endpointing import Endpointer, is_spoken
 
 SECOND = 32_000  # bytes
 CHUNK = SECOND // 10
@@ -43,16 +43,16 @@ def test_the_same_as_the_onnx_file(speech: list[Recording]) -> None:
         expected.append(probability.item())
         state = following.copy()
     assert max(expected) > 0.9
-    assert np.abs(vad.Detector().hear(speech[2].pcm) - expected).max() < 1e-4
+    assert np.abs(vad.Detector().feed(speech[2].pcm) - expected).max() < 1e-4
 
 
 def test_pieces_of_any_length_are_one_stream(speech: list[Recording]) -> None:
     detector, pcm, at = vad.Detector(), speech[0].pcm, 0
     heard: list[float] = []
     for length in np.random.default_rng(0).integers(0, 3000, 400):
-        heard += detector.hear(pcm[at : at + 2 * length]).tolist()
+        heard += detector.feed(pcm[at : at + 2 * length]).tolist()
         at += 2 * length
-    assert np.allclose(heard, vad.Detector().hear(pcm)[: len(heard)], atol=1e-5)
+    assert np.allclose(heard, vad.Detector().feed(pcm)[: len(heard)], atol=1e-5)
 
 
 def test_weights_that_are_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_weights_that_are_gone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def cut(pcm: bytes, silence: float) -> Iterator[tuple[float, float, float]]:
     """The utterances in `pcm`: (first second that was sent, last one, when it was known to be over)."""
-    listener, said, first = Listener(silence), 0, 0.0
+    endpointer, said, first = Endpointer(silence), 0, 0.0
     for end in range(CHUNK, len(pcm) + 1, CHUNK):
-        for piece in listener.hear(pcm[end - CHUNK : end]):
+        for piece in endpointer.feed(pcm[end - CHUNK : end]):
             if piece and not said:
                 at = pcm.index(piece)
                 first = at / SECOND
@@ -101,23 +101,23 @@ def test_where_nobody_speaks_nothing_is_heard(size: Callable[[int, int], int]) -
 @pytest.mark.slow
 def test_what_was_cut_out_is_speech_again(speech: list[Recording]) -> None:
     for recording in speech[::5]:
-        said = b"".join(filter(None, Listener(0.8).hear(recording.pcm)))
+        said = b"".join(filter(None, Endpointer(0.8).feed(recording.pcm)))
         assert is_spoken(said), recording.name
 
 
 def test_a_pause_is_not_sent_before_speech_goes_on(speech: list[Recording]) -> None:
     first, second = (speech[number].pcm for number in (0, 15))
     words = first[: int(speech[0].ends * 16_000) * 2]
-    listener = Listener(9.0)
-    sent = b"".join(filter(None, listener.hear(words + bytes(SECOND))))
-    assert listener.speaking
-    assert not b"".join(filter(None, listener.hear(bytes(SECOND))))
-    sent += b"".join(filter(None, listener.hear(second)))
+    endpointer = Endpointer(9.0)
+    sent = b"".join(filter(None, endpointer.feed(words + bytes(SECOND))))
+    assert endpointer.speaking
+    assert not b"".join(filter(None, endpointer.feed(bytes(SECOND))))
+    sent += b"".join(filter(None, endpointer.feed(second)))
     assert len(sent) > 3 * SECOND and sent in words + bytes(2 * SECOND) + second  # the pause came with what followed
 
 
 def test_an_utterance_that_never_ends_is_cut(speech: list[Recording]) -> None:
-    listener = Listener(0.8, longest=1.0)
-    pieces = list(listener.hear(speech[0].pcm))
+    endpointer = Endpointer(0.8, longest=1.0)
+    pieces = list(endpointer.feed(speech[0].pcm))
     assert None in pieces
     assert sum(map(len, filter(None, pieces[: pieces.index(None)]))) <= 2 * SECOND

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import struct
@@ -16,9 +17,11 @@ from typing import Any
 import pytest
 import whisper_fixture
 
+from helpers.catalog import ggml
+from helpers.catalog.ggml import Model
 from helpers.core.errors import UserError
-from helpers.listen import whisper
-from helpers.listen.whisper import Model, Whisper
+from helpers.listen import whisper, whisper_worker
+from helpers.listen.whisper import Whisper
 
 SENTENCE = "a red apple on a wooden table"
 # Noise at -40 dBFS; what it hears does not matter to the fixture.
@@ -43,9 +46,9 @@ def no_child_stays() -> Iterator[None]:
 
 
 def said(model: Path, *recordings: bytes, language: str = "en", translate: bool = False) -> list[str]:
-    with Whisper(whisper.inspect(model), language, translate, threads=1) as recogniser:  # the cores may be busy
+    with Whisper(model, language, translate, threads=1) as recogniser:  # the cores may be busy
         recogniser.wait_until_loaded()
-        return [recogniser.transcribe(pcm) for pcm in recordings]
+        return [recogniser.transcribe(pcm).text for pcm in recordings]
 
 
 def test_it_says_what_the_model_says(english: Path) -> None:
@@ -74,7 +77,7 @@ def test_the_initial_prompt_is_for_english(
         return start(command, **more)
 
     monkeypatch.setattr(subprocess, "Popen", note)
-    with Whisper(whisper.inspect(english), language):
+    with Whisper(english, language):
         assert (whisper.PROMPT in json.loads(commands[0][-1]).values()) == primed
 
 
@@ -106,7 +109,7 @@ def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
     """What the worker, run in this process, answers to `pcm`."""
     ours, theirs = Pipe()
     settings = {"path": str(path), "language": language, "translate": False, "threads": 1, "prompt": "a cat"}
-    worker = threading.Thread(target=pytest.raises, args=(EOFError, whisper._work, theirs, settings))
+    worker = threading.Thread(target=pytest.raises, args=(EOFError, whisper_worker.serve, theirs, settings))
     worker.start()
     with ours:
         ours.recv_bytes()
@@ -122,8 +125,8 @@ def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
     [
         (4, True, SENTENCE, [0]),
         (4, False, SENTENCE, [0]),  # words that it is sure of are words
-        (1.2, True, SENTENCE, [0, whisper.HOTTER]),
-        (1.2, False, "", [0, whisper.HOTTER]),
+        (1.2, True, SENTENCE, [0, whisper_worker.RETRY_TEMPERATURE]),
+        (1.2, False, "", [0, whisper_worker.RETRY_TEMPERATURE]),
     ],
 )
 def test_what_whisper_takes_for_no_speech_is_no_text(
@@ -160,29 +163,40 @@ def test_a_loop_is_short_and_said_once(asked: list[dict[str, Any]], tmp_path: Pa
     assert said(model, SOUND, language=language) == ["a burger and"]
 
 
-@pytest.mark.parametrize("language, found", [("auto", ["nl"]), ("de", []), ("en", [])])
-def test_the_language_that_was_found_is_noted(
-    monkeypatch: pytest.MonkeyPatch, multilingual: Path, tmp_path: Path, language: str, found: list[str]
-) -> None:
-    monkeypatch.setenv("A2I_SESSION", str(tmp_path))
-    (tmp_path / "events.jsonl").touch()
-    assert said(multilingual, SOUND, language=language) == [SENTENCE]
-    noted = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
-    assert [event["found"] for event in noted if event["event"] == "language"] == found
+@pytest.mark.parametrize("language, spoken", [("auto", "nl"), ("de", "de"), ("en", "en")])
+def test_a_transcript_names_the_spoken_language(multilingual: Path, language: str, spoken: str) -> None:
+    with Whisper(multilingual, language, threads=1) as recogniser:
+        recogniser.wait_until_loaded()
+        assert recogniser.transcribe(SOUND).language == spoken
+
+
+def test_the_confidence_is_that_of_the_tokens(tmp_path: Path) -> None:
+    """At certainty 1.2 the mean log probability of the fixture's tokens is -1.44."""
+    heard = []
+    for certainty in (4, 1.2):
+        model = whisper_fixture.write(tmp_path / f"{certainty}.bin", SENTENCE, certainty=certainty)
+        with Whisper(model, threads=1) as recogniser:
+            recogniser.wait_until_loaded()
+            heard.append(recogniser.transcribe(SOUND))
+    sure, unsure = (transcript.confidence for transcript in heard)
+    assert sure == pytest.approx(1, abs=0.05) and unsure == pytest.approx(math.exp(-1.44), abs=0.02)
+    with Whisper(model, threads=1) as recogniser:
+        recogniser.wait_until_loaded()
+        assert recogniser.transcribe(SOUND * 31).confidence == pytest.approx(unsure, abs=0.02)  # of all segments
 
 
 # ---- the file
 
 
 def test_what_a_header_says(english: Path, multilingual: Path, tmp_path: Path) -> None:
-    assert whisper.inspect(english) == Model(english, multilingual=False, translates=False)
-    assert whisper.inspect(multilingual) == Model(multilingual, multilingual=True, translates=True)
+    assert ggml.inspect(english) == Model(english, multilingual=False, translates=False)
+    assert ggml.inspect(multilingual) == Model(multilingual, multilingual=True, translates=True)
     header = bytearray(multilingual.read_bytes()[:48])
     struct.pack_into("<i", header, 20, 32)  # 32 layers hear and 1 writes: a distilled model
     distilled = tmp_path / "distilled.bin"
     distilled.write_bytes(header)
     os.truncate(distilled, 20_000_000)
-    assert whisper.inspect(distilled) == Model(distilled, multilingual=True, translates=False)
+    assert ggml.inspect(distilled) == Model(distilled, multilingual=True, translates=False)
 
 
 @pytest.mark.parametrize(
@@ -201,17 +215,17 @@ def test_a_file_that_whisper_never_sees(english: Path, tmp_path: Path, damage: o
     if callable(damage):
         path.write_bytes(damage(english.read_bytes()))
     with pytest.raises(UserError, match=what) as caught:
-        whisper.inspect(path)
+        ggml.inspect(path)
     assert caught.value.code == code and str(path) in caught.value.message and caught.value.remedy
 
 
 def test_a_folder_and_a_forbidden_file(tmp_path: Path, english: Path) -> None:
     with pytest.raises(UserError, match="Is a directory"):
-        whisper.inspect(tmp_path)
+        ggml.inspect(tmp_path)
     if os.geteuid():
         (tmp_path / "locked").touch(0)
         with pytest.raises(UserError) as caught:
-            whisper.inspect(tmp_path / "locked")
+            ggml.inspect(tmp_path / "locked")
         assert caught.value.code == os.EX_NOPERM
 
 
@@ -228,7 +242,7 @@ def test_a_damaged_model_is_one_message(english: Path, tmp_path: Path, damage: s
         struct.pack_into("<i", data, name - (8 if damage == "wrong shape" else 0), 0x00112233)
     path = tmp_path / "damaged.bin"
     path.write_bytes(data)
-    with Whisper(whisper.inspect(path)) as recogniser, pytest.raises(UserError) as caught:
+    with Whisper(path) as recogniser, pytest.raises(UserError) as caught:
         recogniser.wait_until_loaded()  # and not only when the words have been spoken
     assert caught.value.code == os.EX_DATAERR
     assert "whisper.cpp crashed (SIG" in caught.value.message and str(path) in caught.value.message
@@ -247,13 +261,13 @@ def test_the_remedy_names_the_model_of_the_catalogue(tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(bytes(1000))
     with pytest.raises(UserError) as caught:
-        whisper.inspect(path)
+        ggml.inspect(path)
     assert "./download_model.py --remove base.en-q5_1; ./download_model.py base.en-q5_1" in caught.value.remedy
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_is_killed_in_the_middle(english: Path, sent: signal.Signals) -> None:
-    with Whisper(whisper.inspect(english), threads=1) as recogniser:
+    with Whisper(english, threads=1) as recogniser:
         recogniser.wait_until_loaded()
         timer = threading.Timer(0.5, os.kill, (recogniser._process.pid, sent))
         timer.start()

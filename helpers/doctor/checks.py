@@ -34,8 +34,8 @@ from helpers.core.text import printable
 from helpers.draw import engines
 from helpers.draw.engines import compute_units
 from helpers.install import wanted_models
-from helpers.listen import audio, microphone, recognisers
-from helpers.listen.levels import SoundCheck
+from helpers.listen import ffmpeg_process, microphone, recognisers
+from helpers.listen.levels import LevelCheck
 
 SECONDS = 3.0  # of the microphone that are recorded
 QUIET_DBFS = -50.0  # somebody who speaks close to a microphone of normal gain reaches -30
@@ -91,28 +91,30 @@ def environment(settings: Settings) -> Finding:
 
 def ffmpeg(settings: Settings) -> Finding:
     """Which FFmpeg is used, and whether it can record."""
-    best = Finding("no", "FFmpeg is missing", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
-    for program in audio.ffmpeg_programs():
+    install, broken = ffmpeg_process.install_ffmpeg(), ""
+    best = Finding("no", "FFmpeg is missing", install, os.EX_UNAVAILABLE)
+    for program in ffmpeg_process.ffmpeg_programs():
+        if defect := ffmpeg_process.defect(program):
+            broken = broken or f"{system.short(program)} does not run: {defect}"
+            best = Finding("no", broken, install, os.EX_UNAVAILABLE) if best.state == "no" else best
+            continue
         version = re.search(r"version (\S+)", system.said(program, "-version"))
         text = f"{version[1][:20] if version else 'of unknown version'}, {system.short(program)}"
-        inputs = [
-            name
-            for name in microphone.SYSTEMS
-            if re.search(rf"^ D\S* +\S*{name}", system.said(program, "-devices"), re.M)
-        ]
-        if not version:
-            best = Finding("no", f"{system.short(program)} does not run", audio.install_ffmpeg(), os.EX_UNAVAILABLE)
-        elif inputs:
+        listed = system.said(program, "-devices")
+        inputs = [name for name in microphone.SYSTEMS if re.search(rf"^ D\S* +\S*{name}", listed, re.M)]
+        if inputs and not broken:
             return Finding("ok", f"{text}, records with {' and '.join(inputs)}")
-        elif best.state == "no":
-            best = Finding("!", f"{text}, reads files but cannot record", audio.install_ffmpeg())
+        if inputs:
+            return Finding("!", f"{broken}; {text} is used", install)
+        if best.state == "no":
+            best = Finding("!", f"{broken}; {text}, reads files but cannot record".removeprefix("; "), install)
     return best
 
 
 def listening(settings: Settings) -> Finding:
     """The level of the microphone in three seconds."""
     try:
-        name, sound = _device(settings), SoundCheck()
+        name, sound = _device(settings), LevelCheck()
         if sys.stderr.isatty():
             stage.say(f"Say something: the microphone is recorded for {SECONDS:g} seconds.")
         line = terminal.Meter(SECONDS, shown=sys.stderr.isatty() and not settings.quiet)
@@ -121,7 +123,7 @@ def listening(settings: Settings) -> Finding:
             for chunk in chunks:
                 if chunk:
                     pcm += chunk
-                    line.show(sound.seconds, sound.hear(chunk))
+                    line.show(sound.seconds, sound.feed(chunk))
                 if sound.seconds >= SECONDS:
                     break
         line.clear()
@@ -143,18 +145,16 @@ def listening(settings: Settings) -> Finding:
 def speech(settings: Settings) -> Finding:
     """Which recogniser the pipe would use."""
     language, translate = settings.language, settings.translate
+    request = recognisers.Request(settings.whisper, language, translate, models=settings.models)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            model = recognisers.choose_model(settings.whisper, language, translate)
+            choice = recognisers.choose(request)
     except UserError as error:
         return worse(error)
-    if model:
-        return Finding("ok", f"whisper.cpp with {model.path.name}, language {language}{' to English' * translate}")
-    better = catalog.read(settings.models).speech(language, translate).name
-    known = Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better}")
-    return (
-        known if language == "en" else known._replace(state="no", text="none for this language", code=os.EX_UNAVAILABLE)
-    )
+    if choice.path:
+        return Finding("ok", f"whisper.cpp with {choice.path.name}, language {language}{' to English' * translate}")
+    better = catalog.read().speech(language, translate).name
+    return Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better}")
 
 
 def models(settings: Settings) -> Finding:

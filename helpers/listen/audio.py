@@ -1,46 +1,36 @@
-"""Sound as the pipe carries it: raw PCM, 16 kHz, mono, signed 16-bit little-endian; and how a file becomes that.
-
-FFmpeg reads the files. ffmpeg-python builds its command; the program is the system's FFmpeg, or the one that
-imageio-ffmpeg brings along.
-"""
+"""Audio and video files as PCM (16 kHz, mono, s16le), through FFmpeg."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
-import resource
-import select
-import shutil
-import signal
 import stat
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from helpers.core import stage
 from helpers.core.errors import UserError
-from helpers.core.packages import install_hint
-from helpers.core.pcm import CHUNK, RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
-from helpers.core.text import printable
+from helpers.core.pcm import RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
+from helpers.listen import ffmpeg_process
 
-PATIENCE = 60.0  # seconds in which FFmpeg finds a sample in a file; it takes 0.1 for any that it can read
-LARGEST = 1 << 30  # bytes of a stream that FFmpeg keeps in a temporary file, to go back in it
-MEMORY = 1 << 26  # bytes of one piece of memory that FFmpeg takes; a rate of 1 Hz makes it take more, a long index less
-_TAIL = 1 << 16  # bytes of what FFmpeg says that are read
+log = logging.getLogger(__name__)
 
-# What may be opened: containers that hold their own sound. The rest of what FFmpeg recognises stays shut: a playlist
+PATIENCE = 60.0  # seconds in which FFmpeg finds a sample in a file; it takes 0.1 for any file that it can read
+SLOW = 2.0  # seconds without a sample after which we look whether the program runs at all
+
+# The containers that may be opened: those that hold their own sound. FFmpeg's other formats are refused: a playlist
 # (hls, dash, concat …) under any name makes it open other files, and half of its game formats match by chance.
 _FORMATS = (
     "aa,aac,ac3,adx,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,avi,caf,dsf,dss,dts,dtshd,dv,eac3,flac,flv,gsm,gxf,iff,"
     "ircam,loas,matroska,mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,mxf,nistsphere,nut,ogg,oma,pva,qcp,rm,sox,swf,tak,truehd,"
     "tta,voc,vqf,w64,wav,wsd,wtv,wv,xwma"
 )
-# What decodes the sound in them. Pictures stay shut: FFmpeg draws one to know its format, a cover of 16,000 × 16,000
-# pixels in 1 GB of memory, although nobody is to see it.
+# The decoders that may be used: for sound. Those for pictures are refused: to learn a picture's format, FFmpeg decodes
+# it, and a cover of 16,000 × 16,000 pixels takes 1 GB of memory.
 _CODECS = (
     "8svx_exp,8svx_fib,aac,aac_fixed,aac_latm,ac3,ac3_fixed,adpcm_adx,adpcm_ct,adpcm_g722,adpcm_g726,adpcm_g726le,"
     "adpcm_ima_oki,adpcm_ima_qt,adpcm_ima_wav,adpcm_ms,adpcm_sbpro_2,adpcm_sbpro_3,adpcm_sbpro_4,adpcm_swf,adpcm_yamaha,"
@@ -54,137 +44,83 @@ _CODECS = (
     "real_144,real_288,s302m,shorten,sipr,speex,tak,truehd,truespeech,tta,twinvq,vorbis,wavpack,wmalossless,wmapro,wmav1,"
     "wmav2,wmavoice,xma1,xma2"
 )
-# Lines on FFmpeg's stderr that do not say what went wrong.
-_NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec (")
 
-
-def install_ffmpeg() -> str:
-    """The line that tells how to get a full FFmpeg on this system."""
-    return f"Install it: {install_hint('ffmpeg')}"
-
-
-def ffmpeg_programs() -> Iterator[str]:
-    """The FFmpeg programs of this machine, the system's first.
-
-    Raises: UserError 69 when there is none.
-    """
-    system = shutil.which("ffmpeg")
-    if system:
-        yield system
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        bundled = []
-    else:  # the bundled file itself; get_ffmpeg_exe() would search the system, too
-        bundled = sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
-    yield from map(str, bundled)
-    if not (system or bundled):
-        raise UserError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
-
-
-class Ffmpeg:
-    """A running FFmpeg that turns `source`, an ffmpeg-python input, into PCM; it never outlives the `with` block.
-
-    It runs in its own session, so that Ctrl-C on a terminal reaches us and not it.
-    Raises: UserError 69 when the program cannot be started.
-    """
-
-    def __init__(self, program: str, source: Any, stdin: int | BinaryIO = subprocess.DEVNULL) -> None:
-        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None)
-        stream = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-max_alloc", str(MEMORY))
-        command = stream.compile(cmd=program)
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
-        try:
-            with _files_of_at_most(LARGEST):
-                self._process = subprocess.Popen(
-                    command, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log, start_new_session=True
-                )
-        except OSError as error:
-            self._log.close()
-            message = f"FFmpeg cannot be started: {program}: {error.strerror}"
-            raise UserError(os.EX_UNAVAILABLE, message, install_ffmpeg()) from error
-        assert self._process.stdout
-        self.stdout = self._process.stdout
-
-    def read(self, seconds: float | None) -> bytes | None:
-        """Up to 50 ms of PCM as soon as there is some; None when none came within `seconds`; empty at the end."""
-        if select.select([self.stdout], [], [], seconds)[0]:
-            return self.stdout.read(CHUNK)
-        return None
-
-    def stop(self) -> None:
-        """Ask it to end; what it has read so far still comes through stdout."""
-        self._process.send_signal(signal.SIGINT)
-
-    def complaint(self) -> str:
-        """Wait for its end; the lines of its stderr that say what went wrong, or an empty string."""
-        code = self._process.wait()
-        if code < 0:
-            return f"it ended with: {signal.strsignal(-code)}"
-        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
-        lines = self._log.read().decode(errors="replace").splitlines()
-        return "\n".join(line.strip() for line in lines if not any(noise in line for noise in _NOISE))
-
-    def __enter__(self) -> Ffmpeg:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.stdout.close()
-        self._log.close()
-
-
-@contextlib.contextmanager
-def _files_of_at_most(size: int) -> Iterator[None]:
-    """A process that is started in the `with` block is ended when it writes more than so many bytes into one file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    limits = [limit for limit in (size, soft, hard) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limits), hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+# What an FFmpeg without a decoder says, from 5.1 on and before. `none` is a codec that no FFmpeg knows.
+_NO_DECODER = re.compile(r"no decoder found for: (?!none\b)(\S+)|Decoder \(codec (?!none\b)(\S+)\) not found")
 
 
 def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     """The sound of an audio or video file as PCM (s16le, 16 kHz, mono), at most its first `seconds`.
 
     source: a file name, or "-" for an audio file on stdin.
-    FFmpeg opens this file and no other, and reads little further than `seconds`; a longer file is said on stderr.
-    A file is given up when nothing comes of it for a minute; a stream is waited for. A damaged file gives what of it
-    is usable.
+    FFmpeg opens this file and no other, and reads little more than `seconds` of it; a warning is logged for a longer
+    one. It has a minute for the first sample of a file, and any time for that of a stream. From a damaged file comes
+    what is readable. Where the system's FFmpeg is broken, or cannot read a file, the bundled one is tried.
 
-    Raises: UserError 65 no sound in it, not audio, or silent; 66 no such file, or a folder; 69 no FFmpeg;
+    Raises: UserError 65 no sound in it, not audio, or silent; 66 no such file, or a folder; 69 no FFmpeg that works;
     77 not permitted.
     """
-    import ffmpeg
-
     name = "stdin" if str(source) == "-" else str(source)
     window = 2 * round(seconds * RATE)
-    pcm = bytearray()
     with _opened(source) as (url, stdin):
-        only = {"protocol_whitelist": "file,pipe,cache", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
-        patience = PATIENCE if stdin == subprocess.DEVNULL else None
-        with Ffmpeg(next(ffmpeg_programs()), ffmpeg.input(url, **only), stdin) as process:
-            while len(pcm) <= window and (data := process.read(patience)):
-                pcm += data
-            if len(pcm) < 2:
-                late = f"nothing came of it in {PATIENCE:g} seconds" if data is None else ""
-                raise _undecodable(name, late or process.complaint())
+        pcm = _decoded(name, url, stdin, window)
     longer = len(pcm) > window
     del pcm[min(window, len(pcm) // 2 * 2) :]
     part = f"the first {seconds:g} seconds of {name} are" if longer else f"{name} is"
     if loudest_dbfs(pcm) <= SILENCE_DBFS:
         raise UserError(os.EX_DATAERR, f"{part} silent", "Check the recording: nothing can be heard in it.")
     if longer:
-        stage.say(printable(f"{name} is longer: {part} used"))
+        log.warning("%s is longer: %s used", name, part)
     return bytes(pcm)
+
+
+def _decoded(name: str, url: str, stdin: int | BinaryIO, window: int) -> bytearray:
+    """At least a sample of PCM from the first FFmpeg that can read it, and little more than `window` bytes."""
+    import ffmpeg
+
+    only = {"protocol_whitelist": "file,pipe,cache", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
+    defects: dict[str, str] = {}
+    failure: UserError | None = None
+    for program in ffmpeg_process.ffmpeg_programs():
+        try:
+            with ffmpeg_process.Ffmpeg(program, ffmpeg.input(url, **only), stdin) as process:
+                pcm, late = _read(process, window, stdin == subprocess.DEVNULL, program)
+                if len(pcm) >= 2:
+                    return pcm
+                defect = process.defect()
+                if not defect:
+                    failure = failure or _undecodable(name, late or process.complaint())
+        except OSError as error:
+            defect, late = error.strerror or "it cannot be started", ""
+        if defect:
+            defects[program] = defect
+            ffmpeg_process.report_defect(program, defect)
+        elif late or stdin != subprocess.DEVNULL:
+            break  # a second minute is too long, and a stream cannot be read again
+    raise failure or ffmpeg_process.broken(defects)
+
+
+def _read(process: ffmpeg_process.Ffmpeg, window: int, is_file: bool, program: str) -> tuple[bytearray, str]:
+    """What `process` decodes, and why it was given up; empty if it ended by itself, or enough has come."""
+    pcm = bytearray()
+    step, waited = min(SLOW, PATIENCE), 0.0
+    while len(pcm) <= window:
+        data = process.read(step if is_file else None)
+        if data:
+            pcm += data
+            waited = 0.0
+        elif data is not None:
+            break
+        else:
+            waited += step
+            if waited >= PATIENCE or (not pcm and waited == step and ffmpeg_process.defect(program)):
+                return pcm, f"nothing came of it in {waited:g} seconds"
+    return pcm, ""
 
 
 @contextlib.contextmanager
 def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
-    """(address for FFmpeg, its stdin) of `source`. A regular file goes by name, everything else through stdin."""
+    """(address for FFmpeg, its stdin) of `source`. A regular file is given by name, everything else on stdin."""
     cached = "cache:pipe:0"  # `cache` lets FFmpeg seek in a pipe: an m4a has its index at the end
     if str(source) == "-":
         if sys.stdin is None or sys.stdin.isatty():
@@ -218,6 +154,9 @@ def _undecodable(name: str, complaint: str) -> UserError:
         what, remedy = f"there is no sound in {name}", "It has pictures only: give a file with a voice in it."
     elif "not on whitelist" in complaint:  # a format or a protocol
         what, remedy = f"{name} is not a sound file", "Playlists are not followed: give the sound itself."
+    elif missing := _NO_DECODER.search(complaint):
+        what = f"this FFmpeg has no decoder for the sound in {name} ({(missing[1] or missing[2])[:40]})"
+        return UserError(os.EX_UNAVAILABLE, what, ffmpeg_process.install_ffmpeg())
     elif complaint:
         reason = re.sub(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] *)+", "", complaint.splitlines()[-1])
         for where in ("Error opening input files: ", f"file:{name}: ", "cache:pipe:0: "):

@@ -1,39 +1,65 @@
-"""The recogniser that needs no download: pocketsphinx, its own acoustic model of US English, and a language model of
-the built-in image model's little world (training.builtin.language_model).
+"""The recogniser that needs no download: pocketsphinx with its own acoustic model of US English, and a language model
+of the subjects that the built-in image model can draw (training.builtin.language_model).
 
-It is loaded in a tenth of a second, takes about a twentieth of the length of a recording, and knows some 500 words.
+It loads in a tenth of a second, takes about a twentieth of the length of a recording, and knows some 500 words.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from helpers.catalog import catalog
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
+from helpers.listen import denoise
+from helpers.listen.transcript import Transcript
+
+if TYPE_CHECKING:
+    from helpers.listen.recognisers import Choice
+
+log = logging.getLogger(__name__)
 
 FOLDER = ROOT / "models" / "builtin" / "recogniser"
 
-PEAK = 8000  # of 32768; every recording is brought to it
-# Room noise for recordings that have none: the acoustic model has never heard digital silence between words. Without
-# it a gated or synthetic voice had a word error rate of 65 %, with it 5 %. A microphone brings more of it than this.
+PEAK = 8000  # of 32768; every recording is scaled to this peak
+# Room noise for recordings that have none: the acoustic model was not trained with digital silence between words.
+# Without it, a gated or synthetic voice had a word error rate of 65 %, with it 5 %. Any microphone adds more than this.
 NOISE = 30
 FRAME = RATE // 50  # samples; 20 ms
 MARGIN = RATE // 5  # samples of silence that stay before the first word and after the last
-# Speech of other words becomes a salad of the known ones. Below this it is taken for one: of prompts that were heard
-# well (synthetic voices) 1 in 100 lay there, of speech about something else 7 in 10.
-DOUBT = -9.5
+# Words outside its vocabulary become a random sequence of words in it. A score below this is taken for such a sequence:
+# it refused 1 in 100 correctly recognised prompts (synthetic voices), and 7 in 10 sentences about something else.
+LEAST_SCORE = -9.5
+
+
+@contextlib.contextmanager
+def load(choice: Choice) -> Iterator[BuiltinRecogniser]:
+    """The loaded recogniser, which lowers noise first. Raises: UserError 69 if its files are missing."""
+    better = catalog.read().speech(choice.language, choice.translate).name
+    log.warning("the built-in recogniser knows few words; a better one: ./download_model.py %s", better)
+    yield BuiltinRecogniser(denoise.denoised)
 
 
 class BuiltinRecogniser:
-    """English of the little world; loaded when it is made. Raises UserError 69 when its files are not there."""
+    """English about the built-in subjects. It is loaded when it is made."""
 
-    def __init__(self) -> None:
+    name, languages, translates = "pocketsphinx", "en", False
+
+    def __init__(self, prepare: Callable[[bytes], bytes] = lambda pcm: pcm) -> None:
+        """prepare: what is done to a recording first, for example against noise.
+
+        Raises: UserError 69 if its files are missing.
+        """
         import numpy  # noqa: F401  (now, and not when the recording has ended)
         from pocketsphinx import Decoder
 
+        self._prepare = prepare
         files = {"lm": str(FOLDER / "captions.arpa"), "dict": str(FOLDER / "pronunciations.dict")}
         try:
             self._decoder = Decoder(**files, samprate=RATE, loglevel="FATAL")
@@ -41,46 +67,50 @@ class BuiltinRecogniser:
             message = f"the built-in recogniser cannot be loaded from {FOLDER}"
             raise UserError(os.EX_UNAVAILABLE, message, "Get its files back: git restore models/builtin") from error
 
-    def transcribe(self, pcm: bytes) -> str:
-        """The words in `pcm` (s16le, 16 kHz, mono), in lower case; none when nothing in it rises above the rest.
+    def transcribe(self, pcm: bytes) -> Transcript:
+        """The words in `pcm` (s16le, 16 kHz, mono), in lower case; none if nothing in it is louder than the rest.
 
-        Raises: UserError 65 for speech that is not of the little world.
+        Raises: UserError 65 for speech about something else.
         """
-        speech = trimmed(pcm)
-        if not speech:
-            return ""
-        self._decoder.start_utt()
-        # All at once: the cepstral mean of the whole utterance serves far better than a running one.
-        self._decoder.process_raw(speech, full_utt=True)
-        self._decoder.end_utt()
-        hypothesis = self._decoder.hyp()
-        if not hypothesis or not hypothesis.hypstr:
-            return ""
-        text: str = hypothesis.hypstr
-        seconds = len(speech) / BYTES_PER_SECOND
-        if math.log(max(hypothesis.prob, 1e-300)) / seconds + self._fluency(text) < DOUBT:
+        text, score = self._recognised(trimmed(self._prepare(pcm)))
+        if text and score < LEAST_SCORE:
             message = f"this was not understood; the nearest words are: {text}"
-            better = catalog.default("english").name
+            better = catalog.read().default("english").name
             remedy = (
                 f'Say it simply, as in "a cat on the beach", or get a better recogniser: ./download_model.py {better}'
             )
             raise UserError(os.EX_DATAERR, message, remedy)
-        return text
+        return Transcript(text, "en")
+
+    def _recognised(self, speech: bytes) -> tuple[str, float]:
+        """The nearest words, and a score of how well they fit; see LEAST_SCORE."""
+        if not speech:
+            return "", 0.0
+        self._decoder.start_utt()
+        # All at once: the cepstral mean of the whole utterance works far better than a running one.
+        self._decoder.process_raw(speech, full_utt=True)
+        self._decoder.end_utt()
+        hypothesis = self._decoder.hyp()
+        if not hypothesis or not hypothesis.hypstr:
+            return "", 0.0
+        text: str = hypothesis.hypstr
+        seconds = len(speech) / BYTES_PER_SECOND
+        return text, math.log(max(hypothesis.prob, 1e-300)) / seconds + self._fluency(text)
 
     def _fluency(self, text: str) -> float:
-        """The mean log probability of a word of `text` in the language model: about -2, for a salad of words -5."""
+        """The mean log probability of a word of `text` in the language model: about -2, for random words -5."""
         words = ["<s>", *text.split(), "</s>"]
         model = self._decoder.get_lm()
         steps = range(1, len(words))
-        scores = (model.prob(words[max(0, i - 2) : i + 1][::-1]) for i in steps)  # the word, then its history backwards
+        scores = (model.prob(words[max(0, i - 2) : i + 1][::-1]) for i in steps)  # word first
         return math.log(1.0001) * float(sum(scores)) / len(steps)  # pocketsphinx counts in powers of 1.0001
 
 
 def trimmed(pcm: bytes) -> bytes:
-    """What of `pcm` is speech, from the first to the last loud frame, at an even level and with some room noise.
+    """The speech in `pcm`, from the first to the last loud frame, scaled to a fixed peak and with some room noise.
 
-    Empty when no frame is louder than the others, as in steady noise, a hum or a tone. Long silence has to go because
-    it shifts the cepstral mean: 3 s of it before and after doubled the word error rate.
+    Empty if no frame is louder than the others, as in steady noise, a hum or a tone. Long silence is cut because it
+    shifts the cepstral mean: 3 s before and after the speech doubled the word error rate.
     """
     import numpy as np
 

@@ -1,11 +1,12 @@
-"""Cuts what is said out of the sound of a microphone: from a little before the first word to just after the last.
+"""Endpoint detection: cuts utterances out of the sound of a microphone, from a little before the first word to just
+after the last.
 
     for chunk in microphone:
-        for piece in listener.hear(chunk):   # of an utterance, as it is said; None when it is over
+        for piece in endpointer.feed(chunk):   # a part of an utterance while it is spoken; None at its end
             ...
 
-Silence is held back until it is known whether speech goes on. Therefore nothing arrives at the next stage while the
-speaker pauses, and what has arrived then is, if it was the last word, the whole utterance.
+Silence is held back until speech goes on. So nothing arrives at the next stage while the speaker pauses, and if the
+speaker has finished, the whole utterance has already arrived.
 """
 
 from __future__ import annotations
@@ -17,28 +18,28 @@ from collections.abc import Iterator
 from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.listen import vad
 
-BEFORE = 0.8  # seconds kept before the first frame that is taken for speech; in noise the network may hear it 0.3 late
-AFTER = 0.3  # seconds that are taken for the end of the last word
+BEFORE = 0.8  # seconds kept before the first frame of speech; in noise the network may detect it 0.3 s late
+AFTER = 0.3  # seconds kept after the last frame of speech
 
-# Speech begins with so many frames (32 ms) of it among the last so many: a click or a key is shorter.
+# Speech begins when 3 of the last 8 frames (32 ms each) are speech: a click or a key is shorter.
 _FRAMES, _AMONG = 3, 8
 
 _FRAME_BYTES = 2 * vad.FRAME
 
 
-class Listener:
-    """Hears a stream of PCM (s16le, 16 kHz, mono) and tells the utterances in it."""
+class Endpointer:
+    """Finds the utterances in a stream of PCM (s16le, 16 kHz, mono)."""
 
     def __init__(self, silence: float, longest: float = math.inf) -> None:
-        """silence: seconds without speech that end an utterance; longest: seconds after which it ends in any case."""
+        """silence: seconds without speech that end an utterance; longest: seconds after which it is cut."""
         self._detector = vad.Detector()
         self._limit = silence / vad.FRAME_SECONDS
         self._longest = longest / vad.FRAME_SECONDS
-        self._pcm = bytearray()  # not yet a frame
+        self._pcm = bytearray()  # less than a frame
         self._before: deque[bytes] = deque(maxlen=_AMONG + round(BEFORE / vad.FRAME_SECONDS))
         self._recent: deque[bool] = deque(maxlen=_AMONG)
         self._held: list[bytes] = []
-        self._frames = self._silent = 0  # of the utterance; of them since the last word
+        self._frames = self._silent = 0  # of the utterance; of them, since the last word
         self.speaking = False
 
     @property
@@ -46,10 +47,10 @@ class Listener:
         """Seconds since the last word of the utterance."""
         return self._silent * vad.FRAME_SECONDS
 
-    def hear(self, pcm: bytes) -> Iterator[bytes | None]:
-        """Take in sound of any length; yield what of it, and of what was held back, is said, and None at each end."""
+    def feed(self, pcm: bytes) -> Iterator[bytes | None]:
+        """Take in sound of any length; yield the parts that are speech, and None at the end of each utterance."""
         self._pcm += pcm
-        for probability in self._detector.hear(pcm):
+        for probability in self._detector.feed(pcm):
             frame = bytes(self._pcm[:_FRAME_BYTES])
             del self._pcm[:_FRAME_BYTES]
             self._recent.append(probability >= vad.BEGINS)
@@ -81,7 +82,7 @@ class Listener:
 
 
 def is_spoken(pcm: bytes) -> bool:
-    """Whether somebody says something in a whole recording (s16le, 16 kHz, mono)."""
-    listener = Listener(math.inf)
+    """Whether somebody speaks in a whole recording (s16le, 16 kHz, mono)."""
+    endpointer = Endpointer(math.inf)
     seconds = (pcm[i : i + BYTES_PER_SECOND] for i in range(0, len(pcm), BYTES_PER_SECOND))
-    return any(piece for second in seconds for piece in listener.hear(second))
+    return any(piece for second in seconds for piece in endpointer.feed(second))

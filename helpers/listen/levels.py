@@ -1,4 +1,4 @@
-"""What the numbers of a microphone's sound say about the microphone: muted, too loud, at the wrong speed."""
+"""What the level and the speed of a microphone's sound say about it: muted, too loud, at the wrong sample rate."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 from helpers.core.pcm import RATE, SILENCE_DBFS, level_dbfs, samples_above
 
-CLIPPED = 0.002  # of the samples; a shout clips a few, a gain that is too high clips many
-_FULL_SCALE = 32_700  # of 32,768: some devices stop a little below
-_SETTLED = 1.0  # seconds of sound after which the clock is compared: what was buffered has come by then
-_SHORTEST = 2.0  # seconds by the clock that a comparison takes
+CLIPPED = 0.002  # share of the samples; a shout clips a few, too high a gain clips many
+_FULL_SCALE = 32_700  # of 32,768; some devices clip a little below
+_SETTLED = 1.0  # seconds of sound before the speed is measured: buffered sound has arrived by then
+_SHORTEST = 2.0  # seconds on the clock that measuring the speed takes
 
 
-class SoundCheck:
-    """Hears the PCM (s16le, 16 kHz, mono) of a microphone as it arrives, all of it."""
+class LevelCheck:
+    """Measures the PCM (s16le, 16 kHz, mono) of a microphone. It needs all of it, as it arrives."""
 
     def __init__(self) -> None:
         self._samples = 0
@@ -25,11 +25,11 @@ class SoundCheck:
 
     @property
     def seconds(self) -> float:
-        """Of sound, so far."""
+        """Seconds of sound so far."""
         return self._samples / RATE
 
-    def hear(self, pcm: bytes) -> float:
-        """Take in at most 50 ms; returns their level in dBFS."""
+    def feed(self, pcm: bytes) -> float:
+        """Take in at most 50 ms of sound; returns its level in dBFS."""
         level = level_dbfs(pcm)
         self.loudest = max(self.loudest, level)
         self._clipped += samples_above(pcm, _FULL_SCALE)
@@ -40,11 +40,11 @@ class SoundCheck:
         return level
 
     def is_silent(self) -> bool:
-        """Whether not even the noise of a room was in it."""
+        """Whether there was not even the noise of a room."""
         return self.loudest <= SILENCE_DBFS
 
     def speed(self) -> float:
-        """Seconds of sound in a second of the clock; 1 as long as it is too early to tell."""
+        """Seconds of sound per second on the clock; 1 as long as it is too early to tell."""
         by_clock = self._last - self._since
         return (self.seconds - _SETTLED) / by_clock if by_clock >= _SHORTEST else 1.0
 

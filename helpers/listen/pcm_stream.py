@@ -1,47 +1,58 @@
-"""Takes in the PCM on stdin from the start, in a thread, so that a full pipe never stalls the microphone while a model
-loads; and tells the recordings in it: one, or, in a loop, one before each mark.
+"""Reads PCM from a file descriptor and cuts it into recordings: one or, in a loop, one before each mark.
+
+A thread reads from the start, so that a full pipe does not stop the microphone while a model loads.
+
+The end of a recording is marked by half a second of zeros, and a pause by the absence of bytes, not by frames with a
+type and a length: raw PCM is what any recorder of the user's own sends, and a second protocol between our own stages
+would save 0.15 s at most, and only of a recogniser that takes longer than the rest of the silence.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 import queue
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, MARK
 
-NAME = "transcribe"
+log = logging.getLogger(__name__)
+
 LONGEST = 600  # seconds of a recording: 19 MB, many times what anybody says about one picture
-PAUSE = 0.15  # seconds without sound; record sends what is said every 50 ms, and nothing while the speaker pauses
+PAUSE = 0.15  # seconds without sound; record sends speech every 50 ms, and nothing while the speaker pauses
 
 
-class Heard(NamedTuple):
-    """A recording so far: s16le, 16 kHz, mono; and whether it is over, or the speaker only pauses."""
+class Recording(NamedTuple):
+    """A recording (s16le, 16 kHz, mono) so far. complete: whether it is over; else the speaker pauses."""
 
     pcm: bytes
-    over: bool
+    complete: bool
 
 
-class Hearing(threading.Thread):
-    """Hears stdin until its end."""
+class PcmStream(threading.Thread):
+    """Reads a descriptor until its end. `recordings()` gives what has arrived."""
 
-    def __init__(self, loop: bool = False) -> None:
-        """Raises: UserError 66 when stdin is a terminal."""
-        if os.isatty(0):
+    def __init__(
+        self, loop: bool = False, on_complete: Callable[[int, float], None] = lambda number, seconds: None, fd: int = 0
+    ) -> None:
+        """on_complete: called in the thread when the end of a recording has arrived, with its number, from 1, and its
+        seconds.
+
+        Raises: UserError 66 if the descriptor is a terminal.
+        """
+        if os.isatty(fd):
             raise UserError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe raw PCM into it.")
         super().__init__(daemon=True)
-        self._loop = loop
+        self._fd, self._loop, self._on_complete = fd, loop, on_complete
         self._pcm = bytearray()
-        self._fresh = False  # whether sound has come since the last pause
-        self._number = 0  # of recordings that are over
-        self._heard: queue.SimpleQueue[Heard | OSError | None] = queue.SimpleQueue()
-        self._waiting, self._taken = 0, threading.Condition()  # bytes of recordings that are in it
+        self._fresh = False  # whether sound has arrived since the last pause
+        self._number = 0  # of complete recordings
+        self._queue: queue.SimpleQueue[Recording | OSError | None] = queue.SimpleQueue()
+        self._queued, self._taken = 0, threading.Condition()  # bytes in the queue
         self.start()
 
     def run(self) -> None:
@@ -52,71 +63,71 @@ class Hearing(threading.Thread):
                 if self._loop:
                     self._split(begin)
                 if len(self._pcm) >= LONGEST * BYTES_PER_SECOND:
-                    stage.say(f"{NAME}: only the first {LONGEST // 60} minutes are used")
+                    log.warning("only the first %d minutes are used", LONGEST // 60)
                     if not self._loop:
-                        os.close(0)
+                        os.close(self._fd)
                         break
-                    self._over(len(self._pcm))
+                    self._complete(len(self._pcm))
         except OSError as error:
-            self._heard.put(error)
+            self._queue.put(error)
         if len(self._pcm) > 1 or not self._number:  # more than half a sample
-            self._over(len(self._pcm))
-        self._heard.put(None)
+            self._complete(len(self._pcm))
+        self._queue.put(None)
 
     def _read(self) -> bytes:
-        if self._fresh and not select.select([0], [], [], PAUSE)[0]:
-            self._put(self._whole(), over=False)
+        if self._fresh and not select.select([self._fd], [], [], PAUSE)[0]:
+            self._put(self._whole_samples(), complete=False)
             self._fresh = False
-        data = os.read(0, min(1 << 16, LONGEST * BYTES_PER_SECOND - len(self._pcm)))
+        data = os.read(self._fd, min(1 << 16, LONGEST * BYTES_PER_SECOND - len(self._pcm)))
         self._fresh = True
         return data
 
     def _split(self, begin: int) -> None:
-        """End a recording at each mark; none begins before byte `begin`."""
+        """End a recording at each mark; no mark begins before byte `begin`."""
         while (end := self._pcm.find(MARK, begin)) >= 0:
             end += end % 2  # the second half of the last sample may be a zero, too
             if self._pcm[end : end + len(MARK)] != MARK:
-                return  # its last byte has not come
+                return  # its last byte has not arrived
             rest = self._pcm[end + len(MARK) :]
-            self._over(end)
+            self._complete(end)
             self._pcm, begin, self._fresh = rest, 0, bool(rest)
 
-    def _over(self, length: int) -> None:
+    def _complete(self, length: int) -> None:
         self._number += 1
-        with contextlib.suppress(OSError):  # a full disk is not what this thread has to report
-            stage.event("heard", number=self._number, seconds=length / BYTES_PER_SECOND)
-        self._put(self._whole()[:length], over=True)
+        self._on_complete(self._number, length / BYTES_PER_SECOND)
+        self._put(self._whole_samples()[:length], complete=True)
         self._pcm.clear()
 
-    def _put(self, pcm: bytes, over: bool) -> None:
-        """No microphone talks for so long that this waits; what never ends stays in its stage."""
+    def _put(self, pcm: bytes, complete: bool) -> None:
+        """Blocks while 10 minutes of audio are queued. A microphone never gets there; this bounds the memory if stdin
+        is an endless stream."""
         with self._taken:
-            self._taken.wait_for(lambda: self._waiting < LONGEST * BYTES_PER_SECOND)
-            self._waiting += len(pcm)
-        self._heard.put(Heard(pcm, over))
+            self._taken.wait_for(lambda: self._queued < LONGEST * BYTES_PER_SECOND)
+            self._queued += len(pcm)
+        self._queue.put(Recording(pcm, complete))
 
-    def _whole(self) -> bytes:
+    def _whole_samples(self) -> bytes:
         return bytes(self._pcm[: len(self._pcm) // 2 * 2])
 
-    def waiting(self) -> bool:
-        """Whether more has come than was asked for."""
-        return not self._heard.empty()
+    def has_more(self) -> bool:
+        """Whether more has arrived than was taken."""
+        return not self._queue.empty()
 
-    def recordings(self) -> Iterator[Heard]:
-        """What is heard, as it comes: each recording when it is over, and before that, so far, at each pause.
+    def recordings(self) -> Iterator[Recording]:
+        """Each recording when it is complete, and before that, at each pause, what of it has arrived.
 
-        Raises: UserError 65 for nothing, or what is not raw PCM; 66 unreadable.
+        Raises: UserError 65 for nothing, or for what is not raw PCM; 66 unreadable.
         """
-        while (heard := self._heard.get()) is not None:
-            if isinstance(heard, OSError):
+        while (recording := self._queue.get()) is not None:
+            if isinstance(recording, OSError):
                 remedy = "Pipe raw PCM into it, or give it files."
-                raise UserError(os.EX_NOINPUT, f"cannot read stdin: {heard.strerror}", remedy) from heard
+                raise UserError(os.EX_NOINPUT, f"cannot read stdin: {recording.strerror}", remedy) from recording
             with self._taken:
-                self._waiting -= len(heard.pcm)
+                self._queued -= len(recording.pcm)
                 self._taken.notify()
-            if heard.over and not heard.pcm:
+            if recording.complete and not recording.pcm:
                 raise UserError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
-            if heard.pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
+            if recording.pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
                 remedy = "Give the file as an argument instead."
                 raise UserError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
-            yield heard
+            yield recording

@@ -1,16 +1,14 @@
-"""The second stage: sound in, one line of text per recording out.
+"""The stage transcribe: sound in, one line of text per recording out.
 
-The recogniser loads while the recording is still being made, and recognises whenever the speaker pauses: after the last
-word, most often, nothing is left to do.
+The recogniser loads while the microphone is still open, and recognises whenever the speaker pauses. So after the last
+word there is usually nothing left to do.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import functools
 import os
-import re
 import time
 from pathlib import Path
 from typing import BinaryIO
@@ -19,69 +17,36 @@ from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.core.session import PARTIAL
-from helpers.core.settings import Settings, add_options
-from helpers.core.text import printable, shortened
+from helpers.core.settings import Settings, add_options, with_arguments
+from helpers.core.text import printable
 from helpers.listen import audio, recognisers
-from helpers.listen.pcm_stream import Hearing
+from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.recognisers import Recogniser
+from helpers.listen.transcript import Transcript
+from helpers.words import stop_phrases
 
 NAME = "transcribe"
-ENOUGH = ("stop listening", "please stop listening")  # said in a loop, it ends it
-QUICK = 0.6  # seconds; less than the silence in which record waits whether the speaker goes on
-
-
-def careful(recogniser: Recogniser) -> Recogniser:
-    """`recogniser`, but asked only about sound in which somebody speaks, since Whisper hears "Thank you." in noise; its
-    words are on one line, and its last answer is remembered.
-    """
-    from helpers.listen.endpointing import is_spoken
-
-    @functools.lru_cache(maxsize=1)
-    def words(pcm: bytes) -> str:
-        return printable(recogniser(pcm)) if is_spoken(pcm) else ""
-
-    def without_end(pcm: bytes) -> bytes:  # zeros, of which the mark of a loop takes some away
-        sound = pcm.rstrip(b"\0")
-        return sound + bytes(len(sound) % 2)
-
-    return lambda pcm: words(without_end(pcm))
-
-
-def recognise(recogniser: Recogniser, pcm: bytes, number: int) -> str:
-    """The words in `pcm`, the recording with this number, on one line.
-
-    Raises: UserError 65 when there are none.
-    """
-    began = time.monotonic()
-    text = recogniser(pcm)
-    if not text:
-        loudest = loudest_dbfs(pcm)
-        level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
-        message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
-        raise UserError(os.EX_DATAERR, message, "Speak closer to the microphone, or choose another: --list-devices.")
-    stage.event("line", number=number, text=shortened(text), seconds=round(time.monotonic() - began, 3))
-    stage.say(f"heard: {text}")
-    return text
+QUICK = 0.6  # seconds; less than the silence after which record ends the recording
 
 
 class Partial:
-    """What has been understood while the speaker pauses, for record's line on the terminal.
+    """Writes the words recognised so far, while the speaker pauses, into a file for record's line on the terminal.
 
-    If nothing follows, it is the whole, and the recogniser, which remembers its last answer, is not asked again. It is
-    asked only if it is quick enough to have answered before the recording ends.
+    If nothing follows, these are the final words, and the speech gate returns them again without asking the recogniser.
+    A pause is skipped if the recogniser is too slow to answer before the recording ends.
     """
 
-    def __init__(self, recogniser: Recogniser) -> None:
+    def __init__(self, recogniser: Recogniser, session: Path | None) -> None:
         self._recogniser = recogniser
-        self._file = (stage.session() or Path(os.devnull)) / PARTIAL
-        self._seconds = 0.0  # that it took the last time
+        self._file = (session or Path(os.devnull)) / PARTIAL
+        self._seconds = 0.0  # that the last answer took
 
     def show(self, pcm: bytes) -> None:
         if self._seconds > QUICK:
             return
         began = time.monotonic()
-        with contextlib.suppress(UserError):  # it is told when the recording is over
-            self._write(self._recogniser(pcm))
+        with contextlib.suppress(UserError):  # it is reported at the end of the recording
+            self._write(self._recogniser.transcribe(pcm).text)
         self._seconds = time.monotonic() - began
 
     def clear(self) -> None:
@@ -94,51 +59,77 @@ class Partial:
             beside.replace(self._file)
 
 
-def write_down(hearing: Hearing, recogniser: Recogniser, loop: bool, pipe: BinaryIO) -> None:
-    """A line for each recording that is heard; in a loop, one that has no words is an empty line, so that line number n
-    is that of recording number n.
+class Lines:
+    """Recognises recordings, and writes a line for each."""
 
-    Raises: UserError 65 for one without words, unless it is one of a loop.
-    """
-    partial, number = Partial(recogniser), 0
-    for pcm, over in hearing.recordings():
-        if not over:
-            if not hearing.waiting():
-                partial.show(pcm)
-            continue
-        number += 1
-        text = ""
-        try:
-            text = recognise(recogniser, pcm, number)
-        except UserError as error:
-            if not loop:
-                raise
-            stage.say(f"{NAME}: {error.message}")
-        if loop and re.sub(r"\W+", " ", text.casefold()).strip() in ENOUGH:
-            return
-        pipe.write(text.encode() + b"\n")
-        pipe.flush()
-        partial.clear()
+    def __init__(self, recogniser: Recogniser, settings: Settings, pipe: BinaryIO) -> None:
+        self._recogniser, self._settings, self._pipe = recogniser, settings, pipe
+        # To translate with the usual language means that the language is detected
+        self._detects = settings.language == "auto" or (settings.language == "en" and settings.translate)
 
+    def recognise(self, pcm: bytes, number: int) -> Transcript:
+        """The transcript of recording `number`. Raises: UserError 65 if there are no words in it."""
+        began = time.monotonic()
+        transcript = self._recogniser.transcribe(pcm)
+        if self._detects and transcript.language:
+            stage.event("language", found=transcript.language, number=number)
+        if not transcript.text:
+            loudest = loudest_dbfs(pcm)
+            level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
+            message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
+            remedy = "Speak closer to the microphone, or choose another: --list-devices."
+            raise UserError(os.EX_DATAERR, message, remedy)
+        # The first 300 characters: a longer event would not reach a fifo in one piece
+        seconds = round(time.monotonic() - began, 3)
+        stage.event("line", number=number, seconds=seconds, text=transcript.text[:300])
+        stage.say(f"heard: {transcript.text}")
+        return transcript
 
-def write_down_files(files: list[str], seconds: float, recogniser: Recogniser, pipe: BinaryIO) -> None:
-    """A line for each file, of its first `seconds`, in order.
+    def write(self, text: str, number: int) -> None:
+        self._pipe.write(text.encode() + b"\n")
+        self._pipe.flush()
 
-    Raises: the first UserError; the other files are written down all the same.
-    """
-    failure: UserError | None = None
-    for number, file in enumerate(files, 1):
-        try:
-            text = recognise(recogniser, audio.decode(file, seconds), number)
-        except UserError as error:
-            if len(files) > 1:
-                stage.say(printable(f"{NAME}: {file}: {error.message}"))
-            failure = failure or error
-        else:
-            pipe.write(text.encode() + b"\n")
-            pipe.flush()
-    if failure:
-        raise failure
+    def of_stream(self, stream: PcmStream) -> None:
+        """A line for each recording of a stream; in a loop, one without words is an empty line, so that line N belongs
+        to recording N.
+
+        Raises: UserError 65 for one without words, but not in a loop.
+        """
+        partial, number = Partial(self._recogniser, self._settings.session), 0
+        for pcm, complete in stream.recordings():
+            if not complete:
+                if not stream.has_more():
+                    partial.show(pcm)
+                continue
+            number += 1
+            text = ""
+            try:
+                text = self.recognise(pcm, number).text
+            except UserError as error:
+                if not self._settings.loop:
+                    raise
+                stage.say(f"{NAME}: {error.message}")
+            if self._settings.loop and stop_phrases.is_stop(text):
+                return
+            self.write(text, number)
+            partial.clear()
+
+    def of_files(self, files: list[str]) -> None:
+        """A line for each file, of its first seconds, in order.
+
+        Raises: the first UserError, after the other files.
+        """
+        failure: UserError | None = None
+        for number, file in enumerate(files, 1):
+            try:
+                pcm = audio.decode(file, self._settings.time or WINDOW)
+                self.write(self.recognise(pcm, number).text, number)
+            except UserError as error:
+                if len(files) > 1:
+                    stage.say(printable(f"{NAME}: {file}: {error.message}"))
+                failure = failure or error
+        if failure:
+            raise failure
 
 
 def thread_count(text: str) -> int:
@@ -148,24 +139,37 @@ def thread_count(text: str) -> int:
     return int(text)
 
 
+def note_recording(number: int, seconds: float) -> None:
+    with contextlib.suppress(OSError):  # a full disk: not for this thread to report
+        stage.event("heard", number=number, seconds=seconds)
+
+
 def main(argv: list[str] | None = None) -> int:
+    settings = Settings.from_environment()
     parser = stage.Parser(
         prog="python -m helpers.listen.transcribe", description="Write down what is said: one line per recording."
     )
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="audio files; raw PCM (16 kHz, mono, s16le) on stdin if none is given"
     )
-    add_options(parser, Settings.from_environment(), "language", "translate", "whisper", "time", "loop")
+    add_options(parser, settings, "language", "translate", "whisper", "time", "loop")
     parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
+    settings = with_arguments(settings, arguments)
     pipe = stage.take_stdout()
-    hearing = None if arguments.files else Hearing(arguments.loop)
-    how = (arguments.whisper, arguments.language, arguments.translate, arguments.threads)
-    with recognisers.load(*how) as recogniser:
-        if hearing:
-            write_down(hearing, careful(recogniser), arguments.loop, pipe)
+    stream = None if arguments.files else PcmStream(settings.loop, note_recording)
+    request = recognisers.Request(
+        settings.whisper, settings.language, settings.translate, arguments.threads, settings.models
+    )
+    with recognisers.load(request) as recogniser:
+        stage.event("ready", recogniser=printable(recogniser.name))
+        from helpers.listen.speech_gate import SpeechGate  # numpy; after --help, and while the microphone is open
+
+        lines = Lines(SpeechGate(recogniser), settings, pipe)
+        if stream:
+            lines.of_stream(stream)
         else:
-            write_down_files(arguments.files, arguments.time or WINDOW, careful(recogniser), pipe)
+            lines.of_files(arguments.files)
     return 0
 
 

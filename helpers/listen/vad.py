@@ -1,13 +1,13 @@
-"""Voice activity: where in a sound somebody speaks. Silero VAD 6.2, computed with numpy.
+"""Voice activity detection: when somebody speaks. Silero VAD 6.2, computed with numpy.
 
     detector = vad.Detector()
     for chunk in microphone:                      # s16le, 16 kHz, mono, of any length
-        for probability in detector.hear(chunk):  # one for each 32 ms
+        for probability in detector.feed(chunk):  # one for each 32 ms
             ...
 
 The network (github.com/snakers4/silero-vad, MIT; weights in models/silero_vad) is small: a short-time Fourier
-transform, four convolutions, an LSTM. Written out here it loads in milliseconds and takes 5 MB, where a runtime for its
-ONNX file takes 0.3 s and 70 MB in each stage that listens. The tests hold it against that file.
+transform, four convolutions, an LSTM. In numpy it loads in milliseconds and takes 5 MB; a runtime for its ONNX file
+takes 0.3 s and 70 MB in each stage. The tests compare it with that file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from helpers.core.pcm import RATE
 Array = NDArray[Any]  # of float32
 
 WEIGHTS = ROOT / "models" / "silero_vad" / "silero_vad_16k.safetensors"
-FRAME = 512  # samples that one probability is for
+FRAME = 512  # samples per probability
 FRAME_SECONDS = FRAME / RATE
-CONTEXT = 64  # samples before them that the network sees again
+CONTEXT = 64  # samples before a frame that the network sees again
 
 # Silero's own thresholds: speech begins above the first and goes on above the second.
 BEGINS = 0.5
@@ -59,7 +59,7 @@ def _convolve(x: Array, name: str, stride: int) -> Array:
 
 
 def _features(frames: Array) -> Array:
-    """frames: (n, CONTEXT + FRAME), -1…1 → (n, 128), what the LSTM hears."""
+    """frames: (n, CONTEXT + FRAME), -1…1 → (n, 128), the input of the LSTM."""
     padded = np.pad(frames, ((0, 0), (0, CONTEXT)), mode="reflect")
     windows = np.lib.stride_tricks.sliding_window_view(padded, 256, axis=1)[:, ::128]  # (n, 4, 256)
     spectrum = windows @ _weights()["stft.weight"]
@@ -74,16 +74,16 @@ def _sigmoid(x: Array) -> Array:
 
 
 class Detector:
-    """Hears a stream of PCM and remembers it as far as the network does."""
+    """The probability of speech in a stream of PCM; it keeps the network's state between calls."""
 
     def __init__(self) -> None:
-        """Raises: UserError 69 when the weights are not there."""
+        """Raises: UserError 69 if the weights are missing."""
         _weights()
-        self._state: Array = np.zeros((2, 128), np.float32)  # of the LSTM: what it says, what it keeps
-        self._samples: Array = np.zeros(CONTEXT, np.float32)  # the context, and what is no whole frame yet
+        self._state: Array = np.zeros((2, 128), np.float32)  # of the LSTM: hidden and cell
+        self._samples: Array = np.zeros(CONTEXT, np.float32)  # the context, and less than a frame
 
-    def hear(self, pcm: bytes | bytearray) -> Array:
-        """pcm: s16le, 16 kHz, mono → the probability of speech, 0…1, of each 32 ms that are complete now."""
+    def feed(self, pcm: bytes | bytearray) -> Array:
+        """pcm: s16le, 16 kHz, mono → the probability of speech, 0…1, of each frame (32 ms) that is now complete."""
         samples = np.concatenate([self._samples, np.frombuffer(pcm, "<i2").astype(np.float32) / 32768])
         count = (len(samples) - CONTEXT) // FRAME
         self._samples = samples[count * FRAME :]
@@ -93,13 +93,13 @@ class Detector:
         weights = _weights()
         gates_in = _features(frames) @ weights["lstm.weight_ih"].T + weights["lstm.bias_ih"]
         gates_in += weights["lstm.bias_hh"]
-        said, kept = self._state
-        heard = np.empty((count, 128), np.float32)
+        hidden, cell = self._state
+        outputs = np.empty((count, 128), np.float32)
         for i in range(count):
-            gates = gates_in[i] + weights["lstm.weight_hh"] @ said
-            let_in, keep, candidate, let_out = gates.reshape(4, 128)
-            kept = _sigmoid(keep) * kept + _sigmoid(let_in) * np.tanh(candidate)
-            said = _sigmoid(let_out) * np.tanh(kept)
-            heard[i] = said
-        self._state = np.stack([said, kept])
-        return _sigmoid(np.maximum(heard, 0) @ weights["output.weight"][:, 0] + weights["output.bias"])
+            gates = gates_in[i] + weights["lstm.weight_hh"] @ hidden
+            input_gate, forget_gate, candidate, output_gate = gates.reshape(4, 128)
+            cell = _sigmoid(forget_gate) * cell + _sigmoid(input_gate) * np.tanh(candidate)
+            hidden = _sigmoid(output_gate) * np.tanh(cell)
+            outputs[i] = hidden
+        self._state = np.stack([hidden, cell])
+        return _sigmoid(np.maximum(outputs, 0) @ weights["output.weight"][:, 0] + weights["output.bias"])

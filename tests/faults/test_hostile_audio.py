@@ -22,7 +22,7 @@ from hostile_sound import DECODERS, FTYP, MOST_TIME, RIFF, SYSTEM, box, chunk, h
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND, WINDOW
-from helpers.listen import audio
+from helpers.listen import audio, ffmpeg_process
 
 
 def mutated(number: int) -> tuple[str, bytes]:
@@ -181,7 +181,7 @@ def test_streams_without_end(
         pouring = threading.Thread(target=poured, args=(pieces(), writer))
         pouring.start()
         # A whole GiB is written at full size only
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size(1 << 25, audio.LARGEST), limits[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size(1 << 25, ffmpeg_process.LARGEST), limits[1]))
         try:
             with os.fdopen(reader, "rb") as stdin:
                 held(record("-", tmp_path, decoder, stdin), (name, decoder), codes)
@@ -269,10 +269,12 @@ FAKES = {
 def test_an_ffmpeg_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     """An FFmpeg that hangs, crashes or floods its log is stopped, and the file is refused in one line."""
     script, words = FAKES[fault]
-    (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\necho $$ >{tmp_path}/pid\n{script}\n")
+    version = "case $* in *-version*) echo ffmpeg version 7.1; exit ;; esac"  # it runs, but not with this file
+    (tmp_path / "ffmpeg").write_text(f"#!/bin/sh\n{version}\necho $$ >{tmp_path}/pid\n{script}\n")
     (tmp_path / "ffmpeg").chmod(0o755)
     (tmp_path / "word.wav").write_bytes(wav())
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     monkeypatch.setattr(audio, "PATIENCE", 0.5 if fault == "hangs" else 60.0)
     with pytest.raises(UserError, match=words) as error:
         audio.decode(tmp_path / "word.wav")
@@ -289,4 +291,4 @@ def test_an_ffmpeg_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ended = record(tmp_path / "word.wav", tmp_path, "bundled", path=f"{tmp_path}:{os.environ['PATH']}")
     held(ended, "endless", (0,))
     assert len(ended.pcm) == WINDOW * BYTES_PER_SECOND
-    assert int((tmp_path / "limit").read_text()) * 512 == audio.LARGEST  # what it may write to the disk
+    assert int((tmp_path / "limit").read_text()) * 512 == ffmpeg_process.LARGEST  # what it may write to the disk

@@ -30,7 +30,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.text import printable
 from helpers.draw import engines
-from helpers.listen.recognisers import choose_model
+from helpers.listen.recognisers import Request, choose
 from helpers.listen.whisper import Whisper
 
 TESTS = Path(__file__).resolve().parent.parent
@@ -167,11 +167,11 @@ def english(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def heard(path: Path) -> str:
     """What a speech model that the user names makes of a second of silence."""
-    model = choose_model(str(path), "en", False)
-    assert model
-    with Whisper(model, threads=1) as recogniser:
+    chosen = choose(Request(str(path)))
+    assert chosen.path
+    with Whisper(chosen.path, threads=1) as recogniser:
         recogniser.wait_until_loaded()
-        return recogniser.transcribe(SECOND)
+        return recogniser.transcribe(SECOND).text
 
 
 def test_speech_models(
@@ -216,11 +216,11 @@ def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
         "a tensor that ends behind the file": content[:-4],
     }  # fmt: skip
     path.write_bytes(content)
-    assert choose_model(str(path), "en", False)
+    assert choose(Request(str(path)))
     for what, lie in lies.items():
         path.write_bytes(lie)
-        with pytest.raises(UserError, match=r"do not fit|not a Whisper model") as refused:
-            choose_model(str(path), "en", False)
+        with pytest.raises(UserError, match=r"leads out of the file|not a Whisper model") as refused:
+            choose(Request(str(path)))
         assert refused.value.code == os.EX_DATAERR, what
 
 

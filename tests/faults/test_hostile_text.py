@@ -35,7 +35,9 @@ from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
 from helpers.draw import generate, png, run_folder
 from helpers.draw.job import Job, Picture
-from helpers.listen import audio, transcribe
+from helpers.listen import audio
+from helpers.listen.speech_gate import SpeechGate
+from helpers.listen.transcript import Transcript
 
 PLATFORM = ROOT / "helpers" / "shell" / "platform"
 SHELLS = sorted({"bash", os.environ.get("A2I_TEST_BASH", "bash")})
@@ -80,8 +82,16 @@ def test_the_filter(tmp_path: Path, size: Size, record_property: Note) -> None:
     record_property("tried", tried)
 
 
-def always(text: str) -> Callable[[bytes], str]:
-    return lambda pcm: text
+class Always:
+    """A recogniser that always writes `text`."""
+
+    name, languages, translates = "always", "any", True
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def transcribe(self, pcm: bytes) -> Transcript:
+        return Transcript(self._text, "en")
 
 
 def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) -> None:
@@ -94,7 +104,7 @@ def test_what_was_recognised(tmp_path: Path, size: Size, record_property: Note) 
         patch.setenv("COLUMNS", "60")
         for number in range(tried):
             text = line(number).decode(errors="replace")
-            assert transcribe.careful(always(text))(pcm) == printable(text), number
+            assert SpeechGate(Always(text)).transcribe(pcm).text == printable(text), number
         show = terminal.Meter(9, shown=True, session=tmp_path)
         for number in range(100 * tried):
             (tmp_path / files.PARTIAL).write_bytes(line(number))

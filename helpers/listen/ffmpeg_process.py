@@ -1,0 +1,182 @@
+"""FFmpeg as a child process: which program, how it is run, and whether a failure is the program's own.
+
+ffmpeg-python builds the commands; the program is the system's FFmpeg, or the one in the package imageio-ffmpeg.
+Of ffmpeg-python we use input, filter, output, global_args and compile only: its last release is of 2019, and these turn
+names and values into an argument list, so no later FFmpeg can break them. Nothing here runs a process through it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import re
+import resource
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from helpers.core.errors import UserError
+from helpers.core.packages import install_hint
+from helpers.core.pcm import CHUNK, RATE
+from helpers.core.text import printable, shortened
+
+log = logging.getLogger(__name__)
+
+LARGEST = 1 << 30  # bytes of a stream that FFmpeg may keep in a temporary file, to seek in it
+# Largest single allocation of FFmpeg, in bytes (-max_alloc). A false sample rate of 1 Hz would ask for more; the index
+# of a long file needs less.
+MEMORY = 1 << 26
+SOON = 5.0  # seconds in which any FFmpeg prints its version
+_TAIL = 1 << 16  # bytes at the end of FFmpeg's stderr that are read
+
+# Lines on FFmpeg's stderr that do not say what went wrong.
+_NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec (")
+# What a program says that is too old for the options of all our commands, or built without the output that they need.
+# Not any option: one without PulseAudio does not know the options of PulseAudio.
+_TOO_LITTLE = re.compile(
+    r"^(?:\[[^\]]*\] *)*(?:(?:Unrecognized option|Option) '?(?:nostdin|max_alloc|\w+_whitelist)\b|Unknown encoder|"
+    r"Automatic encoder selection failed|Requested output format '\S+' is not|Unable to find a suitable output format)",
+    re.MULTILINE,
+)
+
+
+def install_ffmpeg() -> str:
+    """The line that tells how to get a full FFmpeg on this system."""
+    return f"Install it: {install_hint('ffmpeg')}"
+
+
+def ffmpeg_programs() -> Iterator[str]:
+    """The FFmpeg programs of this machine, the system's first. They may be broken.
+
+    Raises: UserError 69 if there is none.
+    """
+    system = shutil.which("ffmpeg")
+    if system:
+        yield system
+    try:
+        import imageio_ffmpeg
+    except ImportError:
+        bundled = []
+    else:  # the bundled file itself; get_ffmpeg_exe() would search the system, too
+        bundled = sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
+    yield from map(str, bundled)
+    if not (system or bundled):
+        raise UserError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
+
+
+@functools.cache
+def defect(program: str) -> str:
+    """Why `program` does not run at all, in a few words; empty if it does. Asked only after a failure: a Homebrew
+    FFmpeg whose libraries were upgraded (`dyld: Library not loaded`) looks like one that cannot read the recording."""
+    try:
+        run = subprocess.run(
+            [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"it does not answer within {SOON:g} seconds"
+    except OSError as error:
+        return error.strerror or "it cannot be started"
+    if run.returncode == 0 and run.stdout.startswith(b"ffmpeg version"):
+        return ""
+    said = run.stderr.decode(errors="replace").strip().splitlines()
+    ended = signal.strsignal(-run.returncode) if run.returncode < 0 else f"exit code {run.returncode}"
+    return printable(said[0])[:200] if said else str(ended)
+
+
+@functools.cache
+def report_defect(program: str, what: str) -> None:
+    """Say once that `program` is broken, and that the next one is tried."""
+    log.warning("%s is broken (%s); another FFmpeg is tried", program, what)
+
+
+def broken(defects: Mapping[str, str]) -> UserError:
+    """The error where no FFmpeg works. defects: what is wrong with each program."""
+    what = "; ".join(f"{program}: {reason}" for program, reason in defects.items())
+    return UserError(os.EX_UNAVAILABLE, f"FFmpeg does not work: {shortened(what)}", install_ffmpeg())
+
+
+class Ffmpeg:
+    """A running FFmpeg that turns `source`, an ffmpeg-python input, into PCM. It ends with the `with` block.
+
+    It runs in its own session, so that Ctrl-C on a terminal reaches us and not it.
+    Raises: OSError if the program cannot be started.
+    """
+
+    def __init__(
+        self,
+        program: str,
+        source: Any,
+        stdin: int | BinaryIO = subprocess.DEVNULL,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """environment: variables of the program beside ours."""
+        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None)
+        stream = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-max_alloc", str(MEMORY))
+        self._program = program
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
+        try:
+            with _file_size_limit(LARGEST):
+                self._process = subprocess.Popen(
+                    stream.compile(cmd=program), bufsize=0, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log,
+                    start_new_session=True, env={**os.environ, **(environment or {})},
+                )  # fmt: skip
+        except OSError:
+            self._log.close()
+            raise
+        assert self._process.stdout
+        self.stdout = self._process.stdout
+
+    def read(self, seconds: float | None) -> bytes | None:
+        """Up to 50 ms of PCM as soon as there is some; None if none came within `seconds`; empty at the end."""
+        if select.select([self.stdout], [], [], seconds)[0]:
+            return self.stdout.read(CHUNK)
+        return None
+
+    def stop(self) -> None:
+        """Ask it to end; what it has read so far still comes through stdout."""
+        self._process.send_signal(signal.SIGINT)
+
+    def complaint(self) -> str:
+        """Wait for its end; the lines of its stderr that say what went wrong, or an empty string."""
+        code = self._process.wait()
+        if code < 0:
+            return f"it ended with: {signal.strsignal(-code)}"
+        self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
+        lines = self._log.read().decode(errors="replace").splitlines()
+        return "\n".join(line.strip() for line in lines if not any(noise in line for noise in _NOISE))
+
+    def defect(self) -> str:
+        """After a failure: what is wrong with the program itself; empty if it is its input that is wrong."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.5)
+            if _TOO_LITTLE.search(complaint := self.complaint()):
+                return printable(complaint.splitlines()[0])[:200]
+        return defect(self._program)
+
+    def __enter__(self) -> Ffmpeg:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.stdout.close()
+        self._log.close()
+
+
+@contextlib.contextmanager
+def _file_size_limit(size: int) -> Iterator[None]:
+    """A process started in the `with` block is ended when it writes more than `size` bytes into one file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limits = [limit for limit in (size, soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (min(limits), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
