@@ -53,7 +53,7 @@ PROMISES = [
     Promise(
         ("transcribe",), "writes one line without end", SOURCES, 65, "remove_parentheses: a line of more than 1048576"
     ),
-    Promise(TEXT[1:], "writes one line without end", SOURCES, 65, "generate: a line of more than 1048576"),
+    Promise(TEXT[1:], "writes one line without end", SOURCES, 65, "STAGE: a line of more than 1048576"),
     Promise(TEXT, "writes lines without end", SOURCES, 130, "", f"each is drawn; {CTRL_C}"),
     Promise(("generate",), "writes one line without end", SOURCES, 0, "", "until nobody reads the output any more"),
     Promise(("generate",), "writes lines without end", SOURCES, 0, "", "until nobody reads the output any more"),

@@ -33,6 +33,10 @@ class Pipe:
         python.chmod(0o755)
         stamp = f"root={shlex.quote(str(self.root))}; . helpers/shell/environment.sh; environment_stamp >.venv/whole"
         subprocess.run(["bash", "-c", stamp], cwd=self.root, check=True)
+        whole = self.root / ".venv" / "whole"
+        lines = whole.read_text().splitlines()
+        lines[2] = str(python)  # the Python behind it; here it is a script and no link
+        whole.write_text("\n".join(lines) + "\n")
         (self.root / ".cache").mkdir()
         (self.root / ".cache" / "speech-model-offered").touch()  # so that no run asks a hub
 
