@@ -22,10 +22,11 @@ from benchmark.voices import speak
 from helpers.catalog import catalog
 from helpers.core import stage
 from helpers.core.errors import UserError
-from helpers.core.pcm import BYTES_PER_SECOND, write_wav
+from helpers.core.pcm import BYTES_PER_SECOND, MARK, write_wav
 from helpers.core.settings import Settings
 from helpers.listen import audio
 from helpers.listen.recognisers import Request, choose
+from helpers.listen.record import without_mark
 from helpers.listen.speech_gate import SpeechGate
 from helpers.listen.transcript import Transcript
 
@@ -104,8 +105,9 @@ def test_pcm_on_stdin_becomes_a_line(environment: dict[str, str], pcm: bytes, tm
     session.mkdir()
     # An odd byte at the end is half a sample.
     code, written, said = run({**environment, "A2I_SESSION": str(session)}, stdin=pcm + b"\x01")
-    assert (code, written) == (0, "draw me a castle at sunset\n")
+    assert (code, written) == (0, "\x1e1 spoken\x1fdraw me a castle at sunset\n")
     assert said == BUILTIN + "heard: draw me a castle at sunset\n"
+    assert (session / "transcript-1.txt").read_text() == "draw me a castle at sunset\n"
     noted = {str(event["event"]): event for event in events(session)}
     assert set(noted) == {"started", "ready", "heard", "line", "done"}
     assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / BYTES_PER_SECOND, abs=0.001)
@@ -126,6 +128,22 @@ def test_files_become_lines_in_order(environment: dict[str, str], voice: Path, t
         0,
         ["a happy penguin at night", "draw me a castle at sunset", "a happy penguin at night"],
     )
+
+
+def test_in_a_session_each_file_keeps_its_number(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.wav"
+    code, written, _ = run({**environment, "A2I_SESSION": str(tmp_path)}, missing, voice)
+    assert (code, written) == (66, "\x1e2 spoken\x1fdraw me a castle at sunset\n")
+    assert [path.name for path in tmp_path.glob("transcript-*")] == ["transcript-2.txt"]
+
+
+def test_in_a_loop_a_recording_without_words_is_a_line(environment: dict[str, str], pcm: bytes, tmp_path: Path) -> None:
+    session = {**environment, "A2I_SESSION": str(tmp_path)}
+    code, written, said = run(session, "--loop", stdin=b"\1\0" * 16_000 + MARK + without_mark(pcm) + MARK)
+    assert (code, written) == (0, "\x1e1 spoken\x1f\n\x1e2 spoken\x1fdraw me a castle at sunset\n")
+    assert "no words were heard in 1.0 seconds" in said
+    assert [path.name for path in tmp_path.glob("transcript-*")] == ["transcript-2.txt"]
+    assert json.loads(next(line for line in (tmp_path / "events.jsonl").open() if '"line"' in line))["number"] == 2
 
 
 def test_one_bad_file_does_not_cost_the_others(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:
@@ -189,7 +207,7 @@ def test_it_is_ready_before_the_recording_ends(environment: dict[str, str], pcm:
             time.sleep(0.1)
         assert wait_for(lambda: "ready" in [event["event"] for event in events(session)])
         written, _ = process.communicate(timeout=60)
-    assert written == b"draw me a castle at sunset\n"
+    assert written == b"\x1e1 spoken\x1fdraw me a castle at sunset\n"
     assert [event["event"] for event in events(session)] == ["started", "ready", "heard", "line", "done"]
 
 
@@ -457,7 +475,10 @@ def test_what_is_translated_is_of_any_language(
 ) -> None:
     """--translate alone is for somebody who speaks another language than the usual one; it is found, and noted."""
     session = {**environment, "A2I_SESSION": str(tmp_path)}
-    assert run(session, "--whisper", model, "--threads", "1", "--translate", voice)[:2] == (0, f"{SENTENCE}\n")
+    assert run(session, "--whisper", model, "--threads", "1", "--translate", voice)[:2] == (
+        0,
+        f"\x1e1 spoken\x1f{SENTENCE}\n",
+    )
     assert [event["found"] for event in events(tmp_path) if event["event"] == "language"] == ["nl"]
     assert run(session, "--whisper", model, "--threads", "1", "--language", "de", "--translate", voice)[0] == 0
     assert len([event for event in events(tmp_path) if event["event"] == "language"]) == 1

@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from helpers.core import stage
+from helpers.core import session, stage
 from helpers.core.errors import UserError
+from helpers.core.lines import Line, Origin, encode
 from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
-from helpers.core.session import PARTIAL
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
 from helpers.listen import audio, recognisers
@@ -36,9 +36,10 @@ class Partial:
     A pause is skipped if the recogniser is too slow to answer before the recording ends.
     """
 
-    def __init__(self, recogniser: Recogniser, session: Path | None) -> None:
+    def __init__(self, recogniser: Recogniser, folder: Path | None) -> None:
+        """folder: the session; without one, nothing is written."""
         self._recogniser = recogniser
-        self._file = (session or Path(os.devnull)) / PARTIAL
+        self._file = (folder or Path(os.devnull)) / session.PARTIAL
         self._seconds = 0.0  # that the last answer took
 
     def show(self, pcm: bytes) -> None:
@@ -86,7 +87,18 @@ class Lines:
         return transcript
 
     def write(self, text: str, number: int) -> None:
-        self._pipe.write(text.encode() + b"\n")
+        """Write the line of recording `number`. In a session it is marked, and its transcript is kept before."""
+        folder = self._settings.session
+        if folder and text:
+            file = session.transcript(folder, number)
+            beside = file.with_suffix(".part")
+            try:
+                beside.write_text(f"{text}\n", encoding="utf-8")
+                beside.replace(file)
+            except OSError as error:
+                message = f"cannot write {file}: {error.strerror}"
+                raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error
+        self._pipe.write(encode(Line(text, number, Origin.SPOKEN), marked=bool(folder)))
         self._pipe.flush()
 
     def of_stream(self, stream: PcmStream) -> None:
