@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 Weights = NDArray[np.float16]
 Numbers = NDArray[np.float64]
-WIDTHS = (1, 2, 3, 4, 6, 8)  # bits of an index that Core ML knows; 3 from macOS 15 on
+WIDTHS = (1, 2, 3, 4, 6, 8)  # bits of an index that Core ML supports; 3 only from macOS 15
 
 
 class Palette(NamedTuple):
@@ -26,17 +26,17 @@ class Palette(NamedTuple):
     indices: NDArray[np.uint8]
 
     def decoded(self) -> Weights:
-        """The weights that stand for the original ones, flat."""
+        """The weights that replace the original ones, shape (n,)."""
         decoded: Weights = self.values[self.indices]
         return decoded
 
 
 def kmeans(weights: Weights, bits: int) -> Palette:
-    """The palette of `bits` for float16 weights of any shape. No more than 2**bits different weights stay as they are
-    (-0 becomes 0).
+    """The palette of `bits` for float16 weights of any shape. At most 2**bits different weights stay as they are (-0
+    becomes 0).
 
-    There are only 65,536 numbers of 16 bits, so it works on their counts: a layer of a million weights takes as long
-    as one of a thousand.
+    There are only 65,536 different 16-bit numbers, so this works on a histogram: a layer of a million weights takes as
+    long as one of a thousand.
     """
     codes = (weights.reshape(-1) + np.float16(0)).view(np.uint16)
     counts = np.bincount(codes, minlength=1 << 16)
@@ -53,22 +53,23 @@ def kmeans(weights: Weights, bits: int) -> Palette:
 
 
 def _cells(numbers: Numbers, count: Numbers, size: int) -> NDArray[np.intp]:
-    """Where each of at most `size` runs of ascending numbers, which occur `count` times, begins; then where all end.
+    """Split ascending numbers, each occurring `count` times, into at most `size` cells: the start of each cell, then
+    the end of the last.
 
-    Lloyd's iterations from the quantizer that is best for many values (density to the power 1/3: Panter and Dite
-    1951). What they get stuck in is mended by moving a value from where it is missed least to where it helps most, for
-    as long as that makes the error smaller (Patane and Russo 2001, The enhanced LBG algorithm).
+    Lloyd's iterations, started from the quantizer that is best for many values (density to the power 1/3: Panter and
+    Dite 1951). To escape local minima, move the least useful centroid to the cell where it reduces the error most, for
+    as long as the error falls (Patane and Russo 2001, The enhanced LBG algorithm).
     """
     if len(numbers) <= size:
         return np.arange(len(numbers) + 1)
     many, total, squares = (np.concatenate([[0], np.cumsum(count * numbers**power)]) for power in range(3))
 
     def error(begin: NDArray[np.intp], end: NDArray[np.intp]) -> Numbers:
-        """Of a value for all numbers from begin to end; 0 for none."""
-        found: Numbers = (
+        """Squared error of the cells from begin to end, each replaced by its mean; 0 for an empty cell."""
+        errors: Numbers = (
             squares[end] - squares[begin] - (total[end] - total[begin]) ** 2 / np.maximum(many[end] - many[begin], 1)
         )
-        return found
+        return errors
 
     def lloyd(ends: NDArray[np.intp]) -> NDArray[np.intp]:
         for _ in range(300):
@@ -89,28 +90,29 @@ def _cells(numbers: Numbers, count: Numbers, size: int) -> NDArray[np.intp]:
         middle = np.searchsorted(numbers, np.diff(total[ends]) / np.diff(many[ends]), side="right")
         gains = errors - error(begin, middle) - error(middle, end)
         best = int(np.argmax(gains))
-        kept = ends
-        if len(ends) > size:  # for the new value another one goes, but not next to it
+        remaining = ends
+        if len(ends) > size:  # another centroid makes room, but not a neighbour of the split cell
             losses = error(ends[:-2], ends[2:]) - errors[:-1] - errors[1:]
             losses[max(best - 1, 0) : best + 1] = np.inf
             least = int(np.argmin(losses))
-            if gains[best] <= losses[least] + 1e-12 * squares[-1]:  # less is rounding
+            if gains[best] <= losses[least] + 1e-12 * squares[-1]:  # a smaller difference is rounding
                 break
-            kept = np.delete(ends, least + 1)
-        ends = lloyd(np.append(kept, middle[best]))
+            remaining = np.delete(ends, least + 1)
+        ends = lloyd(np.append(remaining, middle[best]))
     return ends
 
 
 def squared_error(weights: Weights, bits: int) -> float:
-    """The sum of squared differences that a palette of `bits` makes."""
+    """Sum of the squared differences between the weights and their palette of `bits`."""
     difference = weights.reshape(-1).astype(np.float64) - kmeans(weights, bits).decoded()
     return float(difference @ difference)
 
 
 def stored(weights: int, bits: float) -> float:
-    """Bits that a layer takes in a Core ML package: its indices and its palette, or 16-bit weights as they are.
+    """Bits that a layer takes in a Core ML package: its indices and its palette, or 16-bit weights unchanged.
 
-    A palette of more than 3 bits lies in the file of weights with a header, aligned to 64 bytes, and a reference to it.
+    A palette of more than 3 bits is stored in the weights file: it has a header, is aligned to 64 bytes, and the
+    program refers to it.
     """
     return weights * bits + (16 * 2**bits + (1280 if bits > 3 else 0) if bits < 16 else 0)
 
@@ -118,13 +120,13 @@ def stored(weights: int, bits: float) -> float:
 def allocate(
     costs: Mapping[str, Mapping[int, float]], errors: Mapping[str, Mapping[int, float]], budget: float
 ) -> dict[str, int]:
-    """A width for each layer such that the sum of errors is small and that of costs at most `budget`.
+    """A width for each layer such that the sum of errors is small and the sum of costs at most `budget`.
 
-    costs and errors: by layer and width, for the same widths in every layer; a greater width costs more, but for
+    costs and errors: by layer and width, with the same widths in every layer; a greater width costs more, except in
     layers that are smaller than a palette.
-    Every layer is given the width that is best at one price of cost (Shoham and Gersho 1988), the lowest price that the
-    budget allows; what is left over is spent where it helps most. Never worse than the greatest width that all layers
-    can have. Raises ValueError if the budget is too small.
+    Every layer gets the width that is best at one price of cost (Shoham and Gersho 1988), the lowest price that the
+    budget allows; the rest of the budget is spent where it helps most. Never worse than the greatest width that all
+    layers can have. Raises ValueError if the budget is too small.
     """
     if not costs:
         return {}
@@ -139,7 +141,7 @@ def allocate(
         return sum(of[name][bits] for name, bits in chosen.items())
 
     def filled(chosen: dict[str, int]) -> dict[str, int]:
-        """The widths after the one step up that saves most error for its cost, and the next, while one can be paid."""
+        """The widths after steps up, each the one that saves most error for its cost, while the budget allows one."""
         left = budget - total(costs, chosen)
         while steps := [
             ((errors[name][bits] - errors[name][wider]) / cost if cost > 0 else math.inf, cost, name, wider)

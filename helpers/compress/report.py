@@ -1,4 +1,4 @@
-"""What each recipe of palettize.py costs: bytes, and the signal of weights, latents and pictures, as a table."""
+"""What each recipe costs: bytes, and the signal-to-noise ratio of weights, latents and pictures, as a table."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Signal(NamedTuple):
     recipe: str
     bytes: int
     weights: float  # signal-to-noise ratio of all weights
-    latents: float  # PSNR of what is decoded
+    latents: float  # PSNR of the latents
     pictures: float  # PSNR of 8-bit pictures
 
 
 def compare(folder: Path, recipes: Iterable[str], prompts: Path | None) -> None:
     """Print a Markdown table of the recipes.
 
-    Each recipe is applied, decoded, and its pictures are drawn by the CPU engine, which computes what Core ML computes
-    of the same weights, in 32 bits. The reference is the model that the folder was made from.
+    Each recipe is applied, decoded, and its pictures are drawn by the engine openvino, which computes the same as
+    Core ML from the same weights, in 32 bits. The reference is the model that the folder was made from.
 
-    Raises: UserError 64 for a wrong recipe, 65 or 66 for a file without a prompt or none at all, 66 if the model is
-    gone.
+    Raises: UserError 64 for a wrong recipe, 65 for a file without a prompt, 66 if that file or the original model does
+    not exist.
     """
     texts = read_prompts(prompts) if prompts else list(PROMPTS)
     chosen = [name for name in dict.fromkeys(recipes) if recipe(name)]
@@ -65,7 +65,8 @@ def compare(folder: Path, recipes: Iterable[str], prompts: Path | None) -> None:
 
 
 def measured(folder: Path, recipes: Iterable[str], texts: Sequence[str]) -> Iterator[tuple[Signal, Drawn, Path]]:
-    """The row of each recipe, what was drawn with it, and its packages, which are gone afterwards."""
+    """The row of each recipe, its pictures, and the folder of its packages, which is deleted when the next one is asked
+    for."""
     source = source_of(folder)
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as scratch:
         cache = Path(scratch) / "cache"  # what is compiled here is used once
@@ -82,19 +83,20 @@ def measured(folder: Path, recipes: Iterable[str], texts: Sequence[str]) -> Iter
 
 
 def read_prompts(file: Path) -> list[str]:
-    """A prompt on each line, empty ones left out. Raises: UserError 65 for none or what is no text, 66 unreadable."""
+    """The prompts of a text file, one on each line. Raises: UserError 65 for no prompt or no text, 66 if unreadable."""
     try:
         texts = [text for line in file.read_text("utf-8").splitlines() if (text := printable(line))]
     except OSError as error:
         raise UserError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(os.EX_DATAERR, f"{file} is no text in UTF-8") from error
+        raise UserError(os.EX_DATAERR, f"{file} is not UTF-8 text") from error
     if not texts:
-        raise UserError(os.EX_DATAERR, f"{file} holds no prompt", "Write one on each line.")
+        raise UserError(os.EX_DATAERR, f"{file} has no prompt", "Write one on each line.")
     return texts
 
 
-Drawn = list[tuple[NDArray[np.float32], NDArray[np.float32]]]  # latents, and picture in whole numbers 0…255, by prompt
+# For each prompt: latents, and a picture in whole numbers 0…255.
+Drawn = list[tuple[NDArray[np.float32], NDArray[np.float32]]]
 
 
 def drawn(folder: Path, texts: Sequence[str], cache: Path | None = None) -> Drawn:
@@ -106,7 +108,7 @@ def drawn(folder: Path, texts: Sequence[str], cache: Path | None = None) -> Draw
     for seed, text in enumerate(texts):
         encoded = engine.encode_text(engine.tokenizer.encode(text).ids)
         latents = diffusion.sample(engine, encoded, empty, seed=seed, steps=settings.steps, guidance=settings.guidance)
-        # Not diffusion.pixels, which refuses a blank picture: a bad recipe may draw one, and that is its row.
+        # Not diffusion.pixels, which refuses a blank picture: a bad recipe may draw one, and its row shows that.
         results.append((latents, ((engine.decode(latents) / 2 + 0.5).clip(0, 1) * 255).round()))
     return results
 
@@ -128,7 +130,7 @@ def signal(name: str, bytes: int, exact: tuple[Path, Drawn], rough: tuple[Path, 
 
 
 def psnr(exact: NDArray[np.generic], rough: NDArray[np.generic], peak: float) -> float:
-    """Peak signal-to-noise ratio in dB; 120 for what is equal."""
+    """Peak signal-to-noise ratio in dB; 120 for equal arrays."""
     return decibels(peak**2, float(np.mean((exact.astype(np.float64) - rough.astype(np.float64)) ** 2)))
 
 

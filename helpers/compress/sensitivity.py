@@ -21,24 +21,24 @@ from helpers.draw.engines.architecture import todays_names
 if TYPE_CHECKING:
     from helpers.draw.engines import Array
 
-_PROBE = 4  # bits of the palette whose error is put into one layer at a time
+_PROBE = 4  # bits of the palette that is tried in one layer at a time
 _PROMPTS = ("a red heart on a green background", "a cat in the snow")
-_MOMENTS = (0.1, 0.4, 0.7)  # of the sampling, from its beginning
+_MOMENTS = (0.1, 0.4, 0.7)  # fractions of the steps, from the first
 
 Inputs = tuple[Any, ...]
 
 
 @functools.lru_cache
 def samples(source: Path) -> dict[str, list[Inputs]]:
-    """What the networks (text_encoder, unet, vae) of the model in `source` are given while it draws a few pictures.
+    """The inputs of the networks (text_encoder, unet, vae) of the model in `source` while it draws a few pictures.
 
-    The UNet is given both halves of guidance, and each counts.
+    The UNet always computes with and without the prompt; both count.
     """
     settings = engines.defaults(source)
     engine = engines.load("openvino", source, guidance=True)
     calls: dict[str, list[Inputs]] = {name: [] for name in ("encode_text", "predict_noise", "decode")}
-    for name, kept in calls.items():
-        setattr(engine, name, _watched(getattr(engine, name), kept))
+    for name, inputs in calls.items():
+        setattr(engine, name, _recording(getattr(engine, name), inputs))
     empty = engine.encode_text(engine.tokenizer.encode("").ids)
     for seed, prompt in enumerate(_PROMPTS):
         text = engine.encode_text(engine.tokenizer.encode(prompt).ids)
@@ -57,14 +57,14 @@ def samples(source: Path) -> dict[str, list[Inputs]]:
     }
 
 
-def _watched(function: Callable[..., Array], kept: list[Inputs]) -> Callable[..., Array]:
-    """The function, but it keeps what it is given."""
+def _recording(function: Callable[..., Array], inputs: list[Inputs]) -> Callable[..., Array]:
+    """The same function, which also appends its arguments to `inputs`."""
 
-    def watched(*arguments: Any) -> Array:
-        kept.append(copy.deepcopy(arguments))
+    def recorded(*arguments: Any) -> Array:
+        inputs.append(copy.deepcopy(arguments))
         return function(*arguments)
 
-    return watched
+    return recorded
 
 
 @functools.lru_cache
@@ -72,8 +72,8 @@ def gains(source: Path, part: str) -> dict[str, float]:
     """For each layer (name of its weight) of a part (unet, vae, text_encoder) of the model in `source`: the mean
     squared error of the output for each unit of squared error in the layer's weights.
 
-    Each layer in turn is computed with a palette of 4 bits, all others as they are. The network is compiled once, with
-    its weights as inputs.
+    Each layer in turn gets a palette of 4 bits, all others stay unchanged. The network is compiled once, with its
+    weights as inputs.
     """
     inputs = samples(source)[part]
     network, original = _with_open_weights(source, part, inputs)
@@ -82,18 +82,18 @@ def gains(source: Path, part: str) -> dict[str, float]:
         return [network([*sample, *weights.values()], share_inputs=True)[0].copy() for sample in inputs]
 
     exact = outputs(original)
-    found = {}
+    effects = {}
     for name, weight in original.items():
         changed = palettes.kmeans(weight.astype(np.float16), _PROBE).decoded().reshape(weight.shape)
         error = float(np.sum((changed.astype(np.float64) - weight) ** 2))
         rough = outputs({**original, name: changed.astype(weight.dtype)})
         effect = float(np.mean([np.mean((a - b) ** 2) for a, b in zip(exact, rough, strict=True)]))
-        found[name] = effect / error if error else 0.0
-    return found
+        effects[name] = effect / error if error else 0.0
+    return effects
 
 
 def _with_open_weights(source: Path, part: str, inputs: list[Inputs]) -> tuple[Any, dict[str, NDArray[Any]]]:
-    """The compiled network with each matrix or kernel as an input behind its own, and these weights."""
+    """The compiled network, whose matrices and kernels are additional inputs after its own, and these weights."""
     op = openvino.runtime().opset15
     config, weights = read_config(source / part / "config.json"), todays_names(read_weights(source / part))
     if part == "unet":

@@ -20,7 +20,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.stage import say
 
-UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are fallen back to
+UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are tried
 REMEMBERED = ROOT / ".cache" / "coreml" / "units.json"
 PATIENCE = 900  # seconds for a trial: the Neural Engine takes minutes to prepare a model it sees for the first time
 
@@ -44,7 +44,7 @@ def choose_unit(folder: Path, asked: str = "") -> str:
 
 
 def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
-    """Try units until one computes the model, on a Pro both fast ones: the winner, and why others failed."""
+    """Try units until one works, on a Pro chip both fast ones. Returns the fastest, and why others failed."""
     first = "CPU_AND_GPU" if system.machine().has_big_gpu else "CPU_AND_NE"
     seconds: dict[str, float] = {}
     problems: dict[str, str] = {}
@@ -67,10 +67,10 @@ def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
 def try_unit(folder: Path, unit: str) -> float:
     """Seconds of one step of the model on `unit`, measured in another process.
 
-    Raises: UserError 69 if it crashes, hangs, refuses, or what comes out is no picture.
+    Raises: UserError 69 if it crashes, hangs, refuses, or its output cannot be a picture.
     """
     command = [sys.executable, "-m", "helpers.draw.engines.coreml_trial", str(folder), unit]
-    # Without these its error is not taken for the stage's own.
+    # Without these variables it cannot report its error as the stage's own.
     environment = {key: value for key, value in os.environ.items() if key not in ("A2I_SESSION", "A2I_CONTROL")}
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -94,8 +94,8 @@ def try_unit(folder: Path, unit: str) -> float:
 
 
 def _identity(folder: Path) -> str:
-    """Tells a model from another: its path and its files' sizes and times."""
-    # coremltools writes the manifest of a package anew whenever it opens it.
+    """A hash that changes with the model: of its path and the sizes and times of its files."""
+    # coremltools rewrites the manifest of a package whenever it opens it.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "Manifest.json"]
     known = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     return hashlib.sha256(repr((str(folder.resolve()), known)).encode()).hexdigest()[:16]
@@ -112,7 +112,7 @@ def _remembered() -> dict[str, dict[str, Any]]:
 
 
 def _remember(units: dict[str, dict[str, Any]]) -> None:
-    """Keep what was found, whole or not at all; without a writable cache it is found again next time."""
+    """Save the results, whole or not at all; without a writable cache the next run tries again."""
     with contextlib.suppress(OSError):
         REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
         partial = REMEMBERED.with_suffix(f".{os.getpid()}")

@@ -1,10 +1,10 @@
 """Stable Diffusion through Core ML, on the GPU or the Neural Engine of a Mac; no PyTorch.
 
 A model is a folder in Apple's layout (github.com/apple/ml-stable-diffusion): TextEncoder, Unet (or UnetChunk1 and
-UnetChunk2) and VAEDecoder, compiled (.mlmodelc) or as packages (.mlpackage, which Core ML compiles anew at each load),
-with vocab.json and merges.txt beside them, and from `convert_coreml.py` also conversion.json, tokenizer_config.json and
-audio_to_image.json. Stable Diffusion XL has a TextEncoder2, too; its refiner is not used. What a network takes is read
-from its own description.
+UnetChunk2) and VAEDecoder, compiled (.mlmodelc) or as packages (.mlpackage, which Core ML compiles again at each load),
+with vocab.json and merges.txt; `convert_coreml.py` adds conversion.json, tokenizer_config.json and audio_to_image.json.
+Stable Diffusion XL also has a TextEncoder2; its refiner is not used. The shapes of a network's inputs are read from its
+own description.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from helpers.draw.tokenizer import END, Tokenizer
 if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
 
-# scheduler_config.json of Stable Diffusion 1, 2.1-base and XL, for folders without one, as Apple's are.
+# scheduler_config.json of Stable Diffusion 1, 2.1-base and XL, for folders without it, such as Apple's.
 _SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -69,7 +69,7 @@ class Network:
             self._model = kind(str(path), compute_units=ct.ComputeUnit[unit])
 
     def __call__(self, **arrays: NDArray[Any]) -> dict[str, Array]:
-        """What the model makes of its inputs, which are brought to the shapes and types that it declares."""
+        """The model's outputs by name. Inputs are converted to the shapes and types that it declares."""
         known = {
             name: np.ascontiguousarray(arrays[name], dtype=dtype).reshape(shape)
             for name, (shape, dtype) in self.inputs.items()
@@ -88,7 +88,7 @@ class Network:
 
 
 def inputs(path: Path) -> dict[str, tuple[tuple[int, ...], Any]]:
-    """Shape and type of each input of a Core ML model, from its description: nothing is loaded.
+    """Shape and type of each input of a Core ML model, from its description, without loading it.
 
     Raises: UserError 69 for a model that is damaged.
     """
@@ -118,7 +118,7 @@ class CoreMl:
     def __init__(self, folder: Path, frugal: bool) -> None:
         self._frugal = frugal
         unet = inputs(_paths(folder, "Unet")[0])
-        self._pooled = unet["text_embeds"][0][-1] if "text_embeds" in unet else 0  # its width; only XL takes it
+        self._pooled = unet["text_embeds"][0][-1] if "text_embeds" in unet else 0  # width of this input; only XL has it
         encoders = ("TextEncoder", "TextEncoder2") if self._pooled else ("TextEncoder",)
         self._paths = {part: _paths(folder, part) for part in (*encoders, "Unet", "VAEDecoder")}
         self._networks: dict[str, list[Network]] = {}
@@ -127,7 +127,7 @@ class CoreMl:
             self._text_width = unet["encoder_hidden_states"][0][1]
             length = inputs(self._paths["TextEncoder"][0])["input_ids"][0][-1]
         except (KeyError, ValueError) as error:
-            message = f"{folder} holds Core ML models, but none of Stable Diffusion: {error} is missing"
+            message = f"{folder} holds Core ML models, but not of Stable Diffusion: {error} is missing"
             raise UserError(os.EX_UNAVAILABLE, message, "Use another model.") from error
         known = _known(folder)
         self.factor: int = known.get("factor", 8)
@@ -153,10 +153,10 @@ class CoreMl:
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
         count = len(latents)
-        if count > self._batch:  # a network for one at a time
+        if count > self._batch:  # the network computes one at a time
             rows = [self.predict_noise(latents[i : i + 1], timestep, text[i : i + 1]) for i in range(count)]
             return np.concatenate(rows)
-        if count < self._batch:  # a network that always takes two
+        if count < self._batch:  # the network always computes two
             latents, text = (np.repeat(array, self._batch, axis=0) for array in (latents, text))
         known: dict[str, NDArray[Any]] = {"sample": latents, "timestep": np.full(self._batch, timestep)}
         if self._pooled:
@@ -175,7 +175,7 @@ class CoreMl:
                 network(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in network.inputs.items()})
 
     def load(self, unit: str) -> None:
-        """Use this compute unit, and load every network that will stay loaded."""
+        """Use this compute unit, and load all networks, unless memory is low."""
         self._unit = unit
         self.version = f"coremltools {coremltools().__version__} {unit}"
         for part in () if self._frugal else self._paths:
@@ -189,7 +189,7 @@ class CoreMl:
         return self._networks[part]
 
     def _run(self, part: str, **arrays: NDArray[Any]) -> dict[str, Array]:
-        """The outputs of a part; each piece of a network in pieces is given the outputs of the one before."""
+        """The outputs of a part; in a network that is cut in pieces, the outputs of one are inputs of the next."""
         known: dict[str, NDArray[Any]] = dict(arrays)
         outputs: dict[str, Array] = {}
         for network in self._load(part):
@@ -214,7 +214,7 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
 
 
 def _paths(folder: Path, part: str) -> list[Path]:
-    """The network or, of a Unet in pieces, the pieces in order; compiled if it is there compiled."""
+    """The network or, of a Unet in pieces, the pieces in order; the compiled ones if they exist."""
     for suffix in (".mlmodelc", ".mlpackage"):
         for names in ([part], [f"{part}Chunk1", f"{part}Chunk2"]):
             paths = [folder / (name + suffix) for name in names]
@@ -224,6 +224,6 @@ def _paths(folder: Path, part: str) -> list[Path]:
 
 
 def _known(folder: Path) -> dict[str, Any]:
-    """What a conversion noted of the model: scaling_factor, shift_factor, factor (pixels per latent), scheduler."""
+    """What convert_coreml wrote: scaling_factor, shift_factor, factor (pixels per latent) and scheduler."""
     path = folder / "conversion.json"
     return read_config(path) if path.is_file() else {}
