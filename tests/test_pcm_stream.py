@@ -96,6 +96,11 @@ def test_more_than_is_taken(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert "transcribe: only the first" in capsys.readouterr().err
 
 
+def test_zeros_before_the_last_mark_are_no_recording_after_it() -> None:
+    said = without_mark(b"\1\2" * 100 + bytes(3000))
+    assert [one.complete for one in heard([said + MARK], loop=True)] == [True]
+
+
 def test_half_a_sample_after_a_mark_is_no_recording() -> None:
     assert heard([b"\1\2" * 100 + MARK + b"\3"], loop=True) == [Recording(b"\1\2" * 100, True)]
 

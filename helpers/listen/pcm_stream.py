@@ -70,7 +70,8 @@ class PcmStream(threading.Thread):
                     self._complete(len(self._pcm))
         except OSError as error:
             self._queue.put(error)
-        if len(self._pcm) > 1 or not self._number:  # more than half a sample
+        # After the last mark, half a sample or a few zeros are no recording: the mark was found in zeros before it
+        if not self._number or (len(self._pcm) > 1 and any(self._pcm)):
             self._complete(len(self._pcm))
         self._queue.put(None)
 
