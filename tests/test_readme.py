@@ -17,6 +17,7 @@ from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.settings import OPTIONS
 from helpers.draw import engines, samplers
+from helpers.words import stop_phrases
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -61,6 +62,11 @@ def test_engines_and_samplers_are_those_of_the_registries() -> None:
     assert rows == list(engines.ENGINES)
     assert re.findall("`(.+?)`", block(DOCS / "pictures.md", "samplers")) == list(samplers.SAMPLERS)
     assert set(engines.SPELLINGS) <= set(re.findall(r"`(\w+)` \(for `\w+`\)", TEXTS["docs/models.md"]))
+
+
+def test_stop_phrases_are_those_of_the_program() -> None:
+    rows = re.findall(r"^\| (\w\w)\b.*? \| (.+?) \|$", block(DOCS / "recording.md", "phrases"), re.MULTILINE)
+    assert dict(rows) == stop_phrases.PHRASES
 
 
 # ---- messages
