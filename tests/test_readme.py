@@ -209,7 +209,7 @@ def test_models_that_pages_download_are_in_the_catalogue(page: str, command: str
 
 
 def test_extras_are_those_of_the_registry() -> None:
-    named = {extra for text in TEXTS.values() for extra in re.findall(r"--extra (\w+)", text)}
+    named = {extra for text in TEXTS.values() for extra in re.findall(r"--extra ([a-z]+)", text)}
     assert named == set(EXTRAS)
     rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXTS["docs/install.md"], re.MULTILINE)
     assert rows == [(name, extra.size) for name, extra in EXTRAS.items()]
