@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -47,8 +46,7 @@ def timed(work: Callable[[], Any], device: str) -> float:
 
 def ready(folder: Path, batch: int, loop: bool) -> Any:
     """Our engine as it is when the line arrives; in a loop, once the compiler is done."""
-    os.environ["A2I_LOOP"] = "1" if loop else "0"
-    engine: Any = engines.load("torch", folder)
+    engine: Any = engines.load("torch", folder, engines.Options(goes_on=loop))
     engine.warm(batch)
     if engine._call.compiling:
         engine._call.compiling.join()
