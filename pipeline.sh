@@ -238,7 +238,7 @@ choose_stages() {
   if named GENERATE; then GENERATE=(foreign generate "${program[@]}"); fi
   if [ "$speech" = 0 ]; then return; fi
   if [ "${#inputs[@]}" -le 1 ] && named RECORD; then RECORD=("${program[@]}"); fi
-  if named TRANSCRIBE; then TRANSCRIBE=("${program[@]}"); fi
+  if named TRANSCRIBE; then TRANSCRIBE=(foreign transcribe "${program[@]}"); fi
   if named REMOVE_PARENTHESES; then REMOVE_PARENTHESES=(foreign remove_parentheses "${program[@]}"); fi
   if named ENRICH; then ENRICH=(foreign enrich "${program[@]}"); fi
 }
@@ -252,7 +252,7 @@ named() { # <stage>: whether A2I_<stage> names a program; sets program to it and
 
 pipe() {
   if [ -n "${A2I_PROMPT+set}" ]; then
-    printf '%s\n' "$A2I_PROMPT" | generate
+    printf '\0360 typed\037%s\n' "$A2I_PROMPT" | generate # the mark of a typed line: helpers/core/lines.py
   elif [ -n "${A2I_AGAIN+set}" ]; then
     generate </dev/null
   elif [ "${#inputs[@]}" -gt 1 ]; then # a stream has no marks between recordings, so transcribe opens the files
@@ -265,7 +265,7 @@ pipe() {
 }
 
 words() {
-  tee "$session/transcript.txt" 2>/dev/null | stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
+  stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
     if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.words.confirm | enrich; else enrich; fi
 }
 

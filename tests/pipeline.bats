@@ -261,7 +261,7 @@ sound.writeframes(bytes(64000))'; printf pcm"
   fake generate 'cat >/dev/null; exit 69'
   run --separate-stderr pipeline
   [ "$status" -eq 69 ]
-  [ "$(ls "$A2I_OUTPUT"/* | tr '\n' ' ')" = "prompt.wav run.json " ]
+  [ "$(ls "$A2I_OUTPUT"/* | tr "\n" " ")" = "prompt.wav run.json transcript.txt " ]
   [[ $stderr = *"The recording is kept: $A2I_OUTPUT/"*"/prompt.wav" ]]
 }
 
@@ -483,4 +483,14 @@ listening_recorder() {
   [ "$status" -eq 69 ]
   [ "$stderr" = "pipeline: --confirm asks on a terminal, and there is none" ]
   [ ! -e "$stages/record.arguments" ]
+}
+
+@test "a program of the user's gets plain lines, and its answers are known again" {
+  fake transcribe 'cat >/dev/null; printf "a cat\n"'
+  fake enrich 'tee "'"$stages"'/given" | sed -u "s/$/, golden/"'
+  fake generate 'tee "'"$stages"'/drawn"'
+  A2I_ENRICH="$stages/enrich" run pipeline -i /a.wav
+  [ "$status" -eq 0 ]
+  [ "$(cat "$stages/given")" = "a cat" ]
+  [ "$(cat "$stages/drawn")" = "a cat, golden" ]
 }

@@ -74,17 +74,8 @@ def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]
         yield from painter.draw(job, on_step)
 
 
-def numbered(line: Line, number: int, folder: Path | None) -> Line:
-    """Until pipeline.sh gives lines an id: without one, line `number` is of that recording."""
-    old = folder and (folder / "transcript.txt").is_file()
-    return line._replace(id=number) if old and line.id is None else line
-
-
 def transcript(folder: Path | None, line: Line) -> str:
     """What the recogniser wrote of the recording that a line is from; "" where that is unknown."""
-    if folder and line.id and (folder / "transcript.txt").is_file():
-        written = (folder / "transcript.txt").read_bytes().split(b"\n")
-        return printable(written[line.id - 1].decode(errors="replace")) if line.id <= len(written) else ""
     if folder and line.id:
         file = session.transcript(folder, line.id)
         if file.is_file():
@@ -173,12 +164,11 @@ def main(argv: list[str] | None = None) -> int:
     hidden = settings.quiet or settings.loop or not sys.stderr.isatty()  # record has the line of a terminal
     drawn, failure = False, None
     ahead: Iterator[Line | Exception] = iter(arrived.get, None)
-    for number, one in enumerate(ahead, 1):
-        if isinstance(one, Exception):
-            raise one
-        if not one.text:
+    for line in ahead:
+        if isinstance(line, Exception):
+            raise line
+        if not line.text:
             continue
-        line = numbered(one, number, settings.session)
         stage.event("prompt", number=line.id)
         waiting = sum(isinstance(later, Line) and bool(later.text) for later in tuple(arrived.queue))
         stage.say(f"drawing: {line.text}" + (f" ({waiting} more to draw)" if waiting else ""))

@@ -150,6 +150,9 @@ def keep_recording(settings: Settings, name: str, code: int, error: str) -> dict
         if seconds >= SHORTEST_KEPT:
             with RunFolder(settings.output, recording.stat().st_mtime, settings.session) as run:
                 run.take(recording, "prompt.wav")
+                spoken = recording.with_name(recording.name.replace("recording", "transcript")).with_suffix(".txt")
+                if spoken.is_file():
+                    run.take(spoken, "transcript.txt")
                 with contextlib.suppress(UserError):  # a full disk still has room for a name
                     run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
                 kept = run.finish("")
