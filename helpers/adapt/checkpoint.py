@@ -10,14 +10,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The files of a model: a folder in diffusers' or in Apple's layout."""
+    """A model in a folder, in diffusers' or in Apple's layout."""
 
     folder: Path
 
-    def identity(self, files: Iterable[Path] | None = None) -> str:
-        """A hash of the folder's path and of the files' names, sizes and times; part of every cache's key, so that a
-        file that changes is never served from a cache. files: those that matter, by default all."""
-        here = self.folder.resolve()
-        some = sorted(path for path in here.rglob("*") if path.is_file()) if files is None else files
-        known = [(str(file.name), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in some]
-        return hashlib.sha256(repr([str(here), known]).encode()).hexdigest()
+    def identity(self, files: Iterable[Path]) -> str:
+        """A hash of the folder's path and of the names, sizes and times of those of its files that matter. A cache that
+        has it in its keys never serves what was made of a file that has changed since.
+
+        Raises: OSError for a file that is missing.
+        """
+        known = [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+        return hashlib.sha256(repr([str(self.folder.resolve()), known]).encode()).hexdigest()
