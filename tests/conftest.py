@@ -4,6 +4,7 @@ Without either, what is marked full is left out, and the fault tests (tests/faul
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -60,6 +61,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if not config.getoption("full") and any("test_faulty_stage" in getattr(one, "nodeid", "") for one in reports):
         number, commit = slice_of_commit()
         terminalreporter.write_line(f"faulty stages: slice {number + 1} of {SLICES}, by commit {commit}; --full: all")
+
+
+@pytest.fixture(autouse=True)
+def _log() -> None:
+    """What the rooms report reaches caplog, also after a test that ran a program in this process."""
+    log = logging.getLogger("helpers")
+    log.propagate = True
+    log.handlers.clear()
 
 
 @pytest.fixture

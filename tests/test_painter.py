@@ -56,6 +56,15 @@ def test_eight_threads_draw_forty_jobs(painter: Painter) -> None:
     assert len({one.pixels.tobytes() for one in alone}) == 40
 
 
+def test_threads_may_draw_different_sizes(painter: Painter) -> None:
+    some = [replace(job, size=(64 if (job.seed or 0) % 2 else 32, 32)) for job in jobs(6)]
+    alone = [next(painter.draw(job)) for job in some]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda job: next(painter.draw(job)), some))
+    for one, other, job in zip(alone, together, some, strict=True):
+        assert np.array_equal(one.pixels, other.pixels) and other.pixels.shape[1::-1] == job.size
+
+
 def test_an_engine_may_be_called_by_several_threads(tiny: Model) -> None:
     engine = engines.load("openvino", tiny.folder, size=(32, 32))
     latents = [np.full((2, 4, 16, 16), number, np.float32) for number in range(24)]

@@ -106,21 +106,21 @@ FULL = [
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
 def test_a_call_that_memory_is_too_small_for_is_repeated_with_less_in_it(
-    tiny: Path, error: Exception, capfd: Any
+    tiny: Path, error: Exception, caplog: Any
 ) -> None:
     expected = picture(engines.load("torch", tiny))
     engine: Any = engines.load("torch", tiny)
     engine._call = Faulty(engine._call, error, 1)
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
     assert (engine.level, engine.pictures) == (torch_engine.UNET_ONLY, 1)
-    said = capfd.readouterr().err.splitlines()
+    said = caplog.messages[:]
     assert len(said) == 1 and "is full; from now on only the UNet stays in it" in said[0]
     engine._call.calls = 0
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == torch_engine.LAYERS and "each layer is brought" in capfd.readouterr().err
+    assert engine.level == torch_engine.LAYERS and "each layer is brought" in caplog.text
 
 
-def test_text_and_decoder_are_repeated_too(folder: Path, capfd: Any) -> None:
+def test_text_and_decoder_are_repeated_too(folder: Path, caplog: Any) -> None:
     """The decoder in tiles before the UNet is given up; these pictures are no larger than a tile."""
     expected = picture(engines.load("torch", folder))
     engine: Any = engines.load("torch", folder)
@@ -128,11 +128,11 @@ def test_text_and_decoder_are_repeated_too(folder: Path, capfd: Any) -> None:
     engine._vae.decode = Faulty(engine._vae.decode, FULL[0], 1)
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
     assert engine.level == torch_engine.UNET_ONLY and engine._vae.use_tiling
-    said = capfd.readouterr().err.splitlines()
+    said = caplog.messages[:]
     assert len(said) == 2 and "only the UNet stays in it" in said[0] and "decoded in tiles" in said[1]
     engine._vae.decode.calls = 0
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == torch_engine.LAYERS and "each layer is brought" in capfd.readouterr().err
+    assert engine.level == torch_engine.LAYERS and "each layer is brought" in caplog.text
 
 
 def test_memory_that_is_too_small_for_a_layer_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
