@@ -1,26 +1,26 @@
 # shellcheck shell=bash disable=SC2154
-# Runs the stages of a pipe at once, in bash 3.2 and 5.x, and knows which one failed first.
-# Ctrl-C once, or SIGUSR1, ends the recording and the pipe goes on; Ctrl-C once more, or when nothing is being recorded,
-# ends everything; so does the death of pipeline.sh itself, whatever killed it.
-# Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's may be full,
-# or of a kind that has no fifos. Stages report on fd 9, a fifo:  NAME exit N.
+# Runs all stages of a pipe at the same time, in bash 3.2 and 5.x, and knows which one failed first.
+# The first Ctrl-C, or SIGUSR1, ends the recording, and the pipe goes on. A second Ctrl-C, or one while nothing is
+# recorded, ends everything. So does the death of pipeline.sh, whatever killed it.
+# Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's disk may be
+# full, or may not support fifos. Stages report on fd 9, a fifo:  NAME exit N.
 
 STAGES='record transcribe remove_parentheses confirm enrich generate' # in the order of the pipe
 
 stage() { # <name> <command…>: one element of the pipe, in a process group of its own
   local name=$1 code=0
   shift
-  set -m # the group: a signal reaches what the stage has started too, and a shell script may trap SIGINT
+  set -m # a group: signals reach the children of the stage, too, and a shell script can trap SIGINT
   "$@" <&0 9>&- &
   set +m
   printf '%s\n' "$!" >"$control/$name.pid"
   { wait "$!"; } 2>/dev/null || code=$?
   rm -f -- "$control/$name.pid"
-  [ "$code" -eq 0 ] || kill -KILL -- "-$!" 2>/dev/null # what it had started, and would keep the pipe open
-  # A recorder that was told to stop has done its work, unless it says otherwise: ffmpeg ends with 255 then, arecord
-  # by the signal, although the output is complete.
+  [ "$code" -eq 0 ] || kill -KILL -- "-$!" 2>/dev/null # its children would keep the pipe open
+  # A recorder that was told to stop has done its work, unless it reports an error. FFmpeg then ends with 255, arecord
+  # with the signal, although their output is complete.
   if [ "$name" = record ] && [ -e "$control/stopping" ] && [ ! -e "$control/record.error" ]; then code=0; fi
-  # The reader went away: its own exit code says whether that was right.
+  # Broken pipe: the exit code of the stage that stopped reading says whether that was an error.
   [ "$code" -ne 141 ] || code=0
   printf '%s exit %s\n' "$name" "$code" >&9
   return "$code"
@@ -34,7 +34,7 @@ signal_stages() { # <signal> <name…>
   done
 }
 
-stages_are_running() { # whether one of the run with this control folder is
+stages_are_running() { # whether a stage of the run with this control folder is running
   local file group
   for file in "$control"/*.pid; do
     if { read -r group <"$file"; } 2>/dev/null && kill -0 -- "-$group" 2>/dev/null; then return 0; fi
@@ -47,12 +47,12 @@ stop_recording() {
   signal_stages INT record
 }
 
-watch() { # notes the failures in order; what stands before a stage that failed has no reader any more and is stopped
+watch() { # notes failures in order, and stops the stages before a failed one, which have no reader any more
   local name what code before
   trap '' INT
   while read -r name what code <&9; do
     [ "$what" != quit ] || return 0
-    [ "$name" = record ] || stop_recording # nobody hears it any more; it keeps what was heard
+    [ "$name" = record ] || stop_recording # nobody reads the sound any more; record saves what it has
     [ "$code" -ne 0 ] || continue
     printf '%s %s\n' "$name" "$code" >>"$control/failures"
     for before in $STAGES; do
@@ -62,7 +62,7 @@ watch() { # notes the failures in order; what stands before a stage that failed 
   done
 }
 
-first_failure() { # prints its name; it is the cause, since a stage starves only after the one before it has reported
+first_failure() { # prints its name: the cause, since later stages fail only after it has reported
   local name code
   read -r name code <"$control/failures"
   printf '%s' "$name"
@@ -82,7 +82,7 @@ abort() { # <exit code>
   stop_recording
   # shellcheck disable=SC2086
   signal_stages TERM ${STAGES#record}
-  ( # what does not end within three seconds is killed; half a second for those that are just being started
+  ( # kills what has not ended after three seconds; waits at least half a second for stages that are just starting
     while [ "$((tenths -= 1))" -gt 0 ] && { [ "$tenths" -gt 25 ] || stages_are_running; }; do
       [ "$tenths" -ne 20 ] || signal_stages TERM record
       sleep 0.1
@@ -92,9 +92,9 @@ abort() { # <exit code>
   ) 8>&- 9>&- &
 }
 
-guard() { # lives as long as pipeline.sh does: when that is killed, nobody else ends the stages
+guard() { # ends the stages when pipeline.sh was killed
   trap '' INT TERM HUP
-  read -r <&7 && return # else the only writer of fd 8 has died
+  read -r <&7 && return # no line: the only writer of fd 8, pipeline.sh, has died
   abort 137
   wait
   printf 'run quit 0\n' >&9

@@ -188,7 +188,11 @@ def test_killed_question(pipe: Pipe) -> None:
     os.kill(number, signal.SIGKILL)
     assert running.wait(20) == 137
     assert (pipe.output.parent / "log").read_text() == "pipeline: confirm was ended by signal 9\n"
-    assert [path.name for folder in pipe.runs() for path in sorted(folder.iterdir())] == ["prompt.wav", "run.json"]
+    assert [path.name for folder in pipe.runs() for path in sorted(folder.iterdir())] == [
+        "prompt.wav",
+        "run.json",
+        "transcript.txt",
+    ]
     assert not pipe.left() and wait_until(lambda: not processes.of(pipe), 5)
     os.close(terminal)
     os.close(other)
