@@ -134,4 +134,4 @@ def use_own_python() -> None:
 
 if __name__ == "__main__":
     use_own_python()
-    stage.run(NAME, main)
+    stage.run(NAME, main, downloads=True)

@@ -46,8 +46,8 @@ _program = _Program()
 
 # What libraries take from the environment only: that they ask no hub for anything, and where PyTorch keeps what it
 # compiles. Set for this process and those it starts, when a program begins; no import changes the environment.
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
 _LIBRARIES = {
-    "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "USE_HUB_KERNELS": "NO",
     "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "torch" / "inductor"),
@@ -142,9 +142,12 @@ def _explained(error: Exception) -> UserError:
     return UserError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 
 
-def run(name: str, main: Callable[[list[str] | None], int]) -> NoReturn:
-    """Run a program and exit with its sysexits code; a traceback is shown only with --verbose."""
-    os.environ |= _LIBRARIES
+def run(name: str, main: Callable[[list[str] | None], int], *, downloads: bool = False) -> NoReturn:
+    """Run a program and exit with its sysexits code; a traceback is shown only with --verbose.
+
+    downloads: whether libraries may make requests to the hub, unless the user has set HF_HUB_OFFLINE.
+    """
+    os.environ |= _LIBRARIES if downloads else _LIBRARIES | _OFFLINE
     begin(name, Settings.from_environment(names=("quiet", "verbose", "events", "session", "control")))
     try:
         begin(name, Settings.from_environment())
