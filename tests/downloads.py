@@ -2,7 +2,7 @@
 
 with Hub() as hub:
     tree = Tree(tmp_path, hub)
-    tree.run("one", code=69, says="broke off")
+    tree.run("one", code=69, says="the connection was lost")
     tree.left()
 """
 

@@ -50,7 +50,7 @@ PROMISES = [
     Promise(("generate",), "writes garbage", SOURCES, 0, "", "its output is passed on unchanged"),
     Promise(("record",), "writes one line without end", ONCE, 65, "transcribe: no words were heard in 600.0 seconds"),
     Promise(("record",), "writes one line without end", LOOP, 65, "transcribe: no audio arrived"),
-    Promise(TEXT, "writes one line without end", SOURCES, 65, "STAGE: a line of more than 1048576"),
+    Promise(TEXT, "writes one line without end", SOURCES, 65, "STAGE: a prompt is longer than 1048576"),
     Promise(TEXT, "writes lines without end", SOURCES, 130, "", f"each is drawn; {CTRL_C}"),
     Promise(("generate",), "writes one line without end", SOURCES, 0, "", "until nobody reads the output any more"),
     Promise(("generate",), "writes lines without end", SOURCES, 0, "", "until nobody reads the output any more"),

@@ -135,11 +135,11 @@ def test_links_and_devices(kind: int) -> None:
 @pytest.mark.parametrize(
     ("names", "says"),
     [
-        (["vocab.JSON"], "one file"),
-        (["UNET.mlmodelc/x"], "one file"),
-        (["vocab.json/x"], "one file"),
-        (["Unet.mlmodelc"], "one file"),
-        (["safetyChecker.mlmodelc/a", "SafetyChecker.mlmodelc/b"], "one file"),
+        (["vocab.JSON"], "the same file"),
+        (["UNET.mlmodelc/x"], "the same file"),
+        (["vocab.json/x"], "the same file"),
+        (["Unet.mlmodelc"], "the same file"),
+        (["safetyChecker.mlmodelc/a", "SafetyChecker.mlmodelc/b"], "the same file"),
     ],
 )
 def test_two_names_for_one_file(names: list[str], says: str) -> None:
@@ -174,8 +174,8 @@ def test_lies_about_sizes() -> None:
     last = MODEL | {"Unet.mlmodelc/z": NOISE}
     assert unpack(zipped(last))["Unet.mlmodelc/z"] == NOISE
     refused(zipped(last, lambda info: setattr(info, "file_size", len(NOISE) - 1)))
-    refused(zipped(last, lambda info: setattr(info, "file_size", len(NOISE) + 1)), "shorter than it says")
-    refused(zipped(last, lambda info: setattr(info, "file_size", 1 << 40)), "shorter than it says")
+    refused(zipped(last, lambda info: setattr(info, "file_size", len(NOISE) + 1)), "shorter than the archive says")
+    refused(zipped(last, lambda info: setattr(info, "file_size", 1 << 40)), "shorter than the archive says")
     refused(zipped(last, lambda info: setattr(info, "compress_size", 7)))
     refused(zipped(last, lambda info: setattr(info, "CRC", 7)), "CRC")
 

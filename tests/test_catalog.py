@@ -172,10 +172,10 @@ def test_a_model_in_an_archive_is_what_the_archive_held(models: Path) -> None:
     assert entry.is_present()
     assert entry.contents() == (catalog.File(part.path, 3, True, "c" * 64),)
     (entry.folder / part.path).write_bytes(b"ab")
-    assert entry.problem() == "damaged: Unet.mlmodelc/model.mil has not the 3 bytes it should have"
+    assert entry.problem() == "damaged: Unet.mlmodelc/model.mil should have 3 bytes"
     (entry.folder / part.path).write_bytes(b"abc")
     listed("d" * 64)
-    assert entry.problem() == "damaged: it is of another archive than the catalogue's"
+    assert entry.problem() == "damaged: it comes from an older archive than the catalogue pins"
     assert entry._replace(files=(entry.files[0]._replace(sha256=""),)).is_present(), "nothing is pinned"
     (entry.folder / archive.LIST).write_text("{")
     assert entry.problem() == "damaged: .archive.json cannot be read"
@@ -208,13 +208,13 @@ def test_minimal_catalogue_is_accepted() -> None:
         ("files", [], "folder"),
         ("folder", "models/x", "folder"),
         ("licence", "MIT", "unknown key licence"),
-        ("files", [{"path": "../x", "bytes": 3, "sha256": "b" * 64}], "no path"),
-        ("files", [{"path": "/x", "bytes": 3, "sha256": "b" * 64}], "no path"),
-        ("files", [{"path": "a/.x", "bytes": 3, "sha256": "b" * 64}], "no path"),
+        ("files", [{"path": "../x", "bytes": 3, "sha256": "b" * 64}], "not a path"),
+        ("files", [{"path": "/x", "bytes": 3, "sha256": "b" * 64}], "not a path"),
+        ("files", [{"path": "a/.x", "bytes": 3, "sha256": "b" * 64}], "not a path"),
         ("files", [{"path": "x", "bytes": 0, "sha256": "b" * 64}], "bytes"),
         ("files", [{"path": "x", "bytes": 3, "sha256": "b" * 63}], "sha256"),
         ("files", [{"path": "x", "bytes": 3}], "sha256"),
-        ("files", [{"path": name, "bytes": 3, "sha256": "b" * 64} for name in ("x", "y.zip")], "stands alone"),
+        ("files", [{"path": name, "bytes": 3, "sha256": "b" * 64} for name in ("x", "y.zip")], "the only file"),
     ],
 )
 def test_bad_entry_is_named(key: str, value: object, says: str) -> None:
@@ -227,7 +227,7 @@ def test_bad_entry_is_named(key: str, value: object, says: str) -> None:
 def test_bad_source_name_and_default_are_named() -> None:
     changes: list[tuple[Callable[[dict[str, Any]], object], str]] = [
         (lambda data: data["sources"]["here"][0].update(revision="main"), "full commit hash"),
-        (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "no repository"),
+        (lambda data: data["sources"]["here"][0].update(repo="../x/y"), "not a repository"),
         (lambda data: data["models"].update({"../x": data["models"]["one"]}), "a name is made of"),
         (lambda data: data["defaults"].update(english="two"), "english = 'two'"),
         (lambda data: data["defaults"].pop("filter"), "filter = None"),

@@ -64,7 +64,7 @@ def test_an_archive_is_unpacked_and_deleted(tree: Tree) -> None:
 def test_it_is_known_without_the_archive(tree: Tree) -> None:
     tree.run("packed")
     tree.hub.requests.clear()
-    tree.run("packed", says="here already", HF_HUB_OFFLINE="1")
+    tree.run("packed", says="already installed", HF_HUB_OFFLINE="1")
     tree.run("--verify", "packed", says="packed: OK\n", HF_HUB_OFFLINE="1")
     assert not tree.hub.requests
 
@@ -163,7 +163,7 @@ def test_the_archive_goes_though_it_was_cut_before(tree: Tree) -> None:
     waiting = tree.models / next(iter(WAITING))
     waiting.parent.mkdir(parents=True)
     waiting.write_bytes(CONTENT)
-    tree.run("packed", says="here already", HF_HUB_OFFLINE="1")
+    tree.run("packed", says="already installed", HF_HUB_OFFLINE="1")
     assert whole(tree) and not (tree.models / ".incoming").exists()
 
 
@@ -179,7 +179,7 @@ def test_an_archive_needs_room_twice(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fetch.check_room(plain, list(plain.files))
     entry = models.find("stable-diffusion-1-5-coreml-ne")
     fetch.incoming(entry).mkdir(parents=True)
-    with pytest.raises(UserError, match=r"3\.3 GB are needed, 3\.0 GB are free") as error:
+    with pytest.raises(UserError, match=r"needs 3\.3 GB of free space, but has 3\.0 GB") as error:
         fetch.check_room(entry, list(entry.files))
     assert error.value.code == os.EX_CANTCREAT
     with (fetch.incoming(entry) / entry.files[0].sha256).open("wb") as arrived:

@@ -1,4 +1,4 @@
-"""Which models there are, where they come from, and how they arrive: catalogue, hub, archives, model files.
+"""The model catalogue, downloads from the hub, archives, and checks of model files.
 
 Imports core.
 """

@@ -1,13 +1,13 @@
-"""models/catalog.toml: every model, where it comes from, what it needs, and whether it is on this machine.
+"""The model catalogue (models/catalog.toml): sources, requirements, and which models are on this machine.
 
-    models = catalog.read(settings.models)     # settings.models: the folder that downloaded models are kept in
-    models.find("base.en-q5_1")                # UserError 64 with near matches for a name that is not in it
+    models = catalog.read(settings.models)     # settings.models: the folder of downloaded models
+    models.find("base.en-q5_1")                # UserError 64 with similar names if there is no such model
     models.default("filter")                   # the model for a role: filter, or an engine's name
     models.speech("de", translate=False)       # the default speech model for a language
-    models.require("base.en-q5_1")             # the entry if it is there, otherwise UserError 69 with the command
-    entry.is_present(); entry.path             # its files are there with the right sizes; the file or folder to load
+    models.require("base.en-q5_1")             # the entry if it is installed, otherwise UserError 69 with the command
+    entry.is_present(); entry.path             # whether all its files exist; the file or folder to load
 
-`python -m helpers.catalog.catalog` prints the table that stands in docs/models.md.
+`python -m helpers.catalog.catalog` prints the table of docs/models.md.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 KINDS = ("whisper", "image", "filter")
-ROLES = ("english", "multilingual", "filter")  # beside these, any engine may have one
+ROLES = ("english", "multilingual", "filter")  # besides these, any engine may have a default model
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -42,8 +42,8 @@ class Source(NamedTuple):
 
 
 class File(NamedTuple):
-    """One file of a model. `sha256` is empty where only the hub's own hash can check it: the revision, a commit, pins
-    the file, but nothing here does. `exact` is whether `bytes` is the published size and not a rounded one."""
+    """One file of a model. `sha256` is empty if the catalogue pins no hash: the file is then checked against the hub's
+    own hash, and the pinned revision (a commit) fixes its content. `exact`: whether `bytes` is exact, not rounded."""
 
     path: str
     bytes: int
@@ -51,7 +51,7 @@ class File(NamedTuple):
     sha256: str
 
     def fits(self, folder: Path) -> bool:
-        """Whether it lies in `folder` with its size."""
+        """Whether the file is in `folder` with the right size."""
         try:
             size = (folder / self.path).stat().st_size
         except OSError:
@@ -73,7 +73,7 @@ class Entry(NamedTuple):
     sources: tuple[Source, ...]
     files: tuple[File, ...]
     shipped: str
-    models: Path  # the folder that downloaded models are kept in
+    models: Path  # the folder of downloaded models
 
     @property
     def folder(self) -> Path:
@@ -82,38 +82,38 @@ class Entry(NamedTuple):
 
     @property
     def is_archive(self) -> bool:
-        """Whether it is published as one zip archive; what that holds lies in `folder`, and the archive does not."""
+        """Whether it is published as one zip archive. `folder` then has its files, but not the archive itself."""
         return any(file.path.endswith(".zip") for file in self.files)
 
     @property
     def path(self) -> Path:
-        """What a program is given: the file of a one-file model, otherwise the folder."""
+        """The path to load: the file of a one-file model, otherwise the folder."""
         return self.folder / self.files[0].path if len(self.files) == 1 and not self.is_archive else self.folder
 
     @property
     def bytes(self) -> int:
-        """Size of the published files (of an archive, not of what it holds), or of what ships with the repository."""
+        """Size of the published files (the archive, not its content), or of the shipped folder."""
         if self.shipped:
             return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
         return sum(file.bytes for file in self.files)
 
     def contents(self) -> tuple[File, ...]:
-        """What lies in `folder` when it is whole. Raises OSError for an archive that was not unpacked, ValueError for
-        one whose list is damaged or that the catalogue does not pin any more."""
+        """The files that a complete `folder` has. Raises: OSError for an archive that was not unpacked, ValueError if
+        its list is damaged or it is not the archive that the catalogue pins."""
         if not self.is_archive:
             return self.files
         sha256, parts = archive.contents(self.folder)
         if self.files[0].sha256 not in ("", sha256):
-            raise ValueError("it is of another archive than the catalogue's")
+            raise ValueError("it comes from an older archive than the catalogue pins")
         return tuple(File(part.path, part.bytes, True, part.sha256) for part in parts)
 
     def unpinned(self) -> str:
-        """The published files that have no sha256 here: `config.json, model.bin`, or `all 15 files`, or empty."""
+        """The files without a pinned SHA-256: `config.json, model.bin`, or `all 15 files`, or empty."""
         paths = [file.path for file in self.files if not file.sha256]
         return f"all {len(paths)} files" if len(paths) == len(self.files) > 1 else ", ".join(paths)
 
     def problem(self) -> str:
-        """What keeps it from being used, in a few words; empty when it is there and every size matches."""
+        """Why the model cannot be used, in a few words; empty if every file exists with the right size."""
         if self.shipped:
             return "" if self.folder.is_dir() else "missing"
         try:
@@ -124,19 +124,19 @@ class Entry(NamedTuple):
             return f"damaged: {error}"
         for file in files:
             if not file.fits(self.folder):
-                there = (self.folder / file.path).is_file()
-                return f"damaged: {file.path} has not the {file.bytes} bytes it should have" if there else "missing"
+                exists = (self.folder / file.path).is_file()
+                return f"damaged: {file.path} should have {file.bytes} bytes" if exists else "missing"
         return ""
 
     def is_present(self) -> bool:
-        """Whether every file is there with its size. The SHA-256 was checked when it arrived."""
+        """Whether every file exists with the right size. The SHA-256 was checked after the download."""
         return not self.problem()
 
     def require(self) -> Entry:
-        """The entry, if it can be used now. Raises UserError 69 (missing or damaged) with the command to get it."""
+        """The entry, if it can be used. Raises: UserError 69 (missing or damaged) with the command to download it."""
         if problem := self.problem():
             what = f"the model {self.name} is " + ("not on this machine" if problem == "missing" else problem)
-            raise UserError(os.EX_UNAVAILABLE, what, f"Get it with: ./download_model.py {self.name}")
+            raise UserError(os.EX_UNAVAILABLE, what, f"Download it: ./download_model.py {self.name}")
         return self
 
 
@@ -148,7 +148,7 @@ class Catalog(NamedTuple):
     folder: Path
 
     def find(self, name: str) -> Entry:
-        """The entry called `name`. Raises UserError 64 that lists the names nearest to it."""
+        """The entry called `name`. Raises: UserError 64 with similar names."""
         if entry := self.entries.get(name):
             return entry
         import difflib
@@ -162,16 +162,16 @@ class Catalog(NamedTuple):
         )
 
     def default(self, role: str) -> Entry:
-        """The model for a role: `english` or `multilingual` speech, `filter` (the safety filter of --safe), or an
-        engine's pictures: its name, and `coreml-gpu` for the GPU of a Max or Ultra chip."""
+        """The default model for a role: `english` or `multilingual` (speech), `filter` (--safe), or an engine's name
+        (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip."""
         return self.find(self.roles[role])
 
     def speech(self, language: str, translate: bool) -> Entry:
-        """The default speech model for a language (`en`, `de` …, `auto`), for translation to English or without."""
+        """The default speech model for a language (`en`, `de` …, `auto`), with or without translation to English."""
         return self.default("english" if language == "en" and not translate else "multilingual")
 
     def require(self, name: str) -> Entry:
-        """The entry called `name` if it can be used now. Raises UserError 64 (unknown), 69 (missing or damaged)."""
+        """The entry called `name`, if it can be used. Raises: UserError 64 (unknown), 69 (missing or damaged)."""
         return self.find(name).require()
 
 
@@ -188,12 +188,12 @@ def _read(file: Path, models: Path) -> Catalog:
     toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
         return parse(toml.loads(file.read_text(encoding="utf-8")), models)
-    except (OSError, ValueError) as error:  # a TOML error is a ValueError, and so is what parse() finds
+    except (OSError, ValueError) as error:  # TOML errors and the errors of parse() are ValueErrors
         raise UserError(os.EX_DATAERR, f"models/catalog.toml: {error}", "git restore models/catalog.toml") from error
 
 
 def human(size: int) -> str:
-    """A size in bytes as people read it: `1 kB`, `60 MB`, `2.6 GB`."""
+    """A size in bytes for people: `1 kB`, `60 MB`, `2.6 GB`."""
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"
     return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{math.ceil(size / 1e3)} kB"
@@ -216,7 +216,7 @@ def parse(data: dict[str, Any], models: Path = Settings.models) -> Catalog:
     roles = data.get("defaults", {})
     for role in {*ROLES, *roles}:
         if roles.get(role) not in entries:
-            raise ValueError(f"[defaults] {role} = {roles.get(role)!r} is no model of this catalogue")
+            raise ValueError(f"[defaults] {role} = {roles.get(role)!r} is not a model of this catalogue")
     return Catalog(entries, roles, models)
 
 
@@ -238,23 +238,23 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     check(languages in (("en", "any") if table["kind"] == "whisper" else ("",)), "languages is en or any, for speech")
     shipped = table.get("folder", "")
     check(bool(shipped) != bool(table.get("files")), "either folder (it ships with the repository) or files")
-    check(shipped or sources.get(table.get("source", "")), "source names no list of [[sources]]")
+    check(shipped or sources.get(table.get("source", "")), "source is not a list of [[sources]]")
     pins = (
         tuple(Source(item.get("repo", ""), item.get("revision", "")) for item in sources[table["source"]])
         if not shipped
         else ()
     )
     for pin in pins:
-        check(re.fullmatch(r"[\w.-]+/[\w.-]+", pin.repo), f"{pin.repo!r} is no repository")
+        check(re.fullmatch(r"[\w.-]+/[\w.-]+", pin.repo), f"{pin.repo!r} is not a repository name")
         check(re.fullmatch(r"[0-9a-f]{40}", pin.revision), f"{pin.repo}: the revision is a full commit hash")
     files = []
     for item in table.get("files", []):
         path, sha256 = str(item.get("path", "")), item.get("sha256")
         size = item.get("bytes", item.get("about_bytes"))
-        check(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", path), f"{path!r} is no path inside a model")
+        check(re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", path), f"{path!r} is not a path inside a model")
         check(isinstance(size, int) and size > 0, f"{path}: bytes or about_bytes is missing")
         check(re.fullmatch(r"[0-9a-f]{64}|hub", sha256 or ""), f"{path}: sha256 is 64 hex digits, or hub")
-        check(not path.endswith(".zip") or len(table["files"]) == 1, f"{path}: an archive stands alone")
+        check(not path.endswith(".zip") or len(table["files"]) == 1, f"{path}: an archive must be the only file")
         files.append(File(path, size, "bytes" in item, "" if sha256 == "hub" else sha256))
     return Entry(
         name,

@@ -21,7 +21,10 @@ _MAGIC = b"lmgg"
 _ENGLISH_ONLY = 51864  # tokens; multilingual models have one or two more
 # Bits per weight by ggml file type, without the quantization version in the thousands; 2.5 is less than any other has.
 _BITS = {0: 32, 1: 16, 2: 4.5, 3: 5, 7: 8.5, 8: 5.5, 9: 6}
-_AUDIO_CONTEXT, _TEXT_CONTEXT = 1500, 448  # of every Whisper model; whisper.cpp allocates memory for what a file says
+_AUDIO_CONTEXT, _TEXT_CONTEXT = (
+    1500,
+    448,
+)  # of every Whisper model; whisper.cpp allocates as much memory as the header asks for
 _FILTER = 201  # frequencies of a mel filter
 # Weights in a block and bytes of a block, by tensor type (ggml.h): f32, f16, q4_0 … q8_0, bf16, q2_K … q6_K.
 _BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 30: (1, 2)}
@@ -29,7 +32,7 @@ _BLOCKS |= {10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (
 
 
 class Model(NamedTuple):
-    """A file that looks like a Whisper model, and what its header says it can do."""
+    """A Whisper model file, and its abilities according to the header."""
 
     path: Path
     multilingual: bool
@@ -51,7 +54,7 @@ def inspect(path: Path) -> Model:
             header = file.read(48)
             size = os.fstat(file.fileno()).st_size
     except PermissionError as error:
-        raise UserError(os.EX_NOPERM, f"{path} may not be read", "Give yourself the right to read it.") from error
+        raise UserError(os.EX_NOPERM, f"no permission to read {path}", "Change its permissions.") from error
     except OSError as error:
         raise UserError(os.EX_NOINPUT, f"cannot read {path}: {error.strerror}", "Check the name.") from error
     if header[:4] != _MAGIC or len(header) < 48:
@@ -70,10 +73,10 @@ def inspect(path: Path) -> Model:
 
 
 def check(path: Path) -> None:
-    """Check every length in a file that passed `inspect` and whose origin is unknown: whisper.cpp allocates memory for
-    what the lengths say, and writes as many dimensions of a tensor as the file has into four places on its stack.
+    """Check every length in a file that passed `inspect` but is of unknown origin. whisper.cpp trusts these lengths: it
+    allocates that much memory, and copies a tensor's dimensions into an array of four on its stack.
 
-    Raises: UserError 65 for a length that leads out of the file.
+    Raises: UserError 65 for a length that points past the end of the file.
     """
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -106,15 +109,15 @@ def check(path: Path) -> None:
                 skip(name, 1000)
                 skip(math.prod(shape) // weights * block if min(shape) > 0 else -1, size)
         except (KeyError, ValueError, struct.error) as error:
-            raise _unusable(path, "is damaged: a length in it leads out of the file") from error
+            raise _unusable(path, "is damaged: a length in it points past the end of the file") from error
 
 
 def remedy(path: Path) -> str:
-    """What to do about the damaged model file at `path`. A model of the catalogue is in a folder with its name."""
+    """How to fix the damaged model file at `path`. A model of the catalogue is in a folder with its name."""
     name = path.parent.name
     if name in catalog.read().entries:
         return f"Download it again: ./download_model.py --remove {name}; ./download_model.py {name}"
-    return "Give another file; ./download_model.py list shows models that work."
+    return "Use another file; ./download_model.py list shows models that work."
 
 
 def _unusable(path: Path, why: str) -> UserError:

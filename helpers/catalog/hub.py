@@ -1,8 +1,8 @@
-"""The model hub, through huggingface_hub: where a file is and what it should be, and its bytes, across cuts.
+"""The model hub: look up a file with huggingface_hub, then download it, with resume.
 
-huggingface_hub (2.4) starts a cut download from the beginning and hands large files to hf_xet, which keeps a cache of
-its own elsewhere. So its session, headers and look-up are used, and the bytes are received here: one request, from the
-byte on where the last one ended.
+huggingface_hub (2.4) restarts an interrupted download from the beginning and passes large files to hf_xet, which has
+its own cache elsewhere. So we use its session, headers and look-up, and receive the bytes ourselves: one request that
+starts at the first missing byte.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DOMAINS = ("hf.co", "huggingface.co")  # the hub keeps large files on hosts of t
 
 
 class Patience(NamedTuple):
-    """Seconds: for the first answer, without a byte, and in all; `attempts` without any progress."""
+    """Timeouts in seconds: for the first answer, without new data, and in total; `attempts` without progress."""
 
     answer: float
     stall: float
@@ -38,8 +38,8 @@ class Patience(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What the hub says of a file: where it is, its bytes (None if unsaid), its hash (empty if unsaid): the sha256 of a
-    large file, and of a small one the id that git gives its content."""
+    """The hub's answer about a file: its address, its size in bytes (None if unknown) and its hash (empty if unknown):
+    the SHA-256 of a large file, the git blob hash of a small one."""
 
     url: str
     size: int | None
@@ -47,14 +47,14 @@ class Answer(NamedTuple):
 
 
 class Unreachable(UserError):
-    """The hub cannot be reached or does not deliver: no other repository on it needs to be tried."""
+    """The hub cannot be reached or sends no data: there is no point in trying another repository."""
 
     def __init__(self, message: str, remedy: str) -> None:
         super().__init__(os.EX_UNAVAILABLE, message, remedy)
 
 
 def _constants() -> Any:
-    """huggingface_hub's constants, with its telemetry switched off for this process; it is asked at each request."""
+    """huggingface_hub's constants, with its telemetry switched off for this process; it reads them at each request."""
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -62,15 +62,15 @@ def _constants() -> Any:
 
 
 def usual_patience() -> Patience:
-    """HF_HUB_ETAG_TIMEOUT for an answer and HF_HUB_DOWNLOAD_TIMEOUT for a byte (10 s each), no limit in all."""
+    """HF_HUB_ETAG_TIMEOUT for an answer and HF_HUB_DOWNLOAD_TIMEOUT for data (10 s each), no limit in total."""
     constants = _constants()
     return Patience(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT, float("inf"), 3)
 
 
 def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
-    """Look a file up, with a few tries at a hub that answers 5xx or 429.
+    """Look up a file; retry a few times if the hub answers 5xx or 429.
 
-    Raises UserError 77 (refused), 69 (the hub does not have it, or has a fault) and Unreachable.
+    Raises: UserError 77 (access refused), 69 (no such file, or an error of the hub), Unreachable.
     """
     from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
@@ -89,15 +89,15 @@ def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
             if attempt + 1 < patience.attempts:
                 time.sleep(0.5 * 2**attempt)
         else:
-            known = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found.etag or "")
-            return Answer(found.location, found.size, known[0] if known else "")
-    raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub has a fault ({status})", "Try again in a few minutes.")
+            digest = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found.etag or "")
+            return Answer(found.location, found.size, digest[0] if digest else "")
+    raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub reports an error ({status})", "Try again in a few minutes.")
 
 
 def _within(seconds: float, url: str) -> Any:
-    """The metadata of `url`; raises Unreachable after `seconds`, whatever it hangs in.
+    """The metadata of `url`; raises Unreachable after `seconds`, wherever it hangs.
 
-    A thread, because a resolver has no timeout and each of a host's addresses has the whole timeout to itself.
+    It runs in a thread: DNS has no timeout, and the timeout applies to each address of a host separately.
     """
     from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
@@ -121,17 +121,17 @@ def _within(seconds: float, url: str) -> Any:
         raise Unreachable(f"no answer from {host} within {seconds:g} s", remedy) from None
     if isinstance(found, HfHubHTTPError):
         raise found
-    if isinstance(found, Exception):  # of the network, or of what the hub says
+    if isinstance(found, Exception):  # of the network, or a malformed answer
         what = printable(str(found))[:200] or type(found).__name__
         raise Unreachable(f"cannot reach {host}: {what}", remedy) from found
     return found
 
 
 def receive(name: str, url: str, partial: Path, size: int, patience: Patience, progress: bool = False) -> None:
-    """Append to `partial` until it has `size` bytes, through cuts and stalls, as long as each try brings something.
+    """Append to `partial` until it has `size` bytes; retry after interruptions as long as there is progress.
 
-    Raises UserError 65 (more than `size` arrived; `partial` is emptied), 69 (the host refuses, or is not the hub's)
-    and Unreachable; OSError for the disk. What has arrived stays in `partial`.
+    Raises: UserError 65 (more than `size` arrived; `partial` is emptied), 69 (the host refuses, or is not the hub's),
+    Unreachable; OSError for the disk. The bytes received so far stay in `partial`.
     """
     import httpx2
 
@@ -140,14 +140,14 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
         tries, best, why = 0, out.tell(), ""
         while out.tell() < size:
             if tries == patience.attempts:
-                raise Unreachable(f"{name}: {why}", "Run it again: the download is continued.")
+                raise Unreachable(f"{name}: {why}", "Run it again to continue the download.")
             tries += 1
-            why = "the connection broke off"
+            why = "the connection was lost"
             try:
                 with _open(url, out.tell(), patience) as response:
                     part = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
                     if response.status_code != 206 or not part or int(part[1]) != out.tell():
-                        out.truncate(0)  # it sends the whole file, or says that nothing comes after this
+                        out.truncate(0)  # the whole file, or 416: nothing after this offset
                         out.seek(0)
                     bar.reset(size)
                     bar.update(out.tell())
@@ -156,11 +156,11 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
                     for block in response.iter_raw() if response.status_code != 416 else ():
                         if out.tell() + len(block) > size:
                             out.truncate(0)
-                            raise UserError(os.EX_DATAERR, f"{name}: more arrived than the {size} bytes announced")
+                            raise UserError(os.EX_DATAERR, f"{name}: the hub sent more than the announced {size} bytes")
                         out.write(block)
                         bar.update(len(block))
                         if _too_slow(time.monotonic() - began, out.tell() - before, size - out.tell(), patience):
-                            remedy = "Run it again: the download is continued."
+                            remedy = "Run it again to continue the download."
                             raise Unreachable(f"{name}: the download is too slow", remedy)
             except httpx2.TimeoutException:
                 why = f"no data for {patience.stall:g} s"
@@ -175,7 +175,7 @@ def receive(name: str, url: str, partial: Path, size: int, patience: Patience, p
 
 
 def _too_slow(seconds: float, received: int, missing: int, patience: Patience) -> bool:
-    """Whether the time is over, or will be before the rest has arrived; that is judged once `patience.answer` is over.
+    """Whether the total time is over, or will be too short for the rest; this is estimated after `patience.answer`.
 
     seconds: since the download began; received, missing: bytes.
     """
@@ -185,7 +185,7 @@ def _too_slow(seconds: float, received: int, missing: int, patience: Patience) -
 
 @contextlib.contextmanager
 def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response]:
-    """GET `url` from byte `offset` on, following redirects as far as the hub's own hosts and no further."""
+    """GET `url` from byte `offset`, following redirects only to the hub's own hosts."""
     import httpx2
     from huggingface_hub.utils import build_hf_headers, get_session
 
@@ -198,7 +198,7 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
         if not own and not (
             target.scheme == "https" and any(f".{target.hostname}".endswith(f".{domain}") for domain in domains)
         ):
-            what = f"the hub sends us to {_named(url)}, which is not a host of its own"
+            what = f"the hub redirects to {_named(url)}, which is not one of its hosts"
             raise UserError(os.EX_UNAVAILABLE, what, "Unset HF_ENDPOINT if you set it.")
         headers = build_hf_headers(token=None if own else False)  # a token never leaves the hub itself
         headers["Accept-Encoding"] = "identity"
@@ -217,12 +217,12 @@ def _open(url: str, offset: int, patience: Patience) -> Iterator[httpx2.Response
 
 
 def _named(url: str) -> str:
-    """The host of `url` as a person is told it: without a password that may stand before it."""
+    """The host of `url` for messages, without a password in front of it."""
     return printable((urlsplit(url).netloc or url).rpartition("@")[2])[:100]
 
 
 def _progress(name: str, size: int, done: int, shown: bool) -> Any:
-    """A progress bar on stderr; without `shown` one that shows nothing."""
+    """A progress bar on stderr; without `shown` it shows nothing."""
     from tqdm import tqdm
 
     return tqdm(desc=name, total=size, initial=done, unit="B", unit_scale=True, disable=not shown, leave=False)

@@ -1,4 +1,4 @@
-"""What every room uses: errors, settings, events, the terminal's line, PCM, what this machine is.
+"""What every room uses: errors, settings, events, the status line, PCM, facts about this machine.
 
 Imports no other room.
 """

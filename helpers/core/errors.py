@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something that the user can understand and mend.
+    """An error that the user can understand and fix.
 
     message: what is wrong, one line; remedy: what to do, one line or empty; code: the exit code, of sysexits.h (64
     wrong option, 65 wrong data, 66 no such input, 69 something is missing, 70 a bug, 73 cannot write, 77

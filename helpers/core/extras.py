@@ -1,9 +1,9 @@
-"""The extras: packages that only some uses need. pyproject.toml pins them; their purpose and size stand here.
+"""Extras: optional Python packages. pyproject.toml pins their versions; this table gives their size and purpose.
 
-`./shortcut_install.sh --extra NAME` installs one into .venv, where it stays when the environment is repaired or made
-anew. A stage that needs one calls `require`; a shell script calls need_extra of helpers/shell/environment.sh.
+`./shortcut_install.sh --extra NAME` installs an extra into .venv. It stays there when the environment is repaired or
+rebuilt. A stage that needs an extra calls `require`; a shell script calls need_extra of helpers/shell/environment.sh.
 
-`python -m helpers.core.extras [NAME…]` prints name, size and purpose of each, tab-separated: for the shell.
+`python -m helpers.core.extras [NAME…]` prints the name, size and purpose of each, tab-separated, for the shell.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from helpers.core.stage import run
 
 
 class Extra(NamedTuple):
-    """modules: what can be imported when it is installed; size: on disk, with all that it brings; purpose: as in
-    "PURPOSE needs more Python packages"."""
+    """modules: the modules that it provides; size: on disk, with its dependencies; purpose: the start of the sentence
+    "… needs more Python packages"."""
 
     modules: tuple[str, ...]
     size: str
@@ -35,17 +35,17 @@ FORMER_NAMES = {"cuda": "torch"}
 
 
 def command(name: str) -> str:
-    """What a person types to install an extra."""
+    """The command that installs an extra."""
     return f"./shortcut_install.sh --extra {name}"
 
 
 def missing(name: str) -> str:
-    """The first module of an extra that is not installed, or ""; nothing is imported."""
+    """The first module of an extra that is not installed, or "". Imports nothing."""
     return next((module for module in EXTRAS[name].modules if importlib.util.find_spec(module) is None), "")
 
 
 def require(name: str) -> None:
-    """Raises: UserError 69 with the command that installs this extra, unless it is there."""
+    """Check that an extra is installed. Raises: UserError 69 with the command that installs it."""
     if module := missing(name):
         extra = EXTRAS[name]
         what = f"{extra.purpose} needs more Python packages ({name}, about {extra.size}): {module} is missing"
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     for asked in (sys.argv[1:] if argv is None else argv) or EXTRAS:
         name = FORMER_NAMES.get(asked, asked)
         if name not in EXTRAS:
-            raise UserError(os.EX_USAGE, f"no extra is called {asked!r}", f"There are: {', '.join(EXTRAS)}.")
+            raise UserError(os.EX_USAGE, f"no extra is called {asked!r}", f"Choose one of: {', '.join(EXTRAS)}.")
         print(name, EXTRAS[name].size, EXTRAS[name].purpose, sep="\t")
     return 0
 

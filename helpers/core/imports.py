@@ -1,4 +1,4 @@
-"""Import a package without optional parts that it would pull in, and leave the process as it was."""
+"""Import a package without its optional dependencies, without lasting changes to the process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from types import ModuleType
 def without(*packages: str) -> Iterator[None]:
     """Inside the `with` block these packages cannot be imported, as if they were not installed.
 
-    Only in this thread: another may need them at the same time. A package that is already imported stays so.
+    This holds for the current thread only: another thread may need the packages. A package that is already imported
+    stays imported.
     """
     refusal = _Refusal(packages)
     sys.meta_path.insert(0, refusal)

@@ -1,8 +1,8 @@
-"""Lines of text between stages: one line, one prompt, one picture, with where it came from.
+"""Lines of text between stages: one line is one prompt and one picture. Each line carries its origin.
 
-Between our own stages a line begins with a mark: the number of the recording that it is from and its origin. Programs
-of the user's get and give plain lines (`helpers.shell.foreign` keeps track for them). A mark holds control characters
-that no text has, so text can neither forge nor keep one: whatever stands elsewhere in a line is removed.
+Between our own stages a line begins with a mark: the number of its recording, and its origin. The user's own programs
+read and write plain lines (`helpers.shell.foreign` keeps track of them). A mark contains control characters, which are
+removed from all text: text cannot forge a mark, and a mark in the middle of a line is deleted.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Origin(str, Enum):
     """Who made a text."""
 
     TYPED = "typed"  # a person, on a keyboard
-    SPOKEN = "spoken"  # a person, heard by a recogniser
-    ANSWER = "answer"  # a program or a model, so its text is data and never obeyed
+    SPOKEN = "spoken"  # a person, through speech recognition
+    ANSWER = "answer"  # a program or a model, so its text is data, never a command
 
 
 class Line(NamedTuple):
-    """A text on one line, safe on a terminal. `id`: the number of the recording it is from, 0 for a prompt that was
-    typed as an option; None where that is unknown or unclear: such a picture gets no transcript and no recording."""
+    """A text on one line, safe on a terminal. `id`: the number of its recording, or 0 for a prompt given as an option.
+    None if the recording is unknown: the picture then gets no transcript and no recording."""
 
     text: str
     id: int | None = None
@@ -39,20 +39,20 @@ class Line(NamedTuple):
 
 
 def decode(line: str, plain: Origin = Origin.ANSWER) -> Line:
-    """A line as it arrived, without its end; `plain` is the origin of one that has no mark."""
+    """Parse a received line (without its line break); `plain` is the origin of a line without a mark."""
     mark = _MARK.match(line)
     text = printable(_ANY_MARK.sub(" ", line[mark.end() :] if mark else line))
     return Line(text, int(mark[1]), Origin(mark[2])) if mark else Line(text, None, plain)
 
 
 def encode(line: Line, marked: bool) -> bytes:
-    """The bytes of a line with its end; marked: for one of our own stages, else as plain text."""
+    """The bytes of a line with its line break; marked: with a mark, for our own stages, otherwise as plain text."""
     mark = f"\x1e{line.id} {line.origin.value}\x1f" if marked and line.id is not None else ""
     return f"{mark}{line.text}\n".encode(errors="replace")
 
 
 def read(fd: int = 0, plain: Origin = Origin.ANSWER) -> Iterator[Line]:
-    """The lines that arrive on a file descriptor, each as soon as it is whole.
+    """Yield the lines from a file descriptor, each as soon as it is complete.
 
     Raises: UserError 65 for a line that is longer than 1 MiB.
     """
@@ -62,6 +62,8 @@ def read(fd: int = 0, plain: Origin = Origin.ANSWER) -> Iterator[Line]:
         *whole, rest = (rest + data).split(b"\n")
         yield from (decode(line.decode(errors="replace"), plain) for line in whole)
         if len(rest) > LONGEST_LINE:
-            raise UserError(os.EX_DATAERR, f"a line of more than {LONGEST_LINE} bytes is no prompt")
+            raise UserError(
+                os.EX_DATAERR, f"a prompt is longer than {LONGEST_LINE} bytes", "Send one prompt on each line."
+            )
     if rest:
         yield decode(rest.decode(errors="replace"), plain)

@@ -3,7 +3,7 @@
     network = openvino.compiled(build, "my-model-unet", identity, precision="f32")
     [noise] = network(latents, time, text)            # from any thread
 
-`build` makes the graph and is called only if the cache (`.cache/openvino`) has no copy that `identity` fits.
+`build` creates the graph. It is called only if the cache (`.cache/openvino`) has no model with this `identity`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 CACHE = paths.CACHE / "openvino"
 PRECISIONS = ("f32", "bf16")
 _DEVICE = "CPU"
-_KEPT = 2  # compiled copies of one name: the last two sizes that were asked for
+_KEPT = 2  # compiled models that the cache keeps per name: for the two sizes used last
 
 
 @functools.lru_cache(maxsize=1)
 def runtime() -> Any:
     """The openvino module, which takes 0.1 s to import.
 
-    It is imported without its model converter, which would load openvino_telemetry: that reports each import to Google
-    Analytics. The runtime itself sends nothing.
+    We skip its model converter, which loads openvino_telemetry: that reports each import to Google Analytics. The
+    runtime itself sends nothing.
     """
     with imports.without("openvino.tools.ovc"):
         import openvino
@@ -52,12 +52,12 @@ def version() -> str:
 
 
 class Network:
-    """A compiled model. Calls from several threads at once are right; each then has memory of its own."""
+    """A compiled model. Several threads may call it at once: each call uses its own inference request."""
 
     def __init__(self, model: CompiledModel, pages: NDArray[Any] | None = None) -> None:
         self.precision: str = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self._model = model
-        self._pages = pages  # of the cache's file, which the model reads its weights from as long as it lives
+        self._pages = pages  # the memory-mapped cache file: the model reads its weights from it, so it must stay alive
         self._idle: list[InferRequest] = [model.create_infer_request()]  # append and pop are atomic
 
     def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
@@ -73,20 +73,20 @@ class Network:
             self._idle.append(request)
 
     def warm(self) -> None:
-        """Run once with zeros: the first run allocates memory, which doubles its time."""
+        """Run once with zeros: the first run allocates memory and takes twice as long."""
         self(*(np.zeros(port.shape, port.element_type.to_dtype()) for port in self._model.inputs))
 
 
 def compiled(
     build: Callable[[], Model], name: str, identity: object, *, precision: str = "f32", cache: Path | None = None
 ) -> Network:
-    """The network that `build` describes, from the cache, or compiled now and kept there if it can be written to.
+    """Load the network that `build` describes from the cache, or compile it and write it to the cache if possible.
 
-    name: begins the names of its files in the cache; older files of that name are removed. identity: everything that
-    the graph depends on, as an object whose repr says it (files and their times, code, shapes). precision: of
-    PRECISIONS. cache: the folder, by default CACHE.
+    name: the prefix of its file names in the cache; older files with this name are removed. identity: everything that
+    the graph depends on (files and their times, code, shapes), as an object whose repr shows all of it. precision: one
+    of PRECISIONS. cache: the folder, by default CACHE.
 
-    Raises: what `build` raises; RuntimeError for a graph that the runtime does not compile.
+    Raises: what `build` raises; RuntimeError if OpenVINO cannot compile the graph.
     """
     core = runtime().Core()
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
@@ -102,20 +102,20 @@ def compiled(
 
 
 def short(value: object) -> str:
-    """16 hex digits that tell one value from another."""
+    """A short hash of a value's repr: 16 hex digits."""
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=1)
 def _processor_flags() -> str:
-    """The features of the processor, where Linux says them: a model compiled for more does not run on less."""
+    """The processor's features (Linux only): a model compiled for more features does not run with fewer."""
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         return next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return ""
 
 
 def _restore(core: Core, file: Path, options: dict[str, Any]) -> Network | None:
-    """Read a compiled model back. The checksum at its end comes first: the runtime checks none and may crash."""
+    """Load a compiled model. We verify the checksum at its end first: OpenVINO checks nothing and may crash."""
     try:
         pages = np.memmap(file, np.uint8, "c")  # OpenVINO shares writable memory only
         if len(pages) > 4 and zlib.crc32(pages[:-4].data) == int.from_bytes(pages[-4:].tobytes(), "little"):
@@ -127,18 +127,18 @@ def _restore(core: Core, file: Path, options: dict[str, Any]) -> Network | None:
         return None
     except (OSError, ValueError, RuntimeError):
         pass
-    with contextlib.suppress(OSError):  # damaged, or of a runtime that does not take it
+    with contextlib.suppress(OSError):  # damaged, or written by an incompatible runtime
         file.unlink()
     return None
 
 
 class _Export(io.BytesIO):
-    """Writes what the runtime exports to a file. It takes a BytesIO only, which would hold a big model in memory."""
+    """A file as an export target. OpenVINO accepts only BytesIO, which would keep a large model in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
         self.file = file
-        self.error: OSError | None = None  # the runtime would go on as if nothing had happened
+        self.error: OSError | None = None  # OpenVINO ignores a failed write
 
     def write(self, data: Any) -> int:
         try:
@@ -152,7 +152,7 @@ class _Export(io.BytesIO):
 
 
 def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
-    """Write a compiled model to the cache, whole or not at all, and remove older ones of the same name."""
+    """Write a compiled model to the cache atomically, and remove older ones with the same name."""
     beside = file.with_name(f"{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""The command that installs a system package here: apt-get, dnf, zypper, pacman or Homebrew.
+"""The command that installs a system package: with apt-get, dnf, zypper, pacman or Homebrew.
 
-packages.txt beside this file is the one table; package_hint in helpers/shell/environment.sh reads it, too.
+The table is packages.txt beside this file; package_hint in helpers/shell/environment.sh also reads it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 
 def install_hint(package: str) -> str:
-    """What a person types to install `package`, a column of the table: "ffmpeg" or "python"."""
+    """The command that installs `package`, a column of the table: "ffmpeg" or "python"."""
     with Path(__file__).with_name("packages.txt").open(encoding="utf-8") as table:
         rows = [
             row for row in csv.DictReader(table, delimiter="|") if sys.platform != "darwin" or row["manager"] == "brew"

@@ -1,4 +1,4 @@
-"""Where the repository is. What the program makes for itself lies in `.cache` there."""
+"""The folder of the repository, and its `.cache` folder for generated files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PCM as the pipe carries it: 16 kHz, mono, signed 16-bit little-endian (s16le); its levels, and WAV files of it."""
+"""PCM as the pipe carries it: 16 kHz, mono, signed 16-bit little-endian (s16le); levels and WAV files."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from helpers.core.errors import UserError
 RATE = 16_000  # samples per second
 BYTES_PER_SECOND = 2 * RATE
 CHUNK = BYTES_PER_SECOND // 20  # 50 ms
-WINDOW = 30.0  # seconds; what Whisper takes at once
-MARK = bytes(BYTES_PER_SECOND // 2)  # half a second of zeros: in a loop, the end of an utterance
-SILENCE_DBFS = -80.0  # a muted or forbidden microphone stays below; any real one in a quiet room is well above
+WINDOW = 30.0  # seconds; the length of Whisper's input
+MARK = bytes(BYTES_PER_SECOND // 2)  # half a second of zeros marks the end of an utterance in --loop
+SILENCE_DBFS = -80.0  # a muted or blocked microphone stays below this; a working one in a quiet room is well above
 
 
 def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
@@ -28,18 +28,18 @@ def level_dbfs(pcm: bytes | bytearray | memoryview) -> float:
 
 
 def samples_above(pcm: bytes, level: int) -> int:
-    """How many samples of s16le PCM are as large as `level`, or larger, in either direction."""
+    """How many samples of s16le PCM have a magnitude of at least `level`."""
     return sum(abs(sample) >= level for sample in array.array("h", pcm))
 
 
 def loudest_dbfs(pcm: bytes | bytearray) -> float:
-    """The level of the loudest 50 ms, in dBFS: one short word in a long silence is not averaged away."""
+    """The level of the loudest 50 ms, in dBFS: an average would hide one short word in a long silence."""
     view = memoryview(pcm)
     return max((level_dbfs(view[i : i + CHUNK]) for i in range(0, len(pcm), CHUNK)), default=-math.inf)
 
 
 def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
-    """Write PCM (s16le, 16 kHz, mono) as a WAV file, whole or not at all.
+    """Write PCM (s16le, 16 kHz, mono) as a WAV file, atomically.
 
     Raises: UserError 73.
     """

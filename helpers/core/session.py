@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PARTIAL = "partial.txt"  # what transcribe has understood while the speaker pauses
-ASKING = "asking"  # exists while confirm uses the terminal
+PARTIAL = "partial.txt"  # the text recognised so far, while the speaker pauses
+ASKING = "asking"  # exists while the confirm stage uses the terminal
 
 
 def recording(session: Path, number: int) -> Path:

@@ -62,7 +62,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of `names`, or "" where something else decides: argparse parses the default, too."""
+    """One of `names`, or "" for the default, which argparse also parses."""
 
     names: tuple[str, ...]
 
@@ -120,7 +120,7 @@ def _option(kind: Callable[[str], Any], default: Any, help: str, *flags: str, me
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of one program. None and "" mean: the model, the machine or the stage decides."""
+    """The settings of one program. None and "" mean that the model, the machine or the stage decides."""
 
     # what is drawn
     prompt: str = _option(Text(), "", "draw TEXT, no audio", "-p", "--prompt", metavar="TEXT")
@@ -176,7 +176,7 @@ class Settings:
     engine: str = _option(Text(), "", "the engine that draws")
     precision: str = _option(Text(), "", "f32, bf16 or f16; by engine")
     models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
-    low_memory: bool | None = _option(Switch(), None, "load one network at a time; decided by the memory there is")
+    low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
     allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")
     events: str = _option(Text(), "", "a file or fifo that gets each event as a JSON line")
@@ -185,10 +185,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None, names: Iterable[str] = ()) -> Settings:
-        """The settings that the `A2I_…` variables give; an empty variable counts as not set. names: of the options
-        that are read, by default all.
+        """The settings from the `A2I_…` variables; an empty variable counts as not set. names: the options to read,
+        by default all.
 
-        Raises: UserError 64 that names the variable, what is wrong with its value, and what is right.
+        Raises: UserError 64 with the variable, the problem, and the valid values.
         """
         environ = os.environ if environ is None else environ
         values = {}
@@ -201,7 +201,7 @@ class Settings:
                     remedy = "./pipeline.sh --help shows the options." if option.flags else "Correct it, or unset it."
                     raise UserError(os.EX_USAGE, f"{variable(name)}: {error}", remedy) from error
         settings = cls(**values)
-        # A stage that is started by hand in a pipe of its own has a session alone
+        # A stage that the user starts in their own pipe has a session but no control folder
         return settings if settings.control else dataclasses.replace(settings, control=settings.session)
 
 
@@ -230,12 +230,12 @@ def add_options(parser: argparse.ArgumentParser, settings: Settings, *names: str
 
 
 def with_arguments(settings: Settings, arguments: argparse.Namespace) -> Settings:
-    """`settings` with what the options of `add_options` say."""
+    """`settings`, changed by the options that `add_options` added."""
     return dataclasses.replace(settings, **{key: value for key, value in vars(arguments).items() if key in OPTIONS})
 
 
 def argument_type(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """`kind` for argparse, which shows the text of an ArgumentTypeError and of no other."""
+    """`kind` as a type for argparse, which shows only the text of an ArgumentTypeError."""
 
     def parse(text: str) -> Any:
         try:

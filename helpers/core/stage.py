@@ -1,8 +1,8 @@
-"""What every program of the pipe does the same: what it says, events, errors, a stdout that only the next stage reads.
+"""What every program of the pipe shares: messages, events, errors, and a stdout that only the next stage reads.
 
 A program is `def main(argv) -> int` run through `run("name", main)`. Inside it raises `UserError`; outside it ends
 with a sysexits code and at most two lines: what is wrong, and what to do about it. The rooms below the programs know
-neither name nor terminal: they report through `logging`, and `begin` shows that on stderr.
+neither the program's name nor the terminal: they use `logging`, and `begin` sends it to stderr.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class _Program:
 
 _program = _Program()
 
-# What libraries take from the environment only: that they ask no hub for anything, and where PyTorch keeps what it
-# compiles. Set for this process and those it starts, when a program begins; no import changes the environment.
+# Settings that libraries read only from the environment: no requests to the hub, and PyTorch's cache for compiled code.
+# `run` sets them when a program starts, also for its child processes. No import changes the environment.
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 _LIBRARIES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -56,7 +56,7 @@ _LIBRARIES = {
 
 
 class _Lines(logging.Handler):
-    """Shows what the rooms report: progress (INFO) as it is, problems (WARNING) with the name of the program."""
+    """Shows log messages: progress (INFO) unchanged, problems (WARNING) after the name of the program."""
 
     def emit(self, record: logging.LogRecord) -> None:
         name = f"{_program.name}: " if record.levelno >= logging.WARNING else ""
@@ -64,7 +64,7 @@ class _Lines(logging.Handler):
 
 
 def begin(name: str, settings: Settings) -> None:
-    """From now on this process is the program `name`: its events carry the name, and what `helpers` logs is shown."""
+    """Make this process the program `name`: its events carry the name, and log messages of `helpers` are shown."""
     _program.name, _program.settings = name, settings
     log = logging.getLogger("helpers")
     log.setLevel(logging.DEBUG if settings.verbose else logging.INFO)
@@ -73,9 +73,9 @@ def begin(name: str, settings: Settings) -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user something on stderr; silent with --quiet."""
+    """Print a message to stderr, unless --quiet is set."""
     if not _program.settings.quiet:
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # the line in which record shows the level
+        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # overwrite the line where record shows the level
         sys.stderr.write(f"{clear}{shortened(text)}\n")  # one write, unlike print: other stages write there, too
         sys.stderr.flush()
 
@@ -84,7 +84,7 @@ def event(what: str, **more: object) -> None:
     """Note that this program is `started`, `ready` (its model is loaded), has `heard` something, is `done` …
 
     One JSON line per event in the control folder, `time` in seconds since the epoch; appends this short are atomic on
-    every Unix. They go to A2I_EVENTS as well, a file or a fifo that somebody reads. Outside a pipe nothing is noted.
+    every Unix. They go to A2I_EVENTS as well, a file or a fifo. Outside a pipe no event is written.
     """
     settings = _program.settings
     line = json.dumps({"stage": _program.name, "event": what, "time": time.time(), **more}) + "\n"
@@ -104,9 +104,9 @@ def _append(path: Path, line: str) -> None:
 
 
 def take_stdout() -> BinaryIO:
-    """The pipe to the next stage, taken away from everything else: from now on fd 1 is stderr.
+    """Return the pipe to the next stage, and point fd 1 at stderr from now on.
 
-    Libraries print (whisper.cpp, pocketsphinx, progress bars), and one stray line would become a picture.
+    Libraries print to stdout (whisper.cpp, pocketsphinx, progress bars); a stray line would be drawn as a prompt.
     """
     sys.stdout.flush()
     pipe = os.fdopen(os.dup(1), "wb")
@@ -127,14 +127,14 @@ def _report(name: str, error: UserError) -> None:
 
 
 def _explained(error: Exception) -> UserError:
-    """What an exception that nobody raised on purpose means to the user."""
+    """The error message for an unexpected exception."""
     if isinstance(error, ModuleNotFoundError):
         what = f"the Python package {error.name} is missing"
         remedy = "Run ./pipeline.sh: it repairs its environment .venv. A program of your own needs its own packages."
         return UserError(os.EX_UNAVAILABLE, what, remedy)
     session = _program.settings.session
     if isinstance(error, OSError) and session and not session.is_dir():
-        return UserError(os.EX_CANTCREAT, f"the folder {session.parent} went away during the run", "Run again.")
+        return UserError(os.EX_CANTCREAT, f"the folder {session.parent} was deleted during the run", "Run again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" ({error.filename})" if error.filename else ""
         return UserError(os.EX_CANTCREAT, f"the disk is full{where}", "Make room and run again.")

@@ -1,4 +1,4 @@
-"""What this machine is, in words without private data, so that they can go into a bug report."""
+"""Facts about this machine, without private data, for bug reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from helpers.core.text import printable
 
 
 def said(*command: str) -> str:
-    """What a program prints on stdout; "" if it cannot be run."""
+    """The stdout of a program; "" if it cannot be run."""
     try:
         run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -29,7 +29,7 @@ def said(*command: str) -> str:
 
 
 class Machine(NamedTuple):
-    """What decides how a Mac draws; fields are empty or 0 where the system does not say, as on Linux."""
+    """The facts that decide how a Mac draws; fields are empty or 0 if unknown, as on Linux."""
 
     chip: str  # "Apple M2 Max"
     memory: int  # bytes
@@ -51,7 +51,7 @@ def machine() -> Machine:
 
 
 def memory() -> tuple[int, int]:
-    """Bytes of memory: (total, free). 0 where the system does not say."""
+    """Bytes of memory: (total, free). 0 if unknown."""
     if sys.platform == "darwin":
         pages = dict(re.findall(r"^(.+?):\s+(\d+)\.$", vm := said("vm_stat"), re.M))
         page = re.search(r"page size of (\d+)", vm)
@@ -69,8 +69,8 @@ def system() -> str:
     if sys.platform == "darwin":
         chip, name = machine().chip, f"macOS {platform.mac_ver()[0]}"
     else:
-        known = Path("/proc/cpuinfo")
-        models = re.findall(r"^model name\s*: (.*)$", known.read_text(), re.M) if known.exists() else []
+        cpuinfo = Path("/proc/cpuinfo")
+        models = re.findall(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
         chip = models[0] if models else platform.machine()
         name = f"Linux {platform.release().split('-')[0]}"
         with contextlib.suppress(OSError):
@@ -79,7 +79,7 @@ def system() -> str:
 
 
 def short(path: str | Path) -> str:
-    """A path without the folder of the repository, and with ~ for the home folder."""
+    """A path relative to the repository, or with ~ for the home folder."""
     text = str(path)
     for folder, name in ((f"{ROOT}/", ""), (str(Path.home()), "~")):
         text = text.replace(folder, name) if folder.strip("/") else text
@@ -87,7 +87,7 @@ def short(path: str | Path) -> str:
 
 
 def private(text: str) -> str:
-    """`text` without the user's names, home folder and host name. Device names have them, too: "Ada's AirPods"."""
+    """`text` without the user's names, home folder and host name. Device names may have names too: "Ada's AirPods"."""
     names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
     with contextlib.suppress(ImportError, KeyError):
         import pwd

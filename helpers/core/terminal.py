@@ -1,4 +1,4 @@
-"""The line on the terminal that shows that the microphone hears, and what is understood while somebody speaks."""
+"""The status line on the terminal: the microphone's level, and the text recognised so far."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from helpers.core.text import printable
 
 
 class Meter:
-    """One line on the terminal: what is left of the window, the level, and what has been understood so far."""
+    """One line on the terminal: the time left, the level, and the text recognised so far."""
 
     def __init__(self, left: float, shown: bool, session: Path | None = None) -> None:
-        """left: seconds of the window, infinite in a loop; shown: whether there is a terminal that may show it;
-        session: the working folder of the running pipe, where transcribe and confirm leave notes.
+        """left: seconds until the recording ends, infinite in a loop; shown: whether to use the terminal at all;
+        session: the working folder of the running pipe, where transcribe and confirm write their state.
         """
         self._left, self._shown, self._session = left, shown, session
 
     def show(self, heard: float, level: float) -> None:
-        """heard: seconds of sound so far; level: of the last 50 ms, in dBFS."""
+        """heard: seconds recorded so far; level: of the last 50 ms, in dBFS."""
         if self._shown and not (self._session and (self._session / ASKING).exists()):
             draw(f"{meter(self._left - heard, level)}  {self._understood()}".rstrip())
 
@@ -41,14 +41,14 @@ class Meter:
 
 
 def meter(left: float, level: float) -> str:
-    """The seconds that are left, and a bar that shows levels from -60 to -10 dBFS."""
+    """The seconds left, and a bar that shows levels from -60 to -10 dBFS."""
     cells = round(20 * min(max((level + 60) / 50, 0), 1))
     time = f"{left:5.1f} s left" if math.isfinite(left) else "  listening"
     return f"{time}  [{'#' * cells:20}]"
 
 
 def draw(line: str) -> None:
-    """Replace the terminal's current line, on stderr. It is cut to the width of the terminal; "" clears it."""
+    """Replace the terminal's current line, on stderr. The line is cut to the width of the terminal; "" clears it."""
     sys.stderr.write(f"\r{fitting(line, shutil.get_terminal_size().columns - 1)}\x1b[K")
     sys.stderr.flush()
 

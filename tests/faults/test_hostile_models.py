@@ -219,7 +219,7 @@ def test_lies_that_whisper_would_believe(english: Path, tmp_path: Path) -> None:
     assert choose(Request(str(path)))
     for what, lie in lies.items():
         path.write_bytes(lie)
-        with pytest.raises(UserError, match=r"leads out of the file|not a Whisper model") as refused:
+        with pytest.raises(UserError, match=r"points past the end of the file|not a Whisper model") as refused:
             choose(Request(str(path)))
         assert refused.value.code == os.EX_DATAERR, what
 

@@ -174,9 +174,7 @@ def test_a_line_without_end(tmp_path: Path, what: str) -> None:
     code, out, said, peak = peak_of([sys.executable, "-m", what], fifo, tmp_path)
     pouring.join()
     told = [told for told in said.splitlines() if told.startswith(what.split(".")[-1])]
-    assert (code, out) == (65, b"") and told == [
-        f"{what.split('.')[-1]}: a line of more than 1048576 bytes is no prompt"
-    ]
+    assert (code, out) == (65, b"") and told == [f"{what.split('.')[-1]}: a prompt is longer than 1048576 bytes"]
     assert peak < (300 if what == "remove_parentheses" else 2000)
 
 
