@@ -174,6 +174,7 @@ check_options() { # sets speech: whether there is sound to recognise
   fi
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
+  case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
 }
 
@@ -184,7 +185,7 @@ check_names() { # whether the models and the engine exist that our own stages wi
       *) check_model image "${A2I_MODEL:-}" ;;
     esac
     case ${A2I_ENGINE:-} in
-      '' | coreml | torch | openvino | cpu | cuda) ;;
+      '' | coreml | torch | openvino | apple | cpu | cuda) ;;
       *) ask_python engine "$A2I_ENGINE" ;;
     esac
   fi

@@ -33,7 +33,7 @@ class Standin:
 
     suffix = ""
 
-    def __init__(self, path: str, *, compute_units: Any) -> None:
+    def __init__(self, path: str, *, compute_units: Any, optimization_hints: Any = None) -> None:
         assert isinstance(path, str) and Path(path).suffix == self.suffix, f"{path} is no {self.suffix}"
         assert isinstance(compute_units, coremltools.ComputeUnit)
         self.name, self.unit = Path(path).stem, compute_units.name

@@ -211,6 +211,16 @@ A2I_WHISPER=tiny" ]
   [[ $stderr = "pipeline: there is no picture $BATS_TEST_TMPDIR/./gone.png"* ]]
 }
 
+@test "A2I_APPLE_PYTHON is a path from any folder, or a name on PATH" {
+  fake generate 'cat >/dev/null; printf "%s\n" "$A2I_APPLE_PYTHON"'
+  cd "$BATS_TEST_TMPDIR"
+  export A2I_ENGINE=apple
+  A2I_APPLE_PYTHON=bin/python run pipeline -p text
+  [ "$output" = "$BATS_TEST_TMPDIR/bin/python" ]
+  A2I_APPLE_PYTHON=python3.11 run pipeline -p text
+  [ "$output" = python3.11 ]
+}
+
 @test "a helper file that is missing is named" {
   rm "$root/helpers/shell/session.sh"
   run -69 --separate-stderr pipeline

@@ -6,6 +6,7 @@ Apple's package is not on PyPI: clone github.com/apple/ml-stable-diffusion and p
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +18,11 @@ import numpy as np
 import pytest
 from coreml_models import converted
 from numpy.typing import NDArray
-from small_models import BUILTIN
+from small_models import BUILTIN, picture
 from test_coreml_xl import LENGTH, model
 
-from helpers.draw import diffusion
+from helpers.core.paths import ROOT
+from helpers.draw import diffusion, engines
 from helpers.draw.engines import coreml
 
 diffusers: Any = pytest.importorskip("diffusers")
@@ -111,6 +113,29 @@ def test_apples_pipeline_draws_the_same(tmp_path: Path, name: str, attention: st
         assert np.ptp(ours) > 20
         error = np.mean(((ours - expected.round()) / 255) ** 2)
         assert 10 * np.log10(1 / max(error, 1e-12)) > 60
+
+
+SITE = """
+import sys, diffusers, coreml_standin
+diffusers.StableDiffusionPipeline
+sys.modules["transformers"].CLIPFeatureExtractor = sys.modules["transformers"].CLIPImageProcessor
+coreml_standin.install()
+"""
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2", "builtin"])
+def test_the_engine_apple_draws_what_our_engine_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = coreml_standin.compiled(converted(name), tmp_path / "model")
+    (tmp_path / "sitecustomize.py").write_text(SITE)
+    paths = [tmp_path, ROOT / "tests", ROOT, Path(apple.__file__).parent.parent]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, paths)))
+    monkeypatch.setattr(ct.models, "CompiledMLModel", coreml_standin.Compiled)
+    options = engines.Options(compute_units="CPU_ONLY", apple_python=sys.executable)
+    theirs, ours = (picture(engines.load(engine, folder, options)) for engine in ("apple", "coreml"))
+    assert np.ptp(ours) > 20
+    assert 10 * np.log10(1 / max(float(np.mean((ours / 255 - theirs / 255) ** 2)), 1e-12)) > 60
 
 
 @pytest.mark.parametrize(("prompt", "unwanted"), [("a red heart", ""), ("an owl!", "a blue cat")])

@@ -72,8 +72,8 @@ def test_defaults_fit_their_roles() -> None:
     multilingual = catalog.read().default("multilingual")
     assert multilingual.name == "base-q5_1" and multilingual.translates
     for engine in engines.ENGINES:
-        model = catalog.read().default(engine)
-        assert model.kind == "image" and engine in model.engines
+        model = catalog.read().default(engines.role(engine))
+        assert model.kind == "image" and (engines.ENGINES[engine].models or engine) in model.engines
     assert catalog.read().default("openvino").name == "builtin"
     assert catalog.read().default("coreml-gpu").engines == ("coreml",)
     assert "split_einsum" in catalog.read().default("coreml").files[0].path, (

@@ -178,6 +178,7 @@ class Settings:
     models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
     low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
+    apple_python: str = _option(Text(), "", "the Python that has Apple's python_coreml_stable_diffusion")
     allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")
     events: str = _option(Text(), "", "a file or fifo that gets each event as a JSON line")
     session: Path | None = _option(Folder(), None, "the working folder of the running pipe")

@@ -197,9 +197,13 @@ def engine(settings: Settings) -> Finding:
     """Which engine draws, and what is missing for a faster one."""
     try:
         best = engines.available(settings.engine)[0]
+        text = engines.ENGINES[best].about()
+        if best == "apple":
+            from helpers.draw.engines import apple
+
+            text = apple.version(settings.apple_python)
     except UserError as error:
         return worse(error)
-    text = engines.ENGINES[best].about()
     units = settings.compute_units or ", ".join(sorted(_units()))
     if best == "coreml" and units:
         text += f", {units}"

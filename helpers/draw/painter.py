@@ -119,6 +119,7 @@ class Painter:
             low_memory=settings.low_memory,
             compute_units=settings.compute_units,
             allow_pickle=settings.allow_pickle,
+            apple_python=settings.apple_python,
             goes_on=settings.loop,
         )
         return cls(model, options, usual=asked, filter_folder=detector(model, models) if settings.safe else None)

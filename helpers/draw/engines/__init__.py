@@ -74,6 +74,9 @@ ENGINES = {
         _is_diffusers,
         is_here=lambda: True,
     ),
+    "apple": Kind(
+        "helpers.draw.engines.apple", lambda: "Apple's python_coreml_stable_diffusion", _is_coreml, models="coreml"
+    ),
 }
 SPELLINGS = {"cuda": "torch", "cpu": "openvino"}  # names of earlier versions
 
@@ -85,6 +88,7 @@ class Options:
     low_memory: bool | None = None  # keep only what computes in memory; None: where memory is short
     compute_units: str = ""  # Core ML's; "": what was found to work
     allow_pickle: bool = False  # open weights that are Python pickles
+    apple_python: str = ""  # the Python with Apple's python_coreml_stable_diffusion, for the engine apple
     goes_on: bool = False  # many pictures will be drawn, so that compiling in the background pays
     cache: Path | None = None  # where an engine keeps what it compiles; None: in `.cache` of the repository
 
@@ -159,7 +163,8 @@ def engines_of(folder: Path) -> tuple[str, ...]:
 
 def role(name: str) -> str:
     """The catalogue's role for the pictures of an engine on this machine."""
-    return ENGINES[name].role() or ENGINES[name].models or name
+    kind = ENGINES[name]
+    return kind.role() or (role(kind.models) if kind.models else name)
 
 
 def load(

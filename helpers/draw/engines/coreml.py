@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,15 @@ def coremltools() -> Any:
 
 
 class Network:
-    """One loaded Core ML model. Raises UserError 69 for one that Core ML does not load or compute."""
+    """One loaded Core ML model. Raises UserError 69 for one that Core ML does not load or compute.
 
-    def __init__(self, path: Path, unit: str) -> None:
+    load: gives the model at a path as coremltools has it, with a method predict(inputs) -> outputs.
+    """
+
+    def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
         self.path, self.inputs = path, inputs(path)
-        ct = coremltools()
-        kind = ct.models.CompiledMLModel if path.suffix == ".mlmodelc" else ct.models.MLModel
         with self._explained():
-            self._model = kind(str(path), compute_units=ct.ComputeUnit[unit])
+            self._model = load(path)
 
     def __call__(self, **arrays: NDArray[Any]) -> dict[str, Array]:
         """The model's outputs by name. Inputs are converted to the shapes and types that it declares."""
@@ -82,6 +83,8 @@ class Network:
     def _explained(self) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # coremltools raises plain Exception and RuntimeError
             message = f"Core ML cannot use {self.path}: {error}"
             raise UserError(os.EX_UNAVAILABLE, message, "Fetch the model again.") from error
@@ -185,8 +188,14 @@ class CoreMl:
         if self._frugal and part not in self._networks:
             self._networks.clear()
         if part not in self._networks:
-            self._networks[part] = [Network(path, self._unit) for path in self._paths[part]]
+            self._networks[part] = [Network(path, self._model) for path in self._paths[part]]
         return self._networks[part]
+
+    def _model(self, path: Path) -> Any:
+        """The model at `path`, loaded by coremltools."""
+        ct = coremltools()
+        kind = ct.models.CompiledMLModel if path.suffix == ".mlmodelc" else ct.models.MLModel
+        return kind(str(path), compute_units=ct.ComputeUnit[self._unit])
 
     def _run(self, part: str, **arrays: NDArray[Any]) -> dict[str, Array]:
         """The outputs of a part; in a network that is cut in pieces, the outputs of one are inputs of the next."""
@@ -200,17 +209,22 @@ class CoreMl:
 
 def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
     """What helpers.draw.engines.load does for the engine "coreml"."""
-    if precision not in ("", "f16"):
-        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
     weight = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     short = 0 < system.machine().memory < 4 * weight
     engine = CoreMl(folder, short if options.low_memory is None else options.low_memory)
+    check(engine, size, precision)
+    engine.load(compute_units.choose_unit(folder, options.compute_units))  # last: it may take minutes
+    return engine
+
+
+def check(engine: CoreMl, size: tuple[int, int] | None, precision: str) -> None:
+    """Raises: UserError 64 for a size or precision that a Core ML model does not have."""
+    if precision not in ("", "f16"):
+        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in Core ML", "It computes in f16.")
     if size not in (None, engine.size):
         remedy = "Leave --size out, or convert one of that size: python -m helpers.compress.convert_coreml --help."
         message = f"this model draws {engine.size[0]}x{engine.size[1]} only: a Core ML model has one size"
         raise UserError(os.EX_USAGE, message, remedy)
-    engine.load(compute_units.choose_unit(folder, options.compute_units))  # last: it may take minutes
-    return engine
 
 
 def _paths(folder: Path, part: str) -> list[Path]:
