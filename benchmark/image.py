@@ -16,6 +16,7 @@ from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.core import extras, system
 from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 from helpers.draw import engines
 
 BUILTIN = ROOT / "models" / "builtin"
@@ -50,7 +51,7 @@ def measure(results: Results, quick: bool, tick: Tick) -> None:
 def each_engine(results: Results, rounds: int, tick: Tick) -> None:
     """Every engine with every model that is here."""
     for engine in engines.available():
-        for entry in catalog.entries().values():
+        for entry in catalog.read(Settings.from_environment(names=["models"]).models).entries.values():
             if entry.kind != "image" or engine not in entry.engines or not entry.is_present():
                 continue
             subject = f"image / {entry.name}, {engine} engine"

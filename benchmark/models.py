@@ -17,6 +17,7 @@ from helpers.catalog import catalog
 from helpers.compress import convert_coreml
 from helpers.core import extras
 from helpers.core.paths import ROOT
+from helpers.core.settings import Settings
 from helpers.draw import engines
 
 RECIPES = ("linear-8", "palette-6", "palette-4", "mixed-4", "palette-2", "mixed-2")
@@ -24,7 +25,7 @@ RECIPES = ("linear-8", "palette-6", "palette-4", "mixed-4", "palette-2", "mixed-
 
 def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
     """Add the figures and ratios of this section."""
-    for entry in catalog.entries().values():
+    for entry in catalog.read(Settings.from_environment(names=["models"]).models).entries.values():
         if entry.is_present():
             size = sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file()) / 1e6
             results.add(f"models / {entry.name} / on disk", "MB", [size], "its files")

@@ -18,6 +18,7 @@ import numpy as np
 from helpers.catalog.catalog import human
 from helpers.core import system
 from helpers.core.errors import UserError
+from helpers.core.files import write_whole
 
 SCHEMA = 1
 TOLERANCE = 0.25  # how much of a ratio may be gone before it counts: rounds on a shared machine differ by a tenth
@@ -151,10 +152,8 @@ def _json(value: object) -> str:
 
 def write(file: Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises UserError 73."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        beside.write_bytes(content)
-        beside.replace(file)
+        write_whole(file, content)
     except OSError as error:
         raise UserError(os.EX_CANTCREAT, f"cannot write {file}: {error.strerror}", "Name another --output.") from error
 

@@ -18,6 +18,7 @@ from benchmark import spoken_prompts, voices
 from benchmark.results import Results
 from benchmark.worker import Worker
 from helpers.catalog import catalog
+from helpers.core.settings import Settings
 from training.builtin.language_model import spoken
 
 
@@ -97,7 +98,7 @@ def word_error_rate(heard: Iterable[Heard]) -> float:
 
 def names() -> list[str]:
     """The recognisers of this machine: the built-in one, and whisper.cpp with each of its models that is here."""
-    entries = catalog.entries().values()
+    entries = catalog.read(Settings.from_environment(names=["models"]).models).entries.values()
     return ["builtin", *(entry.name for entry in entries if entry.kind == "whisper" and entry.is_present())]
 
 

@@ -101,7 +101,7 @@ class Tree:
             "PATH": os.environ["PATH"],
             "HOME": str(root / "home"),
             "HF_ENDPOINT": hub.url,
-            "HF_HUB_ETAG_TIMEOUT": "1",
+            "HF_HUB_ETAG_TIMEOUT": "10",
             "HF_HUB_DOWNLOAD_TIMEOUT": "1",
         }
         for repo in (FIRST, MIRROR):

@@ -196,7 +196,7 @@ def base(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "models" / "base.en-q5_1" / "ggml-base.en-q5_1.bin"
     path.parent.mkdir(parents=True)
     data = whisper_fixture.write(path, "a cat").read_bytes()
-    entry = catalog.find("base.en-q5_1")
+    entry = catalog.read().find("base.en-q5_1")
     text = catalog.CATALOG.read_text(encoding="utf-8").replace(f"bytes = {entry.bytes},", f"bytes = {len(data)},")
     text = text.replace(entry.files[0].sha256, hashlib.sha256(data).hexdigest())
     (tmp_path / "catalog.toml").write_text(text, encoding="utf-8")
@@ -218,7 +218,7 @@ def test_models_that_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.models(now()) == Finding("ok", "builtin")
     monkeypatch.setattr(engines, "available", lambda asked="": ("torch", "openvino"))
     found = checks.models(now())
-    assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.default('torch').name}")
+    assert (found.state, found.remedy) == ("!", f"./download_model.py {catalog.read().default('torch').name}")
     found = checks.speech(now())
     assert (found.state, found.remedy) == ("!", "./download_model.py base.en-q5_1") and "few words" in found.text
 

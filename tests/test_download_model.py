@@ -226,7 +226,7 @@ def test_no_hub_at_all(tree: Tree) -> None:
 
 def test_a_hub_that_does_not_answer(tree: Tree) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = Silent()
-    tree.run("one", code=69, says="within 1 s")
+    tree.run("one", code=69, says="within 1 s", HF_HUB_ETAG_TIMEOUT="1")
 
 
 def test_offline_is_told_apart(tree: Tree) -> None:
@@ -339,8 +339,8 @@ def test_offer_fetches(tree: Tree) -> None:
 @pytest.mark.parametrize("fault", [Silent(), Stall(0), Status(500), Status(401), Lie(content=bytes(300_000))])
 def test_offer_gives_up_in_one_line(tree: Tree, fault: object) -> None:
     tree.hub.fail[f"{FIRST}/model.bin"] = fault
-    process = tree.start("--offer", "alone")
-    out, err = process.communicate(timeout=6)
+    process = tree.start("--offer", "alone", HF_HUB_ETAG_TIMEOUT="1")
+    out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (69, "")
     assert "Later: ./download_model.py alone" in err.splitlines()[-1] and "Traceback" not in err
 

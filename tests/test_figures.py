@@ -64,7 +64,7 @@ def known() -> Iterator[tuple[float, str]]:
             yield value, "×"
     for line in STORED.timelines:
         yield from ((moment, "s") for moment in line.marks.values())
-    for entry in catalog.entries().values():
+    for entry in catalog.read().entries.values():
         yield entry.bytes, "B"
         yield entry.memory_mb * 1e6, "B"
     for extra in EXTRAS.values():

@@ -205,7 +205,7 @@ def test_commands_have_the_options_that_pages_name(page: str, command: str) -> N
 @pytest.mark.parametrize(("page", "command"), [one for one in commands() if "./download_model.py" in one[1]])
 def test_models_that_pages_download_are_in_the_catalogue(page: str, command: str) -> None:
     names = {word for word in command.partition("./download_model.py")[2].split() if word != "list" and word[0] != "-"}
-    assert names <= set(catalog.entries())
+    assert names <= set(catalog.read().entries)
 
 
 def test_extras_are_those_of_the_registry() -> None:

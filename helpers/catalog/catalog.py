@@ -272,28 +272,5 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     )
 
 
-# ---- for callers that are still to be given a catalogue
-
-
-def models_folder() -> Path:
-    return Settings.from_environment(names=["models"]).models
-
-
-def entries() -> Mapping[str, Entry]:
-    return read(models_folder()).entries
-
-
-def find(name: str) -> Entry:
-    return read(models_folder()).find(name)
-
-
-def default(role: str) -> Entry:
-    return read(models_folder()).default(role)
-
-
-def require(name: str) -> Entry:
-    return read(models_folder()).require(name)
-
-
 if __name__ == "__main__":
     print(markdown_table())

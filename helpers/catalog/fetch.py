@@ -21,6 +21,7 @@ from helpers.catalog import archive, hub
 from helpers.catalog.catalog import Entry, File, Source, human
 from helpers.catalog.hub import Patience
 from helpers.core.errors import UserError
+from helpers.core.files import sha256
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience, progress
     unpinned = "" if file.sha256 else "; no SHA-256 is pinned, so the hub's own hash is used"
     log.info(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
     hub.receive(file.path, found.url, partial, size, patience, progress)
-    kind, arrived = ("SHA-256", sha256(partial)) if len(pin) == 64 else ("hash", git_hash(partial))
+    kind, arrived = ("SHA-256", sha256([partial])) if len(pin) == 64 else ("hash", git_hash(partial))
     if arrived != pin:
         partial.unlink()
         raise UserError(os.EX_DATAERR, f"{where}: the {kind} of the download is wrong, so it was deleted")
@@ -141,7 +142,7 @@ def verify(entries: list[Entry]) -> None:
     for entry in entries:
         files = entry.require().contents()
         for file in files:
-            if file.sha256 and sha256(entry.folder / file.path) != file.sha256:
+            if file.sha256 and sha256([entry.folder / file.path]) != file.sha256:
                 remedy = (
                     f"Download it again: ./download_model.py --remove {entry.name}; ./download_model.py {entry.name}"
                 )

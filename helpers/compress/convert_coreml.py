@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from helpers.adapt.diffusers_folder import check_parts, damaged, factor, misfit, native_size, read_config, read_weights
 from helpers.compress.packages import PARTS, compile_packages, new_folder, silent, tools, write
 from helpers.core.errors import UserError
-from helpers.core.settings import Size, argument_type
+from helpers.core.settings import Settings, Size, argument_type
 from helpers.core.stage import Parser, run, say
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     from helpers.core import system
 
-    source = source_folder(arguments.model)
+    source = source_folder(arguments.model, Settings.from_environment(names=["models"]).models)
     output = Path(arguments.output).expanduser().absolute()
     big_gpu = system.machine().has_big_gpu
     attention = arguments.attention or ("original" if big_gpu else "split_einsum_v2")
@@ -82,8 +82,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def source_folder(name: str) -> Path:
-    """The folder `name`, or that of the catalogue's model of this name.
+def source_folder(name: str, models: Path) -> Path:
+    """The folder `name`, or that of the catalogue's model of this name, downloaded to the folder `models`.
 
     Raises: UserError 64 for a name that is not in the catalogue, 66 for a folder that does not exist, 69 for a model
     that is not downloaded.
@@ -91,7 +91,7 @@ def source_folder(name: str) -> Path:
     from helpers.catalog import catalog
 
     if os.sep not in name:
-        return catalog.require(name).path
+        return catalog.read(models).require(name).path
     folder = Path(name).expanduser().resolve()
     if not folder.is_dir():
         raise UserError(os.EX_NOINPUT, f"there is no model folder {name}")

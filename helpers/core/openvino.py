@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.core import imports, paths
+from helpers.core.files import beside
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model
@@ -153,10 +154,9 @@ class _Export(io.BytesIO):
 
 def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
     """Write a compiled model to the cache atomically, and remove older ones with the same name."""
-    beside = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
+    with contextlib.suppress(OSError):  # read-only or full: the next start compiles again
         file.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("w+b") as stream:
+        with beside(file) as partial, partial.open("w+b") as stream:
             compiled.export_model(export := _Export(stream))
             if export.error:
                 raise export.error
@@ -165,10 +165,6 @@ def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
             while block := stream.read(1 << 24):
                 checksum = zlib.crc32(block, checksum)
             stream.write(checksum.to_bytes(4, "little"))
-        beside.replace(file)
         others = sorted(file.parent.glob(f"{name}-*"), key=lambda other: other.stat().st_mtime)
         for other in others[:-_KEPT]:
             other.unlink()
-    except OSError:  # read-only or full: the next start compiles again
-        with contextlib.suppress(OSError):
-            beside.unlink()

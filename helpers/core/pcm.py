@@ -11,6 +11,7 @@ import wave
 from pathlib import Path
 
 from helpers.core.errors import UserError
+from helpers.core.files import write_whole
 
 RATE = 16_000  # samples per second
 BYTES_PER_SECOND = 2 * RATE
@@ -50,13 +51,8 @@ def write_wav(path: str | Path, pcm: bytes | bytearray) -> None:
         file.setframerate(RATE)
         file.writeframes(pcm)
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        try:
-            beside.write_bytes(whole.getvalue())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        write_whole(path, whole.getvalue())
     except OSError as error:
         message = f"cannot write {path}: {error.strerror or error}"
         raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error

@@ -16,7 +16,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
@@ -174,28 +174,3 @@ def run(name: str, main: Callable[[list[str] | None], int], *, downloads: bool =
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     sys.exit(code)
-
-
-# ---- what is left of earlier ways, until every room has its settings as arguments
-
-
-def setting(name: str, default: str = "") -> str:
-    return os.environ.get(f"A2I_{name}") or default
-
-
-def is_set(name: str) -> bool:
-    return setting(name, "0") != "0"
-
-
-def session() -> Path | None:
-    return Path(path) if (path := setting("SESSION")) else None
-
-
-def control() -> Path | None:
-    return Path(path) if (path := setting("CONTROL")) else session()
-
-
-def lines() -> Iterator[str]:
-    from helpers.core.lines import read
-
-    return (line.text for line in read())

@@ -6,7 +6,6 @@ They change nothing, and nothing leaves the machine.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from helpers.catalog import catalog
 from helpers.catalog.catalog import Entry, human
 from helpers.core import stage, system, terminal
 from helpers.core.errors import UserError
+from helpers.core.files import sha256
 from helpers.core.paths import ROOT
 from helpers.core.pcm import level_dbfs
 from helpers.core.settings import Settings
@@ -167,6 +167,12 @@ def models(settings: Settings) -> Finding:
     ]
     size = sum(entry.bytes for entry in fetched) or 1
     done = 0
+
+    def read(count: int) -> None:
+        nonlocal done
+        done += count
+        _progress(settings, f"checking {entry.name}", done / size)
+
     for entry in fetched:
         damaged = Finding(
             "no",
@@ -177,12 +183,8 @@ def models(settings: Settings) -> Finding:
         if entry.problem():
             return damaged
         for file in entry.contents():
-            digest = hashlib.sha256()
-            for block in _blocks(entry.folder / file.path):
-                digest.update(block)
-                done += len(block)
-                _progress(settings, f"checking {entry.name}", done / size)
-            if file.sha256 and digest.hexdigest() != file.sha256:
+            digest = sha256([entry.folder / file.path], read)
+            if file.sha256 and digest != file.sha256:
                 return damaged
         here.append(f"{entry.name} {human(entry.bytes)}")
     _progress(settings, "", 0)
@@ -324,12 +326,6 @@ def _suitable(settings: Settings) -> list[Entry]:
         return wanted_models.suitable(settings)
     except UserError:
         return []
-
-
-def _blocks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            yield block
 
 
 def _progress(settings: Settings, what: str, part: float) -> None:

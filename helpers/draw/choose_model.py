@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ from helpers.catalog import catalog
 from helpers.catalog.catalog import Catalog, Entry
 from helpers.core import paths
 from helpers.core.errors import UserError
+from helpers.core.files import sha256, write_whole
 from helpers.core.text import printable
 from helpers.draw import engines
 from helpers.draw.job import Job
@@ -47,13 +47,8 @@ class Model:
         identity = Checkpoint(self.folder).identity(files)
         remembered = _remembered(cache)
         if identity not in remembered:
-            digest = hashlib.sha256()
-            for path in files:
-                with path.open("rb") as file:
-                    while block := file.read(1 << 20):
-                        digest.update(block)
-            _remember(cache, {**remembered, identity: digest.hexdigest()})
-            return digest.hexdigest()
+            remembered = {**remembered, identity: sha256(files)}
+            _remember(cache, remembered)
         return remembered[identity]
 
     def _pinned(self, file: Path) -> str:
@@ -167,12 +162,7 @@ def _remembered(cache: Path) -> dict[str, str]:
 
 def _remember(cache: Path, hashes: dict[str, str]) -> None:
     file = cache / "model-hashes.json"
-    beside = file.with_name(f".{file.name}.{os.getpid()}")
     newest = dict(list(hashes.items())[-_MOST_HASHES:])
-    try:
+    with contextlib.suppress(OSError):  # read-only or full: the next start reads the weights again
         cache.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(newest, indent=1) + "\n", encoding="utf-8")
-        beside.replace(file)
-    except OSError:  # read-only or full: the next start reads the weights again
-        with contextlib.suppress(OSError):
-            beside.unlink()
+        write_whole(file, (json.dumps(newest, indent=1) + "\n").encode())

@@ -133,7 +133,7 @@ def timeline(folder: Path | None, number: int | None = 1) -> dict[str, dict[str,
             continue
         place, what = found.setdefault(event["stage"], {}), event["event"]
         place[what] = round(event["time"] - noted[0]["time"], 3)
-        more = event.keys() - {"stage", "event", "time"}
+        more = event.keys() - {"stage", "event", "time", "text"}
         place.update({f"{what}_{key}": event[key] for key in sorted(more)})
     return found
 

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from helpers.core import session, stage
 from helpers.core.errors import UserError
+from helpers.core.files import write_whole
 from helpers.core.lines import Line, Origin, encode
 from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.core.settings import Settings, add_options, with_arguments
@@ -55,9 +56,7 @@ class Partial:
 
     def _write(self, text: str) -> None:
         with contextlib.suppress(OSError):
-            beside = self._file.with_suffix(".part")
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(self._file)
+            write_whole(self._file, text.encode())
 
 
 class Lines:
@@ -91,10 +90,8 @@ class Lines:
         folder = self._settings.session
         if folder and text:
             file = session.transcript(folder, number)
-            beside = file.with_suffix(".part")
             try:
-                beside.write_text(f"{text}\n", encoding="utf-8")
-                beside.replace(file)
+                write_whole(file, f"{text}\n".encode())
             except OSError as error:
                 message = f"cannot write {file}: {error.strerror}"
                 raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error

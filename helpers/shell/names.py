@@ -24,7 +24,7 @@ def check(kind: str, name: str) -> None:
             message = f"A2I_ENGINE: there is no engine {printable(name)[:80]!r}"
             raise UserError(os.EX_USAGE, message, f"Engines: {', '.join(ENGINES)}.")
         return
-    found = catalog.find(name).kind
+    found = catalog.read().find(name).kind
     if found != kind:
         what = "draws no pictures" if kind == "image" else "recognises no speech"
         message = f"{name} {what} (kind: {found})"

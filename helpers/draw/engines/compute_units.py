@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from helpers.core import system
+from helpers.core import files, system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.stage import say
@@ -115,6 +115,4 @@ def _remember(units: dict[str, dict[str, Any]]) -> None:
     """Save the results, whole or not at all; without a writable cache the next run tries again."""
     with contextlib.suppress(OSError):
         REMEMBERED.parent.mkdir(parents=True, exist_ok=True)
-        partial = REMEMBERED.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(units, indent=2) + "\n", encoding="utf-8")
-        partial.replace(REMEMBERED)
+        files.write_whole(REMEMBERED, (json.dumps(units, indent=2) + "\n").encode())

@@ -1,0 +1,46 @@
+"""Files that appear whole or not at all, and the hash of a file."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A hidden path in the folder of `path`. What the `with` block writes there takes the name `path` at its end.
+
+    After an error nothing is left, and a file that was there before stays as it was. Raises: OSError.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, over one that is there. Raises: OSError."""
+    with beside(path) as partial:
+        partial.write_bytes(content)
+
+
+def sha256(files: Iterable[Path], on_bytes: Callable[[int], object] = lambda count: None, digest: Any = None) -> str:
+    """The SHA-256 of the content of files, one after the other, in hex.
+
+    on_bytes: called with the number of bytes that were read, again and again. digest: another hash of hashlib, which
+    may have content already. Raises: OSError.
+    """
+    digest = digest or hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+                on_bytes(len(block))
+    return str(digest.hexdigest())
