@@ -201,19 +201,6 @@ def alone(entry: Entry) -> Iterator[None]:
             incoming(entry).parent.rmdir()
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
-    return hexdigest(path, hashlib.sha256())
-
-
 def git_hash(path: Path) -> str:
     """The git blob hash of a file, in hex; the hub uses it for small files."""
-    return hexdigest(path, hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
-
-
-def hexdigest(path: Path, digest: hashlib._Hash) -> str:
-    """`digest` after all bytes of a file, in hex."""
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256([path], digest=hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False))
