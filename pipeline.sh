@@ -141,82 +141,6 @@ parse_options() {
   done
 }
 
-check_options() { # sets speech: whether there is sound to recognise
-  local name
-  for name in $VARIABLES; do # what comes from the environment; an option has been checked already
-    if [ -n "${!name:-}" ] && find_option "$name"; then check_value "$name" "${!name}"; fi
-  done
-  [ -n "${A2I_PROMPT:-}" ] || unset A2I_PROMPT
-  [ -n "${A2I_AGAIN:-}" ] || unset A2I_AGAIN
-  [ "${#inputs[@]}" -gt 0 ] || [ -n "${A2I_PROMPT+set}" ] || [ -z "${A2I_INPUT:-}" ] || inputs=("$A2I_INPUT")
-  speech=1
-  if [ -n "${A2I_PROMPT+set}" ]; then
-    speech=0
-    [ "${#inputs[@]}" -eq 0 ] || wrong "--prompt and --input exclude each other"
-    A2I_PROMPT=$(printf '%s' "$A2I_PROMPT" | LC_ALL=C tr '\n\r' '  ') # one line is one picture
-    case $A2I_PROMPT in *[![:space:]]*) ;; *) wrong "--prompt is empty" ;; esac
-  fi
-  if [ -n "${A2I_AGAIN+set}" ]; then
-    speech=0
-    [ -z "${A2I_PROMPT+set}" ] || wrong "--again and --prompt exclude each other"
-    [ "${#inputs[@]}" -eq 0 ] || wrong "--again and --input exclude each other"
-    A2I_AGAIN=$(absolute "$A2I_AGAIN")
-    [ -f "$A2I_AGAIN" ] || die 66 "there is no picture $A2I_AGAIN" "--again takes a PNG file that this program has drawn"
-  fi
-  for name in ${inputs[@]+"${inputs[@]}"}; do
-    [ "$name" != - ] || [ "${#inputs[@]}" -eq 1 ] || wrong "--input - stands alone"
-  done
-  if [ "${A2I_LOOP:-0}" != 0 ]; then
-    [ -z "${A2I_PROMPT+set}" ] || wrong "--loop and --prompt exclude each other"
-    [ -z "${A2I_AGAIN+set}" ] || wrong "--loop and --again exclude each other"
-    [ "${#inputs[@]}" -eq 0 ] || wrong "--loop and --input exclude each other"
-    [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
-  fi
-  case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
-  case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
-  case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
-  [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
-}
-
-check_names() { # whether the models and the engine exist that our own stages will ask for
-  if [ -z "${A2I_GENERATE:-}" ]; then
-    case ${A2I_MODEL:-} in
-      */*) [ -d "$A2I_MODEL" ] || die 66 "there is no model folder $A2I_MODEL" "./download_model.py list shows models by name" ;;
-      *) check_model image "${A2I_MODEL:-}" ;;
-    esac
-    case ${A2I_ENGINE:-} in
-      '' | coreml | torch | openvino | apple | cpu | cuda) ;;
-      *) ask_python engine "$A2I_ENGINE" ;;
-    esac
-  fi
-  if [ "$speech" = 1 ] && [ -z "${A2I_TRANSCRIBE:-}" ]; then
-    case ${A2I_WHISPER:-} in
-      builtin) ;;
-      */*) [ -f "$A2I_WHISPER" ] || die 66 "there is no speech model $A2I_WHISPER" "./download_model.py list shows models by name" ;;
-      *) check_model whisper "${A2I_WHISPER:-}" ;;
-    esac
-  fi
-}
-
-check_model() { # <kind> <name>: a good name costs no start of Python, which takes a tenth of a second
-  local catalogue
-  [ -n "$2" ] || return 0
-  catalogue=$(cat -- "$root/models/catalog.toml" 2>/dev/null)
-  case $catalogue in
-    *"
-[models.$2]
-kind = \"$1\""* | *"
-[models.\"$2\"]
-kind = \"$1\""*) ;;
-    *) ask_python "$1" "$2" ;;
-  esac
-}
-
-ask_python() { # <kind> <name>: ends with its error where the name is wrong
-  ensure_environment
-  (ours helpers.shell.names "$1" "$2") || exit
-}
-
 # ---- the stages: ours, or the user's own program
 
 ours() { # <module> [arguments]: one of our stages; from the root, so that no file of the user's folder is imported
@@ -346,6 +270,7 @@ main() {
   output=$(absolute "${A2I_OUTPUT:-$root/outputs}")
   load options.sh
   load values.sh
+  load checks.sh
   parse_options "$@"
   case $want in
     help)
