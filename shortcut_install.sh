@@ -1,30 +1,29 @@
 #!/usr/bin/env bash
-# Installs all that the pipe needs, binds it to a key, proves that it works; --uninstall takes every trace away again.
+# Installs everything that the pipe needs, binds it to a hotkey, and runs a test; --uninstall removes it all again.
 #
-# It goes through the steps of helpers/install/: each knows its plan, whether it is done, how to do it and how to undo
-# it. What is made outside this folder is noted in .cache/install/journal before it is made, so that whatever a cut
-# leaves behind is known to the next run.
-# shellcheck disable=SC1090,SC2154,SC2034 # the files of this system; they use and set these variables
+# The steps are in helpers/install/. Each step has functions for its plan, for whether it is done, to do it and to undo
+# it. helpers/install/journal.sh notes everything that is made outside this folder.
+# shellcheck disable=SC1090,SC2154,SC2034 # sourced by platform; those files use and set these variables
 set -u -o pipefail
 
-STEPS='system ffmpeg environment models app shortcut selftest' # in this order; undone in the other
+STEPS='system ffmpeg environment models app shortcut selftest' # in this order; --uninstall goes backwards
 
 usage() {
   cat <<EOF
-Usage: ./shortcut_install.sh [options]     install audio-to-image here and bind it to a key; again = update
-      --key KEY         the key: ctrl, alt, shift, cmd (Super), joined by + with a letter, digit, space or f1 … f12
+Usage: ./shortcut_install.sh [options]     install audio-to-image here and bind it to a hotkey; run it again to update
+      --key KEY         the hotkey: ctrl, alt, shift, cmd (Super), joined by + with a letter, digit, space or f1 … f12
                         (${key:-ctrl+alt+i})
-      --models NAME …   fetch these models of the catalogue (the speech and the image model that suit this machine)
-      --no-models       fetch none: the built-in ones draw
-      --no-shortcut     bind no key, write nothing outside this folder
-      --extra NAME      install more Python packages into .venv: torch, convert or benchmark; and nothing else
-  -y, --yes             ask nothing (nor does it with NONINTERACTIVE=1, or without a terminal)
-      --dry-run         change nothing, show every step
-      --status          what is installed
-      --uninstall       take away all that was installed; keeps your pictures and the downloaded models …
-      --pictures        … with --uninstall: the pictures in outputs, too
-      --models          … with --uninstall: the downloaded models, too
-  -h, --help            this text
+      --models NAME …   download these models of the catalogue (default: a speech and an image model for this machine)
+      --no-models       download no models, use the built-in ones
+      --no-shortcut     bind no hotkey, write nothing outside this folder
+      --extra NAME      only install more Python packages into .venv: torch, convert or benchmark
+  -y, --yes             ask no questions (as with NONINTERACTIVE=1, or without a terminal)
+      --dry-run         show every step, change nothing
+      --status          show what is installed
+      --uninstall       remove everything that was installed, except your pictures and the downloaded models
+      --pictures        with --uninstall: also remove the pictures in outputs
+      --models          with --uninstall: also remove the downloaded models
+  -h, --help            show this text
 It needs Python 3.10 to 3.13. FFmpeg is installed with Homebrew or the system's packages, sudo only for that.
 EOF
 }
@@ -41,37 +40,13 @@ die() { # <exit code> <what is wrong> [what to do]
   exit "$1"
 }
 
-act() { # <command…>: runs it; with --dry-run says so and does nothing
+act() { # <command…>: runs it; with --dry-run only prints it
   if [ "$dry" = 0 ]; then "$@"; else say "   $(printf ' %q' "$@")"; fi
 }
 
 can_type() { [ -t 0 ] && [ -z "${NONINTERACTIVE:-}" ]; }
 
-journalled() { grep -qxF -- "$1 $2" "$state/journal" 2>/dev/null; } # <kind> <value>
-
-journal() { # <kind> <value>: noted before the thing is made
-  [ "$dry" = 0 ] || return 0
-  journalled "$1" "$2" || { mkdir -p -- "$state" && printf '%s %s\n' "$1" "$2" >>"$state/journal"; }
-}
-
-journal_of() { # <kind>: prints the values, the last first
-  [ ! -e "$state/journal" ] || sed -n '1!G;h;$p' "$state/journal" | sed -n "s/^$1 //p"
-}
-
-make_folder() { # <path>: and its parents; those that are new go again when they are empty
-  [ ! -d "$1" ] || return 0
-  make_folder "$(dirname -- "$1")" && journal folder "$1" && act mkdir -- "$1"
-}
-
-backup_of() { printf '%s/before/%s' "$state" "$(printf '%s' "$1" | cksum | tr ' ' -)"; } # <path>
-
-put() { # <from> <to>: a copy, whole or not at all
-  cp -p -- "$1" "$(part_of "$2")" && mv -f -- "$(part_of "$2")" "$2"
-}
-
-part_of() { printf '%s/.%s.part' "$(dirname -- "$1")" "${1##*/}"; } # <path>: what a kill while writing it leaves
-
-linked_file() { # <path>: prints where it really is, through any number of symbolic links; what is linked stays a link
+linked_file() { # <path>: prints the file behind any number of symbolic links, so that links stay links
   local path=$1 link
   while [ -L "$path" ]; do
     link=$(readlink -- "$path")
@@ -80,41 +55,11 @@ linked_file() { # <path>: prints where it really is, through any number of symbo
   printf '%s' "$path"
 }
 
-write_file() { # <path> <mode>: stdin becomes that file; one that was there comes back with --uninstall
-  local path new=$state/new before
-  path=$(linked_file "$1")
-  if [ "$dry" != 0 ]; then
-    cmp -s - "$path" || say "    write $path"
-    cat >/dev/null
-    return
-  fi
-  mkdir -p -- "$state/before" && cat >"$new" && chmod -- "$2" "$new" || return 73
-  before=$(backup_of "$path")
-  if [ -e "$path" ] && ! journalled file "$path" && ! cmp -s "$new" "$path"; then put "$path" "$before" || return 73; fi
-  is_ours "$new" "$path" || cksum <"$new" >>"$before.ours"
-  make_folder "$(dirname -- "$path")" && journal file "$path" || return 73
-  cmp -s "$new" "$path" || put "$new" "$path" || return 73
-  rm -f -- "$new"
-}
-
-is_ours() { grep -qxF -- "$(cksum <"$1")" "$(backup_of "$2").ours" 2>/dev/null; } # <content> <path it was written to>
-
-restore_file() { # <path>: what was there before write_file; what somebody else has written since then stays
-  local before
-  before=$(backup_of "$1")
-  [ ! -e "$(part_of "$1")" ] || act rm -f -- "$(part_of "$1")"
-  if [ -f "$1" ] && is_ours "$1" "$1"; then
-    if [ -e "$before" ]; then act put "$before" "$1"; else act rm -f -- "$1"; fi
-  elif [ -f "$1" ] && ! cmp -s "$1" "$before"; then
-    warn "$1 is no longer what was installed, and stays"
-  fi
-}
-
 # ---- options
 
 wrong() { die 64 "$1" "./shortcut_install.sh --help shows the options"; }
 
-canonical_key() { # <key as a person writes it>: prints it as ctrl+alt+shift+cmd+i, the modifiers in this order
+canonical_key() { # <hotkey as typed>: prints it as ctrl+alt+shift+cmd+i, with the modifiers in this order
   local LC_ALL=C part rest held='' last='' name
   rest=$(printf '%s' "$1" | tr '[:upper:]' '[:lower:]')+
   while [ -n "$rest" ]; do
@@ -129,7 +74,7 @@ canonical_key() { # <key as a person writes it>: prints it as ctrl+alt+shift+cmd
       *) return 1 ;;
     esac
   done
-  case "$last$held" in # a letter alone, or with shift, is something that people type
+  case "$last$held" in # a letter alone, or with shift, is normal typing
     '' | ' '*) return 1 ;;
     f[1-9]* | *ctrl* | *alt* | *cmd*) ;;
     *) return 1 ;;
@@ -155,7 +100,7 @@ parse_options() {
     case $option in
       --key)
         [ $# -gt 0 ] || wrong "--key needs a value"
-        asked=$(canonical_key "$1") || wrong "'$1' is no key to bind; for example ctrl+alt+i or f5"
+        asked=$(canonical_key "$1") || wrong "'$1' is not a valid hotkey; valid are, for example, ctrl+alt+i and f5"
         shift
         ;;
       --models)
@@ -194,12 +139,12 @@ parse_options() {
     [ "$with_models$no_models" != 11 ] || wrong "--models and --no-models exclude each other"
     [ -z "$asked" ] || [ "$no_shortcut" = 0 ] || wrong "--key and --no-shortcut exclude each other"
   else
-    [ "$asked$no_models$no_shortcut" = 00 ] || wrong "--$want takes no options of the installation"
-    [ "${#models[@]}" -eq 0 ] || wrong "--$want takes no names of models"
+    [ "$asked$no_models$no_shortcut" = 00 ] || wrong "--$want cannot be combined with options of the installation"
+    [ "${#models[@]}" -eq 0 ] || wrong "--$want takes no model names"
   fi
 }
 
-ask() { # <question> <answer without a word, y or n>; nobody there to answer: yes
+ask() { # <question> <default answer, y or n>; yes if nobody can answer
   local answer
   if [ "$yes" = 1 ] || ! can_type; then return 0; fi
   printf '%s ' "$1" >&2
@@ -207,9 +152,9 @@ ask() { # <question> <answer without a word, y or n>; nobody there to answer: ye
   case ${answer:-$2} in [yY]*) ;; *) return 1 ;; esac
 }
 
-# ---- the three things it does
+# ---- install, extra, status, uninstall
 
-lacks() { # <step>: prints the step without which it makes no sense, if that has failed
+lacks() { # <step>: prints the step that it depends on, if that one has failed
   case "$1 $failed " in
     models*' environment '* | selftest*' environment '*) printf environment ;;
     shortcut*' app '*) printf app ;;
@@ -241,16 +186,16 @@ install() {
     line=$("${name}_plan" </dev/null)
     [ -z "$line" ] || printf '  %-12s %s\n' "$name" "$line" >&2
   done
-  say "All of it goes again with ./shortcut_install.sh --uninstall."
+  say "./shortcut_install.sh --uninstall removes all of it again."
   if [ "$dry" = 0 ]; then
     ask "Go on? [Y/n]" y || die 130 "nothing was changed"
     lock
-    [ "$no_models" = 0 ] || : >"$root/.cache/speech-model-offered" # nor does the first recording fetch one
-    case $todo in *shortcut*) printf '%s\n' "$key" >"$state/key" ;; esac # before: a cut run goes on with the same key
+    [ "$no_models" = 0 ] || : >"$root/.cache/speech-model-offered" # the first recording must not download one either
+    case $todo in *shortcut*) printf '%s\n' "$key" >"$state/key" ;; esac # before the steps: after an interruption, the next run uses the same key
   fi
   for name in $todo; do
     line=$(lacks "$name") result=0
-    say "==> $name${line:+: left out, it needs $line}"
+    say "==> $name${line:+: skipped, it needs $line}"
     if [ -n "$line" ]; then result=69; else "${name}_do" || result=$?; fi
     if [ "$result" -ne 0 ]; then
       note_failure "$name" "$result"
@@ -262,7 +207,7 @@ install() {
     say "audio-to-image is installed"
     farewell
   else
-    say "not done:$failed. The rest is; ./shortcut_install.sh goes on from here."
+    say "failed:$failed. The other steps are done; run ./shortcut_install.sh again to continue."
   fi
   return "$code"
 }
@@ -273,7 +218,7 @@ farewell() {
   case $steps in *shortcut*) say "The key: $(shortcut_status)" ;; esac
 }
 
-extra() { # --extra: more Python packages; the command itself is the yes
+extra() { # --extra: more Python packages; asks no question, since the user named the extra
   local about name
   about=$(about_extra "$extra") || exit
   name=${about%%$'\t'*}
@@ -306,8 +251,8 @@ uninstall() {
   fi
   say "What will be removed:"
   list_installed >&2
-  [ "$offer_models" = 0 ] || say "What stays without --models: $(model_folders | tr '\n' ' ')"
-  [ "$with_pictures" = 1 ] || [ ! -d "$root/outputs" ] || say "What stays without --pictures: $root/outputs"
+  [ "$offer_models" = 0 ] || say "Kept without --models: $(model_folders | tr '\n' ' ')"
+  [ "$with_pictures" = 1 ] || [ ! -d "$root/outputs" ] || say "Kept without --pictures: $root/outputs"
   if [ "$dry" = 0 ]; then
     ask "Remove it? [y/N]" n || die 130 "nothing was changed"
     if [ "$offer_models" = 1 ] && [ "$yes" = 0 ] && can_type; then
@@ -322,17 +267,17 @@ uninstall() {
     [ -z "$path" ] || restore_file "$path" || note_failure "$path" 73
   done <<<"$(journal_of file)"
   while IFS= read -r path; do
-    # not empty: somebody else has put something there
+    # not empty: others have files in it
     if [ -d "$path" ] && [ -z "$(ls -A -- "$path")" ]; then act rmdir -- "$path"; fi
   done <<<"$(journal_of folder)"
   if [ "$with_pictures" = 1 ] && [ -e "$root/outputs" ]; then act rm -rf -- "$root/outputs"; fi
   if [ "$code" -ne 0 ]; then
-    say "not removed:$failed; then run ./shortcut_install.sh --uninstall again"
+    say "not removed:$failed; fix the errors above, then run ./shortcut_install.sh --uninstall again"
     return "$code"
   fi
   cd -- "$root" && act find . \( -name '.[!.]*' -o -name outputs \) -prune -o -name __pycache__ -prune -exec rm -rf {} +
   [ ! -e "$root/.cache" ] || act rm -rf -- "$root/.cache"
-  [ "$dry" != 0 ] || say "audio-to-image is removed; this folder itself is yours to delete"
+  [ "$dry" != 0 ] || say "audio-to-image is removed; you can delete this folder now"
 }
 
 list_installed() {
@@ -352,36 +297,36 @@ list_installed() {
 
 show_size() { printf '  %6s  %s\n' "$(du -sh -- "$1" 2>/dev/null | cut -f 1)" "$1"; } # <path>
 
-lock() { # one at a time; the lock of a run that was killed is taken over
+lock() { # one installer at a time; takes over the lock of a run that was killed
   local owner
   (umask 077 && mkdir -p -- "$state") 2>/dev/null || die 73 "cannot write to $root" "copy the repository to a folder of your own"
   until ln -s "$$" "$state/lock" 2>/dev/null; do
     owner=$(readlink -- "$state/lock") || continue
-    if kill -0 "$owner" 2>/dev/null; then die 69 "it is running already (process $owner)" "wait for it to end"; fi
+    if kill -0 "$owner" 2>/dev/null; then die 69 "another installer is running (process $owner)" "wait for it to end"; fi
     rm -f -- "$state/lock"
   done
   trap 'rm -f -- "$state/lock"' EXIT
-  trap 'say ""; say "interrupted; ./shortcut_install.sh goes on from here"; exit 130' INT TERM HUP
+  trap 'say ""; say "interrupted; run ./shortcut_install.sh again to continue"; exit 130' INT TERM HUP
 }
 
 main() {
   local name
-  umask go-w # what others could write to, they could change
+  umask go-w # other users must not be able to change these files
   root=$(CDPATH='' cd -- "$(dirname -- "$(linked_file "${BASH_SOURCE[0]}")")" && pwd -P)
   state=$root/.cache/install
   key=$(cat -- "$state/key" 2>/dev/null)
   parse_options "$@"
   key=${asked:-${key:-ctrl+alt+i}}
   home=${HOME:-}
-  case $home in /*) ;; *) die 69 "HOME names no folder" "set it to your home directory" ;; esac
-  case $root$home in *$'\n'*) die 69 "the name of a folder has a line break in it: $root" "move it" ;; esac
+  case $home in /*) ;; *) die 69 "HOME is not an absolute path" "set it to your home directory" ;; esac
+  case $root$home in *$'\n'*) die 69 "a folder name contains a line break: $root" "rename or move the folder" ;; esac
   if [ "$(id -u)" -eq 0 ] && [ -n "${SUDO_USER:-}" ]; then
-    die 77 "not with sudo: what it makes would belong to root" "./shortcut_install.sh asks for sudo where it needs it"
+    die 77 "do not run it with sudo: the files would belong to root" "run ./shortcut_install.sh; it uses sudo where necessary"
   fi
   case ${A2I_MODELS:-} in '' | /* | '~'*) ;; *) export A2I_MODELS=$PWD/$A2I_MODELS ;; esac
   python=$root/.venv/bin/python
   export root python home key dry
-  # nothing into the home directory
+  # write no caches into the home directory
   export PYTHONDONTWRITEBYTECODE=1 HF_HOME="$root/.cache/huggingface"
   case $(uname -s) in
     Darwin) platform=darwin ;;
@@ -389,6 +334,7 @@ main() {
   esac
   . "$root/helpers/shell/platform/$platform.sh"
   . "$root/helpers/shell/environment.sh"
+  . "$root/helpers/install/journal.sh"
   . "$root/helpers/install/steps.sh"
   . "$root/helpers/install/$platform.sh"
   steps=''

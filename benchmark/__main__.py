@@ -1,11 +1,11 @@
-"""How fast, how small and how true this is on this machine, as a table and a picture.
+"""Measure speed, size and quality on this machine, and write tables and plots.
 
-    python -m benchmark all                        # a quarter of an hour; --quick: some minutes
+    python -m benchmark all                        # 15 minutes; with --quick a few minutes
     python -m benchmark pipe --check docs/benchmarks.json
-    python -m benchmark report --output docs       # tables and plots anew from docs/benchmarks.json, README too
+    python -m benchmark report --output docs       # tables and plots from docs/benchmarks.json, also in the README
 
-Every comparison is two commands in turn in one run, quoted as a ratio. What is measured is kept in benchmarks.json; the
-tables in benchmarks.md and the plots are made of that alone.
+In each comparison two commands run alternately in the same run; the result is their ratio. The values are stored in
+benchmarks.json. The tables in benchmarks.md and the plots are made only from that file.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SECTIONS = ("pipe", "speech", "image", "models")
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmark", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=(*SECTIONS, "all", "report"), metavar="{pipe,speech,image,models,all,report}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs; less sure")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: faster, but less accurate")
     parser.add_argument(
         "-o", "--output", type=Path, default=ROOT / "outputs" / "benchmark", metavar="DIR",
         help="where benchmarks.json, benchmarks.md and the plots go (default outputs/benchmark)",
@@ -48,7 +48,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # gigabytes of models are taken along
+    signal.signal(
+        signal.SIGTERM, lambda number, _: sys.exit(128 + number)
+    )  # so that temporary models of some GB are deleted
     from benchmark import plots, report, results
 
     folder = arguments.output.expanduser().absolute()
@@ -83,9 +85,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) -> None:
-    """Measure each section; what fails is noted, and the others are measured all the same.
+    """Measure each section. If one fails, note it and measure the others.
 
-    Raises: what a section that is the only one raises.
+    Raises: the error of the section if it is the only one.
     """
     from tqdm import tqdm
 
@@ -101,10 +103,10 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
         with tqdm(desc=section, unit=" measured", disable=not sys.stderr.isatty()) as bar:
             try:
                 measures[section](lambda: bar.update(1))
-            except Exception as error:  # of whatever kind: a quarter of an hour is not thrown away for it
+            except Exception as error:  # any error: keep the results of the other sections
                 if len(sections) == 1:
                     raise
-                found.notes.append(f"{section}: not measured to its end: {system.private(str(error))}")
+                found.notes.append(f"{section}: not measured completely: {system.private(str(error))}")
                 say(f"benchmark: {found.notes[-1]}")
 
 

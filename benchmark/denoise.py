@@ -1,6 +1,6 @@
-"""The word error rate of the built-in recogniser in noise, without filters and with some of FFmpeg's:
+"""The word error rate of the built-in recogniser in noise, without a filter and with several filters:
 
-python -m benchmark.denoise [FOLDER]     every third of the spoken prompts left out; keeps the recordings in FOLDER
+python -m benchmark.denoise [FOLDER]     uses two thirds of the spoken prompts; keeps the recordings in FOLDER
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from helpers.listen.denoise import denoised
 Array = NDArray[np.float32]  # samples, (n,), -32768…32767
 OURS = "helpers.listen.denoise"
 FILTERS = ("", OURS, "highpass=f=100", "afftdn", "afftdn=nr=20:tn=1", "anlmdn=s=0.0005")
-LEVELS = (30, 15, 5)  # dB, speech over noise
+LEVELS = (30, 15, 5)  # signal-to-noise ratios in dB
 
 
 def listen(
     recordings: Iterable[spoken_prompts.Recording], spoil: Callable[[bytes], bytes] = lambda pcm: pcm
 ) -> list[Heard]:
-    """What the built-in recogniser writes for each recording, its PCM spoilt; nothing for one that it refuses."""
+    """The text that the built-in recogniser gives for each recording after `spoil`; empty if it rejects it."""
     recogniser = BuiltinRecogniser()
     heard = []
     for path, voice, prompt in recordings:
@@ -46,7 +46,7 @@ def listen(
 
 
 def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
-    """Ten seconds each of white and pink noise, a hum of 50 Hz with its harmonics, and six of the voices at once."""
+    """Ten seconds each of white and pink noise, a hum of 50 Hz with its harmonics, and babble of six voices."""
     size, rng = 10 * RATE, np.random.default_rng(6)
     white = rng.normal(size=size)
     spectrum = np.fft.rfft(rng.normal(size=size))
@@ -61,7 +61,7 @@ def noises(recordings: list[spoken_prompts.Recording]) -> dict[str, Array]:
 
 
 def spoilt(pcm: bytes, noise: Array, decibels: float, clean: str) -> bytes:
-    """`pcm`, a second of silence around it, with `noise` so many decibels below its speech, then cleaned."""
+    """`pcm` with a second of silence around it, mixed with `noise` at that signal-to-noise ratio, then filtered."""
     speech = np.pad(samples(pcm), RATE // 2)
     loud = speech[np.abs(speech) > 0.02 * np.abs(speech).max()]
     noise = noise[: len(speech)] * np.sqrt((loud**2).mean() / (noise**2).mean()) * 10 ** (-decibels / 20)
@@ -81,14 +81,14 @@ def samples(pcm: bytes) -> Array:
 
 
 def measure(recordings: list[spoken_prompts.Recording]) -> None:
-    """Print a table: the word error rate at each level for all and for each noise, without and with each filter.
+    """Print a table: the word error rate at each level, for all noises and for each, without and with each filter.
 
-    A hundred recordings, a quarter of them in each of the noises.
+    It uses a hundred recordings, a quarter of them for each noise.
     """
     made = noises(recordings)
     some = [recording for number, recording in enumerate(recordings) if number % 3]
     kind = {recording.path: list(made)[number % len(made)] for number, recording in enumerate(some)}
-    print(f"{'dB':>4} {'noise':8}" + "".join(f"{clean or 'as it is':>20}" for clean in FILTERS))
+    print(f"{'dB':>4} {'noise':8}" + "".join(f"{clean or 'no filter':>20}" for clean in FILTERS))
     for decibels in LEVELS:
         rows: defaultdict[str, list[str]] = defaultdict(list)
         for clean in FILTERS:
@@ -104,7 +104,7 @@ def measure(recordings: list[spoken_prompts.Recording]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How well the built-in recogniser hears in noise.")
+    parser = argparse.ArgumentParser(description="Measure the word error rate of the built-in recogniser in noise.")
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="keep the recordings there")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -1,4 +1,4 @@
-"""The energy that a machine says it uses: RAPL (Linux), NVML through nvidia-smi, powermetrics (macOS)."""
+"""Read the energy counters of the machine: RAPL (Linux), NVML through nvidia-smi, powermetrics (macOS)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 RAPL = Path("/sys/class/powercap")
-PERIOD = 0.2  # seconds between two readings of a power
+PERIOD = 0.2  # seconds between two readings of the power
 
 
 class Silent(Exception):
-    """This machine does not say what energy it uses; the message says why."""
+    """This machine has no readable energy counter; the message says why."""
 
 
 @contextlib.contextmanager
 def counter() -> Iterator[tuple[str, Callable[[], float]]]:
-    """What is counted, and a function that tells the joules so far. Raises Silent."""
+    """The name of the counter, and a function that returns the joules so far. Raises: Silent."""
     packages = sorted(RAPL.glob("*-rapl:[0-9]"))
     if packages:
         with unreadable():
@@ -45,17 +45,17 @@ def unreadable() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Silent(f"the energy counter (RAPL) may be read by root alone: {error.strerror}") from error
+        raise Silent(f"only root may read the energy counter (RAPL): {error.strerror}") from error
 
 
 def joules(packages: list[Path]) -> float:
-    """What all processors have used since some moment; a counter that runs over, after hours, is not noticed."""
+    """The joules of all processors since an arbitrary moment. An overflow, after hours, is not detected."""
     return sum(int((package / "energy_uj").read_text()) for package in packages) / 1e6
 
 
 @contextlib.contextmanager
 def integrated(command: list[str], pattern: str, watts: float) -> Iterator[Callable[[], float]]:
-    """Joules from a program that prints the power now and then; watts: of one unit of what it prints."""
+    """Joules from a program that prints the power repeatedly; watts: the unit of its numbers in watts."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     total, first = 0.0, threading.Event()
 
@@ -74,7 +74,7 @@ def integrated(command: list[str], pattern: str, watts: float) -> Iterator[Calla
     thread.start()
     try:
         if not first.wait(5) or process.poll() is not None:
-            raise Silent(f"{command[0]} tells no power here (it needs sudo: run `sudo -v` first)")
+            raise Silent(f"{command[0]} gives no power readings (it may need sudo: run `sudo -v` first)")
         yield lambda: total
     finally:
         process.kill()

@@ -1,8 +1,8 @@
-"""What the fault tests tried and what held:  python -m benchmark.faults
+"""Run the fault tests and write their results:  python -m benchmark.faults
 
 Runs each attack of tests/faults at full size, for an hour or more, and writes docs/faults.json and the table in
-docs/faults.md. A test counts as one try, or as many as it gives with `record_property("tried", n)`; if it fails, none
-held. What it gives with `record_property("figure", text)` is the last column.
+docs/faults.md. A test counts as one try, or as n tries with `record_property("tried", n)`; if it fails, all of
+its tries failed. The text of `record_property("figure", text)` is the last column.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BLOCK = re.compile(r"(?<=<!-- figures -->\n).*?(?=<!-- /figures -->)", re.DOTALL
 
 
 class Row(NamedTuple):
-    """A claim (the first line of a test's docstring), how often it was tried and held, and what was measured."""
+    """A claim (the first line of a test's docstring), how often it was tried and passed, and the measured value."""
 
     test: str
     claim: str
@@ -65,7 +65,7 @@ def claims(file: Path) -> dict[str, str]:
 
 
 def rows_of(report: Path) -> list[Row]:
-    """The rows of a JUnit file that pytest wrote, one for each test function; what was skipped counts for nothing."""
+    """The rows of a JUnit file that pytest wrote, one for each test function; skipped tests do not count."""
     rows: dict[str, Row] = {}
     for case in ET.parse(report).iter("testcase"):
         if case.find("skipped") is not None:
@@ -84,7 +84,7 @@ def rows_of(report: Path) -> list[Row]:
 
 
 def store(rows: Iterable[Row]) -> None:
-    """Put these rows in the place of older ones of the same tests, leave out tests that are gone, write both files."""
+    """Replace older rows of the same tests, drop tests that no longer exist, and write both files."""
     new = {row.test: row for row in rows}
     kept = {row.test: row for row in stored() if f"def {row.test.split('::')[1]}(" in source(row)}
     every = [row for _, row in sorted({**kept, **new}.items())]
@@ -94,7 +94,7 @@ def store(rows: Iterable[Row]) -> None:
 
 
 def source(row: Row) -> str:
-    """The text of its test file; empty if that is gone."""
+    """The text of its test file; empty if the file does not exist."""
     file = ROOT / file_of(row)
     return file.read_text(encoding="utf-8") if file.exists() else ""
 

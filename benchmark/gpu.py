@@ -1,8 +1,8 @@
-"""How quickly an NVIDIA GPU draws: diffusers' quick start, this engine for one run and in --loop, and the floor.
+"""Speed on an NVIDIA GPU: diffusers' quick start, our engine in one run and in --loop, and the theoretical minimum.
 
-The model has Stable Diffusion 2.1-base's exact shapes and random weights; all is measured in turn in one process. What
-random weights draw is noise, which compresses worse than a picture: the PNG takes longer. The floor is the arithmetic
-of UNet and decoder by what a large matrix product reaches on the same device.
+The model has Stable Diffusion 2.1-base's exact shapes and random weights; everything is measured alternately in one
+process. Random weights draw noise, which compresses worse than a picture, so the PNG takes longer. The "floor" is the
+arithmetic of UNet and decoder divided by the speed of a large matrix product on the same device.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def rate(device: str, dtype: Any, side: int) -> float:
 
 
 def timed(work: Callable[[], Any], device: str) -> float:
-    """Seconds of `work`, with what it left running on the device."""
+    """Seconds of `work`, until the device has finished."""
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
     began = time.perf_counter()
@@ -45,7 +45,7 @@ def timed(work: Callable[[], Any], device: str) -> float:
 
 
 def ready(folder: Path, batch: int, loop: bool) -> Any:
-    """Our engine as it is when the line arrives; in a loop, once the compiler is done."""
+    """Our engine, loaded and warmed up; in a loop, after the compiler has finished."""
     engine: Any = engines.load("torch", folder, engines.Options(goes_on=loop))
     engine.warm(batch)
     if engine._call.compiling:
@@ -54,7 +54,7 @@ def ready(folder: Path, batch: int, loop: bool) -> Any:
 
 
 def colours(engine: Any, latents: Any) -> Any:
-    """The pixels of one picture; where random weights give none, noise."""
+    """The pixels of one picture; noise if the random weights give no valid picture."""
     try:
         return diffusion.pixels(engine.decode(latents[None]), engine.precision)
     except NoPicture:
@@ -70,8 +70,8 @@ def ours(engine: Any, steps: int, batch: int, **more: Any) -> list[Any]:
 
 
 def profile(engine: Any, steps: int, folder: Path) -> dict[str, float]:
-    """Seconds from the arrival of a line to its PNG on disk, by what they went into."""
-    unwanted = engine.encode_text(engine.tokenizer.encode("").ids)  # known before the line arrives
+    """Seconds from the arrival of a line to its PNG on disk, for each part of the work."""
+    unwanted = engine.encode_text(engine.tokenizer.encode("").ids)  # computed before the line arrives
     marks = [("", time.perf_counter())]
 
     def mark(name: str) -> None:
@@ -94,7 +94,7 @@ def profile(engine: Any, steps: int, folder: Path) -> dict[str, float]:
 
 
 def measure(results: Results, shape: shapes.Shapes, name: str, tick: Callable[[], object]) -> None:
-    """Add the figures and ratios of a model called `name`; without a GPU the processor's, which say nothing of one."""
+    """Add the figures and ratios of a model called `name`. Without a GPU they are the CPU's, only to test the code."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     card = torch.cuda.get_device_name() if device == "cuda" else "the processor"

@@ -1,5 +1,5 @@
-"""How quickly pictures come: each engine that is here, against diffusers on PyTorch, with every sampler, and how near
-the CPU engine is to what the processor can compute.
+"""Speed of drawing: each available engine, compared with diffusers on PyTorch, with every sampler, and how close the
+CPU engine comes to the peak speed of the processor.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PRECISIONS = ("f32", "bf16")  # of the CPU engine
 OURS, THEIRS = "CPU engine", "diffusers on PyTorch"
 SAMPLERS = ("dpm++", "euler", "ddim")
 STEPS = (1, 2, 4, 8)
-SLOW = 10  # seconds of a picture that is drawn once only
+SLOW = 10  # seconds; slower pictures are drawn only once
 ROOM = 13e9  # bytes of free memory that two engines of Stable Diffusion 2.1's size need at f32
-LAYERS = {  # what OpenVINO calls its layers, by kind of arithmetic; attention is one of its subgraphs
+LAYERS = {  # OpenVINO's layer types, by kind of arithmetic; attention is one of its subgraphs
     "convolutions": ("Convolution",),
     "matrix products": ("FullyConnected",),
     "attention": ("Subgraph", "MatMul", "Softmax", "ScaledDotProductAttention"),
@@ -40,7 +40,7 @@ def measure(results: Results, quick: bool, tick: Tick) -> None:
     each_engine(results, 3 if quick else 10, tick)
     every_sampler(results, 6 if quick else 12, tick)
     if extras.missing("torch"):
-        results.notes.append(f"image: PyTorch is not here to compare with: {extras.command('torch')}")
+        results.notes.append(f"image: no comparison, since PyTorch is not installed: {extras.command('torch')}")
         return
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as cache:
         beside_diffusers(results, BUILTIN, Path(cache), 2 if quick else 5, 8, tick)
@@ -49,7 +49,7 @@ def measure(results: Results, quick: bool, tick: Tick) -> None:
 
 
 def each_engine(results: Results, rounds: int, tick: Tick) -> None:
-    """Every engine with every model that is here."""
+    """Every available engine with every installed model."""
     for engine in engines.available():
         for entry in catalog.read(Settings.from_environment(names=["models"]).models).entries.values():
             if entry.kind != "image" or engine not in entry.engines or not entry.is_present():
@@ -72,7 +72,7 @@ def each_engine(results: Results, rounds: int, tick: Tick) -> None:
 
 
 def used(results: Results, subject: str, worker: Worker, steps: int, rounds: int) -> None:
-    """Add the energy of a picture, or why it is not known."""
+    """Add the energy of a picture, or a note why it is unknown."""
     try:
         with energy.counter() as (what, so_far):
             before = so_far()
@@ -85,7 +85,7 @@ def used(results: Results, subject: str, worker: Worker, steps: int, rounds: int
 
 
 def every_sampler(results: Results, prompts: int, tick: Tick) -> None:
-    """Time, and whether the picture shows what was asked, by sampler and number of steps; the built-in model."""
+    """Time and correctness of the pictures, by sampler and number of steps, with the built-in model."""
     asked = spoken_prompts.PROMPTS[:prompts]
     found: dict[tuple[str, int], list[Any]] = {(sampler, steps): [] for sampler in SAMPLERS for steps in STEPS}
     with Worker("engine", engine="openvino", folder=str(BUILTIN)) as worker:
@@ -131,7 +131,7 @@ def side_by_side(folder: Path, cache: Path, wanted: Iterable[str]) -> Iterator[d
 
 
 def remember(results: Results, name: str, workers: Mapping[str, Worker]) -> None:
-    """Add the memory that each has needed."""
+    """Add the peak memory of each."""
     for way, worker in workers.items():
         results.add(f"image / {name}, {way} / memory", "MB", [worker.ask("memory")[1]], "peak of its process")
 
@@ -166,7 +166,7 @@ def add(results: Results, name: str, what: str, found: Mapping[str, list[float]]
 
 
 def precisions() -> tuple[str, ...]:
-    """Those that this processor computes: bf16 where Linux says so, elsewhere it would only look quicker or slower."""
+    """The precisions that the processor has: bf16 only if Linux reports it, since emulation would distort the times."""
     with contextlib.suppress(OSError):
         flags = Path("/proc/cpuinfo").read_text()
         return PRECISIONS if "avx512_bf16" in flags or "amx_bf16" in flags else PRECISIONS[:1]
@@ -183,7 +183,7 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
     free = system.memory()[1]
     if free < ROOM:
         room, here = catalog.human(int(ROOM)), catalog.human(free)
-        results.notes.append(f"image: Stable Diffusion 2.1's shapes need {room} of free memory; there is {here}")
+        results.notes.append(f"image: Stable Diffusion 2.1's shapes need {room} of free memory; {here} are free")
         return
     name = "Stable Diffusion 2.1's shapes"
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as temporary:
@@ -222,8 +222,8 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
 def share_of_the_peak(
     results: Results, name: str, folder: Path, cache: Path, kinds: Mapping[str, float], rounds: int, tick: Tick
 ) -> float:
-    """TFLOP/s of the CPU engine's UNet beside what a matrix product and a convolution of PyTorch reach, in turn; and
-    where the time of a step goes. Returns the most that PyTorch reached."""
+    """Compare the CPU engine's UNet with PyTorch's matrix product and convolution, alternately, in TFLOP/s; add the
+    time of each kind of layer. Returns the best speed of PyTorch."""
     precision = precisions()[-1]
     spec = {"folder": str(folder), "precision": precision}
     with (
@@ -232,7 +232,7 @@ def share_of_the_peak(
     ):
 
         def rate(action: str) -> Callable[[], float]:
-            def best() -> float:  # of ten: what can be reached, not what a busy moment leaves
+            def best() -> float:  # best of ten, since the machine may be busy
                 answers = [peak.ask(action) for _ in range(10)]
                 return max(float(amount) / seconds for seconds, amount in answers) / 1e3
 

@@ -1,8 +1,8 @@
-"""A session of --loop at a headless microphone, measured:  python -m benchmark.loop [--utterances N] [--seconds S]
+"""Measure a --loop session with a headless microphone:  python -m benchmark.loop [--utterances N] [--seconds S]
 
-Says prompts of the built-in vocabulary one after another, every S seconds, and "stop listening" at the end. Prints
-what was drawn of them, the time from the end of the speech to the picture and its parts, memory, and CPU while nobody
-speaks. Exits with 1 when a picture is missing or another was drawn, or something of the pipe is left. Linux only.
+Speaks a prompt of the built-in vocabulary every S seconds, and "stop listening" at the end. Prints the pictures, the
+latency from the end of the speech to the picture with its parts, memory, and CPU use during silence. Exits with 1 if a
+picture is missing or wrong, or if processes or files of the pipe are left. Linux only.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
 
 @contextmanager
 def microphone() -> Iterator[dict[str, str]]:
-    """The environment of a process that hears what `paplay` plays in it."""
-    folder = Path(tempfile.mkdtemp(prefix="microphone."))  # a short name: a socket is in it
+    """The environment in which recordings receive what `paplay` plays."""
+    folder = Path(tempfile.mkdtemp(prefix="microphone."))  # a short path, since it contains a socket
     try:
-        with (folder / "environment").open("w+") as lines:  # not a pipe, which what stays behind would keep open
+        with (folder / "environment").open(
+            "w+"
+        ) as lines:  # not a pipe: the server stays running and would keep it open
             subprocess.run([MICROPHONE, folder], stdin=subprocess.DEVNULL, stdout=lines, check=True)
             lines.seek(0)
             server = lines.read().strip().removeprefix("export PULSE_SERVER=")
@@ -67,7 +69,7 @@ def microphone() -> Iterator[dict[str, str]]:
 
 
 def tree(pid: int) -> list[int]:
-    """The process and everything that it started, directly or not."""
+    """The process and all of its descendants."""
     parents: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -82,7 +84,7 @@ def tree(pid: int) -> list[int]:
 
 
 def memory(pids: list[int]) -> float:
-    """MB, each page that several share counted once."""
+    """MB; shared pages count once."""
     total = 0
     for pid in pids:
         try:
@@ -121,7 +123,7 @@ def wait_for(path: Path, stage: str, what: str, count: int = 1, patience: float 
 
 
 def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Path) -> bool:
-    """Run it and print the figures; whether all is as it should be."""
+    """Run a session and print the figures. Returns whether everything was correct."""
     noted, output = folder / "events", folder / "outputs"
     noted.touch()
     with microphone() as environment, (folder / "log").open("w") as log:
@@ -134,7 +136,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
             wait_for(noted, name, "ready")
         sizes, silent_cpu, silent_seconds, began = [], 0.0, 0.0, time.monotonic()
         for number, (text, wav) in enumerate(said, 1):
-            for _ in range(3):  # as a person would say it again
+            for _ in range(3):  # a person would repeat it, too
                 subprocess.run(["paplay", wav], env=environment, check=True)
                 with suppress(TimeoutError):
                     wait_for(noted, "generate", "drawn", number, patience=20)
@@ -156,7 +158,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
     other = [(text, one) for (text, _), one in zip(said, drawn, strict=False) if one != text]
     right = len(drawn) == len(said) and all(wer(text, one) < 0.5 for text, one in other)
     quarter = max(1, len(sizes) // 4)
-    print(f"exit code {code}; {len(drawn)} pictures of {len(said)} utterances, {len(drawn) - len(other)} to the letter")
+    print(f"exit code {code}; {len(drawn)} pictures of {len(said)} utterances, {len(drawn) - len(other)} word for word")
     for text, one in other:
         print(f"  {text} -> {one}")
     print(
@@ -169,7 +171,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
 
 
 def print_parts(noted: Path) -> None:
-    """The median seconds between the last word and the picture, and what they went into."""
+    """The median seconds between the last word and the picture, and their parts."""
     times: dict[str, dict[int, float]] = {}
     for name, what in (("record", "heard"), ("transcribe", "line"), ("generate", "prompt"), ("generate", "drawn")):
         times[what] = {event["number"]: event["time"] for event in events(noted, name, what)}
@@ -184,7 +186,7 @@ def print_parts(noted: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--utterances", type=int, default=60)
-    parser.add_argument("--seconds", type=float, default=15, help="from one to the next (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=15, help="seconds between two prompts (default %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,7 +1,7 @@
 """`helpers.listen.record` with a recording instead of the microphone: in real time, with quiet noise around it.
 
-A2I_RECORD='.venv/bin/python -m benchmark.microphone', with the WAV file (16 kHz, mono) in BENCHMARK_WAV and the
-second at which its last word ends in BENCHMARK_END. It writes that moment as the event `said`.
+A2I_RECORD='.venv/bin/python -m benchmark.microphone', with the WAV file (16 kHz, mono) in BENCHMARK_WAV, and in
+BENCHMARK_END the second at which its last word ends. The event `said` marks that moment.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from helpers.core import stage
 from helpers.core.pcm import RATE
 from helpers.listen import record
 
-CHUNK = RATE // 20  # samples; as many as FFmpeg sends at a time
+CHUNK = RATE // 20  # samples; the size of FFmpeg's blocks
 ROOM = 20  # of 32768; a real microphone is never silent
 
 
@@ -31,7 +31,7 @@ def speech(path: str) -> bytes:
 
 
 def listen(name: str = "", stopped: Callable[[], bool] = lambda: False) -> Generator[bytes, None, None]:
-    """What microphone.listen does, with the recording; it ends only when `stopped` says so."""
+    """Replaces microphone.listen: plays the recording, and ends only when `stopped` returns true."""
     said = np.frombuffer(speech(os.environ["BENCHMARK_WAV"]), "<i2")
     end = round(float(os.environ["BENCHMARK_END"]) * RATE)
     random = np.random.default_rng(0)

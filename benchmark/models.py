@@ -1,4 +1,4 @@
-"""How large each model that is here is, and what smaller weights cost: size, signal and fidelity by recipe."""
+"""The size of each installed model, and the quality of compressed weights: size, signal-to-noise and pictures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
             size = sum(file.stat().st_size for file in entry.folder.rglob("*") if file.is_file()) / 1e6
             results.add(f"models / {entry.name} / on disk", "MB", [size], "its files")
     if extras.missing("convert"):
-        results.notes.append(f"models: coremltools is not here to make palettes: {extras.command('convert')}")
+        results.notes.append(f"models: no palettes, since coremltools is not installed: {extras.command('convert')}")
         return
     if "coreml" not in engines.available():
         results.notes.append(
@@ -40,7 +40,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
 
 
 def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Callable[[], object]) -> None:
-    """The built-in model with each recipe of helpers.compress.recipes, against itself in 16 bits."""
+    """The built-in model with each recipe of helpers.compress.recipes, compared with 16 bits."""
     from helpers.compress import packages, report
 
     asked = spoken_prompts.PROMPTS[:prompts]
@@ -48,7 +48,7 @@ def palettes(results: Results, recipes: tuple[str, ...], prompts: int, tick: Cal
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as temporary:
         folder = Path(temporary) / "coreml"
         folder.mkdir()
-        with contextlib.redirect_stderr(io.StringIO()):  # it tells each part
+        with contextlib.redirect_stderr(io.StringIO()):  # it prints each part
             convert_coreml.convert(ROOT / "models" / "builtin", folder, "original", None, 2)
         plain = packages.size(folder) / 1e6
         results.add("models / 16 bits / size", "MB", [plain], how)

@@ -1,8 +1,8 @@
-"""This pipe against the same programs one after another, each of which loads after the one before has ended: from the
-recording, or from the last word, to the picture; with a warm and with a cold file cache.
+"""Compare the pipe with the same programs run one after another: the time from the start, or from the last word, to the
+picture; with a warm and with a cold file cache.
 
-One after another is how this is done without a pipe: record the whole window to a file, transcribe the file, filter the
-text, draw. Programs, models and settings are the same in both.
+"One after another" works without a pipe: record the whole window to a file, transcribe it, filter the text, draw; each
+program loads after the previous one has ended. Programs, models and settings are the same in both.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ SAID = ROOT / "examples" / "burger.wav"
 MICROPHONE = "benchmark.microphone"
 OURS, THEIRS = "this pipe", "one after another"
 
-Events = dict[str, dict[str, float]]  # by stage and what it noted, in seconds since the beginning of the run
+Events = dict[str, dict[str, float]]  # by stage and event, in seconds since the start of the run
 
 
 class Scene(NamedTuple):
-    """What is heard: a file, or the microphone with the last word at `end`."""
+    """The input: a file, or the microphone, whose last word ends at `end` (seconds)."""
 
     name: str
     end: float | None
@@ -46,15 +46,17 @@ SCENES = (
 
 
 def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
-    """Add the figures, ratios and timelines of this section. Raises UserError 70 when a way draws no picture twice."""
+    """Add the figures, ratios and timelines of this section. Raises: UserError 70 if a way fails twice."""
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as name:
         folder = Path(name)
         ways: dict[str, Callable[[Scene, Path], Events]] = {THEIRS: one_after_another, OURS: this_pipe}
-        for run in (this_pipe, one_after_another):  # the environment is made, and the compiled models are kept
+        for run in (this_pipe, one_after_another):  # creates the environment and caches the compiled models
             run(SCENES[0], folder)
         caches = ("warm", "cold") if drop_cache([]) else ("warm",)
         if len(caches) == 1:
-            results.notes.append("pipe: this system forgets no file at a program's request; cold runs are left out")
+            results.notes.append(
+                "pipe: this system cannot drop files from its cache on request, so there are no cold runs"
+            )
         for scene in SCENES[:2] if quick else SCENES:
             for cache in caches[-1:] if quick else caches:
                 runs: dict[str, list[Events]] = {way: [] for way in ways}
@@ -71,14 +73,14 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
 
 
 def once(way: Callable[[Scene, Path], Events], scene: Scene, cache: str, folder: Path) -> Events:
-    """One run, with nothing of it in the file cache if that is to be cold."""
+    """One run; for a cold one, its files are first dropped from the file cache."""
     if cache == "cold":
         drop_cache(cached_files())
     return way(scene, folder)
 
 
 def add(results: Results, scene: Scene, cache: str, runs: dict[str, list[Events]]) -> None:
-    """Add what the runs of a scene took."""
+    """Add the times of the runs of a scene."""
     what = "from the last word to the picture" if scene.end else "from the start to the picture"
     for way, events in runs.items():
         seconds = [waited(one) for one in events]
@@ -97,7 +99,7 @@ def waited(events: Events) -> float:
 
 
 def timeline(name: str, events: Events) -> Timeline:
-    """Where each second of a run went."""
+    """The timeline of a run: what each stage did and when."""
     bars = []
     for stage in ("record", "transcribe", "generate"):
         noted = events[stage]
@@ -152,7 +154,7 @@ def one_after_another(scene: Scene, folder: Path) -> Events:
 
 
 def environment(scene: Scene, folder: Path) -> tuple[dict[str, str], Path]:
-    """The variables of a run, and the file that its events go to. Only the choice of models is the user's."""
+    """The environment of a run, and the file for its events. Of the user's settings only the models count."""
     noted = folder / "events.jsonl"
     noted.unlink(missing_ok=True)
     theirs = ("A2I_MODEL", "A2I_WHISPER", "A2I_MODELS", "A2I_ENGINE", "A2I_PRECISION")
@@ -163,7 +165,7 @@ def environment(scene: Scene, folder: Path) -> tuple[dict[str, str], Path]:
 
 
 def program(command: list[str], settings: dict[str, str], text: bytes = b"") -> bytes:
-    """Run one program to its end: what it printed. Raises UserError 70 with what it said when it fails."""
+    """Run one program and return its stdout. Raises: UserError 70 with its stderr if it fails."""
     run = subprocess.run(command, cwd=ROOT, env=settings, input=text, capture_output=True, check=False)
     if run.returncode:
         said = run.stderr.decode(errors="replace").strip()
@@ -177,7 +179,7 @@ def note(noted: Path, stage: str) -> None:
 
 
 def events(noted: Path, began: float) -> Events:
-    """What the stages noted, in seconds since `began`. Raises UserError 70 when nothing was drawn."""
+    """The events of the stages, in seconds since `began`. Raises: UserError 70 if nothing was drawn."""
     found: Events = {}
     for line in noted.read_text(encoding="utf-8").splitlines():
         event: dict[str, Any] = json.loads(line)
@@ -191,7 +193,7 @@ def events(noted: Path, began: float) -> Events:
 
 
 def cached_files() -> list[Path]:
-    """What a run reads: the models, what was compiled of them, the Python packages, the program."""
+    """The files that a run reads: models, compiled models, Python packages, the program."""
     folders = [ROOT / "models", ROOT / "helpers", ROOT / ".cache" / "openvino", ROOT / ".venv" / "lib"]
     if asked := os.environ.get("A2I_MODELS"):
         folders.append(Path(asked))
@@ -199,8 +201,8 @@ def cached_files() -> list[Path]:
 
 
 def drop_cache(files: Iterable[Path]) -> bool:
-    """Let the system forget the content of `files`, as after a start of the machine; False where it cannot be told
-    to (macOS). The interpreter's own files, which other programs hold, stay."""
+    """Drop `files` from the system's file cache, as after a restart; False if the system cannot do that (macOS). Files
+    that other programs use, such as the Python interpreter, stay in the cache."""
     if not hasattr(os, "posix_fadvise"):
         return False
     for file in files:

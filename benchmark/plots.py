@@ -1,4 +1,4 @@
-"""The plots, drawn from the results alone."""
+"""The plots, drawn only from the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = ("record", "transcribe", "remove_parentheses", "generate")
 
 
 def check() -> None:
-    """Raises UserError 69 without matplotlib and jiwer, before anything is measured."""
+    """Check for matplotlib and jiwer before anything is measured. Raises: UserError 69."""
     extras.require("benchmark")
 
 
@@ -58,7 +58,7 @@ def _draw_timelines(picture: Picture, lines: list[Timeline]) -> None:
             axes.barh(where, bar.end - bar.start, left=bar.start, color=COLOURS[bar.what], height=0.7)
         for mark, moment in line.marks.items():
             axes.axvline(moment, color="#d62728" if mark == "picture" else "black", linestyle=":", linewidth=1.2)
-            height = -0.75 if mark == "picture" else -0.45  # they may be near to each other
+            height = -0.75 if mark == "picture" else -0.45  # they may be close to each other
             axes.annotate(f"{mark} {moment:.1f} s", (moment, height), ha="right", va="bottom", fontsize=7)
         axes.set_title(line.name, fontsize=9)
         axes.set_yticks(range(len(STAGES)), STAGES, fontsize=8)

@@ -1,5 +1,5 @@
-"""What was measured and how sure it is: figures, ratios of figures, timelines. They are kept as JSON; tables and plots
-are made of that alone (report.py, plots.py).
+"""Measured values and their spread: figures, ratios of figures, timelines. They are stored as JSON; tables and plots
+are made only from that (report.py, plots.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from helpers.core.errors import UserError
 from helpers.core.files import write_whole
 
 SCHEMA = 1
-TOLERANCE = 0.25  # how much of a ratio may be gone before it counts: rounds on a shared machine differ by a tenth
+TOLERANCE = 0.25  # a ratio may drop by this share before it counts as worse: on a shared machine rounds differ by 10 %
 PACKAGES = ("openvino", "pocketsphinx", "pywhispercpp", "numpy", "torch", "diffusers", "coremltools")
 
 
 class Figure(NamedTuple):
-    """One measured quantity. name: `section / subject / quantity`; quartiles: of the n values; how: in a few words."""
+    """One measured quantity. name: `section / subject / quantity`; quartiles: of the n values; how: the method."""
 
     name: str
     unit: str
@@ -66,7 +66,7 @@ class Timeline(NamedTuple):
 
 @dataclass
 class Results:
-    """All that a run of the benchmark found."""
+    """All results of a run of the benchmark."""
 
     machine: str
     memory: str
@@ -76,16 +76,16 @@ class Results:
     figures: dict[str, Figure] = field(default_factory=dict)
     ratios: dict[str, Ratio] = field(default_factory=dict)
     timelines: list[Timeline] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # what could not be measured, and why
-    values: dict[str, list[float]] = field(default_factory=dict)  # of each figure, while it is measured
+    notes: list[str] = field(default_factory=list)  # reasons for missing figures
+    values: dict[str, list[float]] = field(default_factory=dict)  # the values of each figure, not stored
 
     def add(self, name: str, unit: str, values: Sequence[float], how: str) -> None:
-        """Keep the values of a quantity as a figure."""
+        """Add a figure for the values of a quantity."""
         self.values[name] = list(values)
         self.figures[name] = Figure(name, unit, *summary(values), how)
 
     def compare(self, name: str, a: str, b: str) -> None:
-        """Keep figure `a` / figure `b`, whose values were measured in turn, as a ratio."""
+        """Add the ratio figure `a` / figure `b`; their values were measured alternately."""
         rounds = [x / y for x, y in zip(self.values[a], self.values[b], strict=True)]
         self.ratios[name] = Ratio(name, *summary(rounds), a, b)
 
@@ -101,22 +101,22 @@ def summary(values: Sequence[float]) -> tuple[float, tuple[float, float], int]:
 
 
 def new(quick: bool) -> Results:
-    """Nothing measured yet, on this machine."""
+    """Empty results for this machine."""
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    here = system.private(system.system())
-    return Results(here, human(system.memory()[0]), versions, time.strftime("%Y-%m-%d"), quick)
+    machine = system.private(system.system())
+    return Results(machine, human(system.memory()[0]), versions, time.strftime("%Y-%m-%d"), quick)
 
 
 def in_turn(
     ways: Mapping[str, Callable[[], float]], rounds: int, tick: Callable[[], object] = lambda: None, warm: int = 1
 ) -> dict[str, list[float]]:
-    """What each way gives (seconds, say) in each round: A B A B …, so that a busy minute strikes all of them; before
-    that `warm` rounds that do not count."""
+    """The values of each way (for example seconds) in each round. The ways alternate, A B A B …, so that a busy moment
+    affects all of them. `warm` rounds before that do not count."""
     found: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(-warm, rounds):
         for name, way in ways.items():
@@ -128,7 +128,7 @@ def in_turn(
 
 
 def save(results: Results, file: Path) -> None:
-    """Write them as JSON, whole or not at all. Raises UserError 73."""
+    """Write the results as JSON, atomically. Raises: UserError 73."""
     data = {"schema": SCHEMA, **asdict(results)} | {
         "figures": [figure._asdict() for figure in results.figures.values()],
         "ratios": [ratio._asdict() for ratio in results.ratios.values()],
@@ -142,7 +142,7 @@ def save(results: Results, file: Path) -> None:
 
 
 def _lines(items: list[Any]) -> str:
-    """A JSON list with an item on each line: a figure that changes is a line that changes."""
+    """A JSON list with one item per line, for readable diffs."""
     return "[\n" + ",\n".join(map(_json, items)) + "\n]" if items else "[]"
 
 
@@ -159,11 +159,11 @@ def write(file: Path, content: bytes) -> None:
 
 
 def load(file: Path) -> Results:
-    """Read what `save` wrote. Raises UserError 66 for no file, 65 for one that is something else."""
+    """Read a file that `save` wrote. Raises: UserError 66 if it does not exist, 65 if it is another kind of file."""
     try:
         data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if data.pop("schema") != SCHEMA:
-            raise ValueError("it is of another version")
+            raise ValueError("it has another version")
         figures = [Figure(**one | {"quartiles": tuple(one["quartiles"])}) for one in data.pop("figures")]
         ratios = [Ratio(**one | {"quartiles": tuple(one["quartiles"])}) for one in data.pop("ratios")]
         lines = [
@@ -178,12 +178,12 @@ def load(file: Path) -> Results:
     except OSError as error:
         raise UserError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(os.EX_DATAERR, f"{file} holds no results of this benchmark: {error}") from error
+        raise UserError(os.EX_DATAERR, f"{file} does not contain results of this benchmark: {error}") from error
 
 
 def regressions(now: Results, stored: Results) -> list[str]:
-    """A line for each ratio that is worse than the stored one by more than TOLERANCE. Times are not compared: another
-    machine has others."""
+    """A line for each ratio that is worse than the stored one by more than TOLERANCE. Times are not compared: they
+    depend on the machine."""
     return [
         f"{name}: {ratio.value:.2f}, was {stored.ratios[name].value:.2f}"
         for name, ratio in now.ratios.items()

@@ -1,4 +1,4 @@
-"""Models of random weights in the shapes of real ones, for time where those are not there, and their arithmetic."""
+"""Models with random weights in the shapes of real ones, to measure speed without a download; and their FLOPs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KINDS = ("convolutions", "matrix products", "attention")  # of arithmetic
 
 
 class Shapes(NamedTuple):
-    """What a model is made of, and which pictures are drawn with it."""
+    """The configuration of a model, and the steps, batch sizes and rounds to measure."""
 
     unet: dict[str, Any]
     vae: dict[str, Any]
@@ -49,7 +49,7 @@ SMALL = Shapes(
 
 
 def make(folder: Path, shapes: Shapes, device: str, dtype: Any) -> None:
-    """Write a model of random weights in diffusers' layout, with the built-in model's vocabulary."""
+    """Write a model with random weights in diffusers' layout, with the built-in model's vocabulary."""
     diffusers, torch = _modules()
     transformers: Any = importlib.import_module("transformers")
     torch.manual_seed(1)

@@ -1,7 +1,7 @@
-"""How well and how quickly each recogniser that is here hears: word error rate, real-time factor, loading, memory.
+"""Quality and speed of each available recogniser: word error rate, real-time factor, loading time, memory.
 
-The recordings are thirty prompts in synthetic voices (spoken_prompts.py), or a folder of the user's: WAV files with the
-words in a text file of the same name, or LibriSpeech's layout (FLAC files, and `*.trans.txt` that says what is said).
+The recordings are thirty prompts in synthetic voices (spoken_prompts.py), or a folder of the user's: WAV files with a
+text file of the same name for the words, or LibriSpeech's layout (FLAC files, with their words in `*.trans.txt`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from training.builtin.language_model import spoken
 
 
 class Sample(NamedTuple):
-    """A recording, who speaks in it, and what is said."""
+    """A recording, its speaker, and its words."""
 
     path: Path
     voice: str
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 class Heard(NamedTuple):
-    """What was written for a recording, the seconds that took, and its length in seconds."""
+    """The recognised text of a recording, the seconds of recognition, and its length in seconds."""
 
     sample: Sample
     written: str
@@ -44,7 +44,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object], folder: P
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as temporary, contextlib.ExitStack() as stack:
         samples = of_folder(folder) if folder else synthetic(Path(temporary))
         if not samples:
-            missing = "no recording with its words was found" if folder else "no synthetic voice is installed"
+            missing = "no recording with a text was found" if folder else "no synthetic voice is installed"
             results.notes.append(f"speech: {missing}; nothing was measured")
             return
         samples = samples[:: 6 if quick else 1]
@@ -69,7 +69,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object], folder: P
 
 
 def add(results: Results, name: str, heard: list[Heard]) -> None:
-    """Add how well and how quickly a recogniser heard."""
+    """Add the quality and speed of a recogniser."""
     voices: dict[str, list[Heard]] = defaultdict(list)
     for item in heard:
         voices[item.sample.voice].append(item)
@@ -89,7 +89,7 @@ def add(results: Results, name: str, heard: list[Heard]) -> None:
 
 
 def word_error_rate(heard: Iterable[Heard]) -> float:
-    """Wrong words by words said. Case, punctuation and two spellings of one sound do not count."""
+    """Wrong words divided by spoken words. Case, punctuation and alternative spellings do not count."""
     import jiwer
 
     pairs = [(spoken(item.sample.said), spoken(item.written)) for item in heard]
@@ -97,7 +97,7 @@ def word_error_rate(heard: Iterable[Heard]) -> float:
 
 
 def names() -> list[str]:
-    """The recognisers of this machine: the built-in one, and whisper.cpp with each of its models that is here."""
+    """The recognisers on this machine: the built-in one, and whisper.cpp with each installed model."""
     entries = catalog.read(Settings.from_environment(names=["models"]).models).entries.values()
     return ["builtin", *(entry.name for entry in entries if entry.kind == "whisper" and entry.is_present())]
 
@@ -112,7 +112,7 @@ def synthetic(folder: Path) -> list[Sample]:
 
 
 def of_folder(folder: Path) -> list[Sample]:
-    """Every recording under `folder` whose words are there, too; who speaks is the name of its folder."""
+    """Every recording under `folder` that has a text; the name of its folder is the speaker."""
     samples = []
     for listed in sorted(folder.rglob("*.trans.txt")):  # LibriSpeech: SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt
         for line in listed.read_text(encoding="utf-8").splitlines():

@@ -3,7 +3,7 @@
     python -m benchmark.spoken_prompts FOLDER
 
 Writes FOLDER/VOICE/NN.wav (16 kHz, mono) and FOLDER/prompts.tsv (file, voice, subject, background, prompt). The prompts
-were drawn at random; half of the pairs of subject and background are ones that training never sees.
+were chosen at random; half of the pairs of subject and background are never used in training.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VOICES = ("slt", "rms", "awb", "kal", "espeak-us")
 
 
 class Prompt(NamedTuple):
-    """What is said, and what the picture has to show (names of training.builtin.vocabulary)."""
+    """The text, and the content of the correct picture (names of training.builtin.vocabulary)."""
 
     subject: str
     background: str

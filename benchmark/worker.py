@@ -1,5 +1,5 @@
-"""A process that holds one engine or recogniser and measures it when it is asked, so that what is compared shares no
-memory, no threads and no state; and who is not asked, rests.
+"""A process that holds one engine or recogniser and measures it on request. Compared programs thus share no memory,
+threads or state, and only one of them works at a time.
 
     with Worker("engine", engine="openvino", folder="models/builtin") as ours:
         ours.loaded                          # seconds from the start of the process until it is ready
@@ -34,7 +34,7 @@ GUIDANCE = 7.5
 
 
 class Worker:
-    """The process, from outside. Raises UserError 70, with the last that it said, when it dies."""
+    """The process, seen from outside. Raises: UserError 70 with its last message if it dies."""
 
     def __init__(self, kind: str, **spec: Any) -> None:
         self.kind = kind
@@ -52,16 +52,16 @@ class Worker:
         self.loaded = time.monotonic() - began
 
     def ask(self, action: str, **how: Any) -> tuple[float, Any]:
-        """Do it once: the seconds that it took, and what came of it."""
+        """Run an action once. Returns the seconds and the result."""
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError):  # _answer tells why
+        with contextlib.suppress(BrokenPipeError):  # _answer reports why
             self._process.stdin.write(json.dumps([action, how]) + "\n")
             self._process.stdin.flush()
         answer = self._answer()
         return float(answer["seconds"]), answer["result"]
 
     def seconds(self, action: str, **how: Any) -> Callable[[], float]:
-        """The same as a function for `in_turn`."""
+        """A function for `in_turn` that returns the seconds."""
         return lambda: self.ask(action, **how)[0]
 
     def _answer(self) -> Any:
@@ -69,8 +69,8 @@ class Worker:
         if line := self._process.stdout.readline():
             return json.loads(line)
         self._said.seek(0)
-        lines = self._said.read().strip().splitlines() or ["it said nothing"]
-        what = f"the {self.kind} that is measured ended with {self._process.wait()}: {printable(lines[-1])}"
+        lines = self._said.read().strip().splitlines() or ["it printed nothing"]
+        what = f"the measured {self.kind} ended with {self._process.wait()}: {printable(lines[-1])}"
         raise UserError(os.EX_SOFTWARE, what, "\n  ".join(lines[-8:-1]))
 
     def close(self) -> None:
@@ -93,8 +93,8 @@ class Worker:
 
 
 def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Actions:
-    """One of our engines, warmed up as generate does while somebody speaks. cache: where the CPU engine keeps what it
-    compiles, if not in its usual place."""
+    """One of our engines, warmed up as generate does while somebody speaks. cache: the CPU engine's
+    folder for compiled models, if not the default."""
     import numpy as np
 
     from helpers.draw import diffusion, engines
@@ -104,7 +104,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
     loaded = engines.load(engine, Path(folder), options, guidance=usual.guidance > 1, precision=precision)
     loaded.warm()
     width, height = loaded.size
-    batch = 2 if usual.guidance > 1 else 1  # with guidance a step is computed with and without the prompt
+    batch = 2 if usual.guidance > 1 else 1  # guidance computes each step with and without the prompt
     shape = (batch, loaded.channels, height // loaded.factor, width // loaded.factor)
     latents = np.random.RandomState(0).standard_normal(shape).astype(np.float32)
     unwanted = loaded.encode_text(loaded.tokenizer.encode("").ids)
@@ -122,7 +122,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
         loaded.decode(latents)
 
     def shows(subject: str, background: str, steps: int, sampler: str, prompt: str, seed: int) -> dict[str, Any]:
-        """Whether the picture shows what was asked, and the seconds that drawing it took; the judge takes longer."""
+        """Whether the picture is correct, and the seconds of drawing, without the judge's time."""
         from training.builtin.judge import judge
         from training.builtin.vocabulary import Scene, Subject
 
@@ -145,7 +145,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
 
 
 def quick_start(folder: str, precision: str = "f32", device: str = "cpu") -> Actions:
-    """diffusers on PyTorch as its quick start says, with DDIM, which calls the UNet once a step."""
+    """diffusers on PyTorch as in its quick start, with DDIM, which calls the UNet once per step."""
     import diffusers
     import torch
 
@@ -178,7 +178,7 @@ def quick_start(folder: str, precision: str = "f32", device: str = "cpu") -> Act
 
 
 def arithmetic(precision: str) -> Actions:
-    """What the processor reaches in PyTorch: a matrix product and a convolution of the size that a UNet has."""
+    """PyTorch's peak speed on this CPU: a matrix product and a convolution of a UNet's size."""
     import torch
 
     kind = {"f32": torch.float32, "bf16": torch.bfloat16}[precision]
@@ -199,7 +199,7 @@ def arithmetic(precision: str) -> Actions:
 
 
 def weights(folder: str) -> Actions:
-    """Makes the model of Stable Diffusion 2.1's shapes: the processes that read it need the memory."""
+    """Makes the model with Stable Diffusion 2.1's shapes, in its own process, so that its memory is free again."""
     import torch
 
     from benchmark import shapes
@@ -209,7 +209,7 @@ def weights(folder: str) -> Actions:
 
 
 def layers(folder: str, precision: str) -> Actions:
-    """The CPU engine's UNet, compiled so that it tells how long each of its layers takes."""
+    """The CPU engine's UNet, compiled with timing of each layer."""
     import numpy as np
 
     from helpers.adapt.diffusers_folder import read_config, read_weights
@@ -237,7 +237,7 @@ def layers(folder: str, precision: str) -> Actions:
 
 
 def recogniser(name: str) -> Actions:
-    """A recogniser by its name of the catalogue, or `builtin`; it hears WAV files of 16 kHz."""
+    """A recogniser by its name in the catalogue, or `builtin`; it reads WAV files of 16 kHz."""
     from helpers.listen import audio, recognisers
 
     loaded = recognisers.load(recognisers.Request(name, models=Settings.from_environment(names=["models"]).models))
@@ -260,11 +260,11 @@ def recogniser(name: str) -> Actions:
 
 
 def peak_memory() -> float:
-    """MB that this process, and what it has started, needed at most."""
+    """Peak memory of this process and its children, in MB."""
     import resource
 
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    status = Path("/proc/self/status")  # on Linux getrusage counts the process that this one was forked from, too
+    status = Path("/proc/self/status")  # on Linux getrusage also counts the parent that forked this process
     if status.exists():
         own = next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     listed = subprocess.run(["ps", "-A", "-o", "ppid=,rss="], capture_output=True, text=True, check=False).stdout

@@ -1,7 +1,7 @@
-"""Make the spoken examples again:  python -m examples.make_examples [FOLDER]
+"""Create the spoken examples:  python -m examples.make_examples [FOLDER]
 
-Needs eSpeak NG, Flite, Festival (with festvox-kallpc16k) and FFmpeg with its usual encoders. The same versions of them
-make the same bytes.
+Needs eSpeak NG, Flite, Festival (with festvox-kallpc16k) and FFmpeg with its usual encoders. The same versions of these
+programs make identical files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmark.voices import encode, speak
 
-EXAMPLES = {  # file: (voice, what it says)
+EXAMPLES = {  # file: (voice, text)
     "burger.wav": ("slt", "a delicious burger on a blue background"),
     "cat.mp3": ("rms", "draw me a cat on the beach"),
     "castle.m4a": ("espeak-us", "please draw a castle at sunset"),
@@ -23,7 +23,7 @@ EXAMPLES = {  # file: (voice, what it says)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make the spoken examples again.")
+    parser = argparse.ArgumentParser(description="Create the spoken examples.")
     parser.add_argument("folder", nargs="?", type=Path, default=Path(__file__).resolve().parent, metavar="FOLDER")
     folder = parser.parse_args(argv).folder
     with tempfile.TemporaryDirectory() as temporary:

@@ -204,7 +204,7 @@ EOF
   ln -s /bin/false "$BATS_TEST_TMPDIR/system/python3"
   : >"$noted"
   PATH=$stages:$BATS_TEST_TMPDIR/system press
-  eventually grep -q '^notice No picture|the pipe ended with 69\. .*/press.log says why$' "$noted"
+  eventually grep -q '^notice No picture|the pipe ended with code 69\. See .*/press.log$' "$noted"
   eventually gone
 }
 

@@ -181,8 +181,8 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   echo "$stderr"
   [ "$status" -eq 0 ]
   [ -z "$output" ]
-  for line in '  environment  the Python packages' '  models       fetch base.en-q5_1 (60 MB)' '  shortcut     bind ctrl+alt+i' \
-    'warning: base.en-q5_1 is not here' 'Later: ./download_model.py base.en-q5_1' 'a picture was drawn: ' 'The key: ctrl+alt+i'; do
+  for line in '  environment  the Python packages' '  models       download base.en-q5_1 (60 MB)' '  shortcut     bind ctrl+alt+i' \
+    'warning: base.en-q5_1 was not downloaded' 'Try again later: ./download_model.py base.en-q5_1' 'a picture was drawn: ' 'The key: ctrl+alt+i'; do
     [[ $stderr = *"$line"* ]] || { echo "missing: $line"; return 1; }
   done
   [[ $stderr != *'[Y/n]'* ]]
@@ -206,7 +206,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   run --separate-stderr installer --uninstall
   echo "$stderr"
   [ "$status" -eq 0 ]
-  [[ $stderr = *"$root/.venv"*"$HOME/.config/settings"*'stays without --models'*'stays without --pictures'* ]]
+  [[ $stderr = *"$root/.venv"*"$HOME/.config/settings"*'Kept without --models'*'Kept without --pictures'* ]]
   [ -e "$root/outputs/run/image.png" ]
   [ -e "$root/models/downloaded/tiny.en" ]
   run --separate-stderr installer --uninstall --pictures --models
@@ -311,7 +311,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   echo "$stderr"
   [ "$status" -eq 0 ]
   [[ $stderr = *'  environment  the Python packages (about 450 MB), PyTorch for the NVIDIA GPU (about 6 GB; '* ]]
-  [[ $stderr = *'  models       fetch base.en-q5_1 (60 MB), stable-diffusion-2-1-base (2.6 GB)'* ]]
+  [[ $stderr = *'  models       download base.en-q5_1 (60 MB), stable-diffusion-2-1-base (2.6 GB)'* ]]
   [[ $stderr = *' -m pip install -e '*' -m pip install -e '*'\[torch\]'*'download_model.py stable-diffusion-2-1-base'* ]]
   is_clean
   A2I_ENGINE=openvino run --separate-stderr installer --dry-run
@@ -321,7 +321,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   run --separate-stderr installer
   echo "$stderr"
   [ "$status" -eq 0 ]
-  [[ $stderr = *'ERROR: No matching distribution found for torch'*'the extra torch could not be installed'*'warning: the processor draws'* ]]
+  [[ $stderr = *'ERROR: No matching distribution found for torch'*'the extra torch could not be installed'*'warning: pictures are drawn on the CPU'* ]]
   [[ $stderr = *'a picture was drawn'*'audio-to-image is installed'* ]]
   [[ ${stderr#*==> models} != *stable-diffusion* ]]
   run --separate-stderr installer --status
@@ -332,7 +332,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   echo "$stderr"
   [ "$status" -eq 0 ]
   [[ $stderr = *'  environment  PyTorch for the NVIDIA GPU ('*'(60 MB), stable-diffusion-2-1-base (2.6 GB)'*'==> '* ]]
-  [[ ${stderr#*==> models} = *'stable-diffusion-2-1-base is not here'* ]]
+  [[ ${stderr#*==> models} = *'stable-diffusion-2-1-base was not downloaded'* ]]
   run --separate-stderr installer --no-models
   [ "$status" -eq 0 ]
   [ "${stderr%%$'\n'*}" = "everything is in place" ]
@@ -489,8 +489,8 @@ EOF
   run installer --no-models
   echo "$output"
   [ "$status" -eq 73 ]
-  [[ $output = *'==> app'$'\n''the menu cannot'*'  make room'*'==> shortcut: left out, it needs app'*'==> selftest'* ]]
-  [[ ${lines[${#lines[@]}-1]} = "not done: app shortcut. The rest is"* ]]
+  [[ $output = *'==> app'$'\n''the menu cannot'*'  make room'*'==> shortcut: skipped, it needs app'*'==> selftest'* ]]
+  [[ ${lines[${#lines[@]}-1]} = "failed: app shortcut. The other steps are done"* ]]
   fake_platform
   run installer --no-models
   [ "$status" -eq 0 ]
@@ -509,14 +509,14 @@ EOF
   run installer --no-models
   echo "$output"
   [ "$status" -eq 69 ]
-  [[ $output = *'no Python from 3.10 to 3.13'*'apt-get install python3'*'selftest: left out'* ]]
+  [[ $output = *'no Python from 3.10 to 3.13'*'apt-get install python3'*'selftest: skipped'* ]]
 }
 
 @test "a self-test that draws no picture fails the installation" {
   printf 'exit 65\n' >"$root/pipeline.sh"
   run installer --no-models
   [ "$status" -eq 65 ]
-  [[ $output = *'no picture came out'*'--verbose shows why'*'not done: selftest.'* ]]
+  [[ $output = *'no picture was drawn'*'--verbose'*'failed: selftest.'* ]]
   printf 'printf GIF89a >"%s"; echo "%s"\n' "$BATS_TEST_TMPDIR/x.gif" "$BATS_TEST_TMPDIR/x.gif" >"$root/pipeline.sh"
   run installer --no-models
   [ "$status" -eq 70 ]
@@ -557,7 +557,7 @@ EOF
   run installer --no-models --no-shortcut
   echo "$output"
   [ "$status" -eq 0 ]
-  [[ $output != *'==> ffmpeg'* && $output = *'warning: no FFmpeg, and no right'*'sudo apt-get install ffmpeg'* ]]
+  [[ $output != *'==> ffmpeg'* && $output = *'warning: no FFmpeg, and no permission'*'sudo apt-get install ffmpeg'* ]]
   printf '#!/bin/sh\n[ "$1" = -n ] && shift && exec "$@"\n' >"$bin/sudo" && chmod +x "$bin/sudo"
   run installer --no-models --no-shortcut
   echo "$output"
@@ -577,7 +577,7 @@ EOF
   code=0
   wait "$job" || code=$?
   [ "$code" -eq 130 ]
-  grep -q 'interrupted; ./shortcut_install.sh goes on from here' "$BATS_TEST_TMPDIR/log"
+  grep -q 'interrupted; run ./shortcut_install.sh again to continue' "$BATS_TEST_TMPDIR/log"
   ! grep -q '==> app' "$BATS_TEST_TMPDIR/log" || return 1
   ! pgrep -f "$root/" || return 1
   [ ! -e "$root/.venv.lock" ]
@@ -589,7 +589,7 @@ EOF
   remember
   SUDO_USER=somebody run installer
   [ "$status" -eq 77 ]
-  [ "${lines[1]}" = "  ./shortcut_install.sh asks for sudo where it needs it" ]
+  [ "${lines[1]}" = "  run ./shortcut_install.sh; it uses sudo where necessary" ]
   is_clean
 }
 
@@ -599,7 +599,7 @@ EOF
   ln -s $$ "$root/.cache/install/lock"
   run installer --no-models --no-shortcut
   [ "$status" -eq 69 ]
-  [[ $output = *"it is running already (process $$)"* ]]
+  [[ $output = *"another installer is running (process $$)"* ]]
   [ ! -e "$root/.venv" ]
   (exit) & dead=$!
   wait "$dead"
@@ -611,6 +611,7 @@ EOF
 
 @test "write_file: whole or not at all, through links, in new folders, and what was there comes back" {
   . <(sed '/^main "\$@"$/d' "$root/shortcut_install.sh")
+  . "$root/helpers/install/journal.sh"
   state=$BATS_TEST_TMPDIR/state dry=0
   mkdir "$HOME/dotfiles" && printf 'before' >"$HOME/dotfiles/rc" && chmod 600 "$HOME/dotfiles/rc"
   ln -s dotfiles/rc "$HOME/.rc"
@@ -633,7 +634,7 @@ EOF
   printf 'ours' | write_file "$HOME/changed" 644
   printf 'theirs' >"$HOME/changed"
   run restore_file "$HOME/changed"
-  [ "$output" = "warning: $HOME/changed is no longer what was installed, and stays" ]
+  [ "$output" = "warning: $HOME/changed was changed after the installation, so it stays" ]
   [ "$(cat "$HOME/changed")" = theirs ]
 }
 

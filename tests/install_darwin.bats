@@ -152,7 +152,7 @@ EOF
   defaults write pbs NSServicesStatus -dict-add '"com.example.app - Fold & go - fold"' '{key_equivalent="~^I";}'
   run install --key ctrl+alt+shift+i # as ~^I means
   [ "$status" -eq 73 ]
-  [[ $output == *'⌃⌥⇧I is the key of another service already: Fold & go'$'\n''  ./shortcut_install.sh --key '* ]]
+  [[ $output == *'⌃⌥⇧I is already the hotkey of another service: Fold & go'$'\n''  choose another one, for example: ./shortcut_install.sh --key '* ]]
   [ ! -e "$workflow" ]
   [[ $(shortcuts -a) != *"$entry"* ]]
   run install --key cmd+alt+ctrl+i
@@ -215,12 +215,12 @@ EOF
   before=$(tree)
   run install
   [ "$status" -eq 73 ]
-  [[ $output == *"$app is there already, and something else made it"$'\n'"  give it another name"* ]]
+  [[ $output == *"$app exists already, but this installer did not make it"$'\n'"  rename it"* ]]
   [ "$(tree)" = "$before" ]
   rm -rf "$app"
   run install
   [ "$status" -eq 73 ]
-  [[ $output == *"$workflow is there already"* ]]
+  [[ $output == *"$workflow exists already"* ]]
   uninstall
   [ "$(cat "$workflow/Contents/theirs")" = theirs ]
 }
@@ -258,7 +258,7 @@ EOF
   PATH=$BATS_TEST_TMPDIR/broken:$PATH run install
   [ "$status" -eq 69 ]
   [[ $output == *'the app could not be made'* ]]
-  [[ $output == *'shortcut: left out, it needs app'* ]]
+  [[ $output == *'shortcut: skipped, it needs app'* ]]
   [ ! -e "$HOME/Applications" ]
   [ ! -e "$workflow" ]
   run install
@@ -323,7 +323,7 @@ PATH=${PATH#*/deadly:} exec $1 \"\$@\""
   before=$(tree)
   run uninstall --dry-run
   [ "$status" -eq 0 ]
-  [[ $output == *"take $entry out of the NSServicesStatus of pbs"* ]]
+  [[ $output == *"remove $entry from the NSServicesStatus of pbs"* ]]
   [ "$(tree)" = "$before" ]
 }
 
@@ -338,7 +338,7 @@ PATH=${PATH#*/deadly:} exec $1 \"\$@\""
   rm -rf "$root/.venv"
   MAC_FREE_KB=1500000 run install
   [ "$status" -eq 69 ]
-  [[ $output == *'only 1 GB of the disk are free'* ]]
+  [[ $output == *'the disk has only 1 GB of free space'* ]]
   [ "$(tree)" = "$before" ]
   [ ! -e "$root/.venv" ]
 }

@@ -44,7 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_worker_that_dies_says_why(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the engine that is measured ended with 69: .*") as raised:
+    with pytest.raises(UserError, match=r"the measured engine ended with 69: .*") as raised:
         Worker("engine", engine="openvino", folder=str(tmp_path))
     assert raised.value.code == os.EX_SOFTWARE and "\n" not in raised.value.message
 
@@ -58,7 +58,7 @@ def test_an_engine_is_measured_from_outside(tiny: Path, tmp_path: Path) -> None:
         assert 20 < worker.ask("memory")[1] < 2000
         worker._process.kill()
         worker._process.wait()
-        with pytest.raises(UserError, match="the engine that is measured ended with -9: it said nothing"):
+        with pytest.raises(UserError, match="the measured engine ended with -9: it printed nothing"):
             worker.ask("step")
 
 

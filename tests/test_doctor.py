@@ -292,7 +292,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> Non
         ("shortcut     Ctrl+Alt+I in GNOME", "ok", "Ctrl+Alt+I in GNOME"),
         ("shortcut     no key in GNOME", "!", "no key in GNOME"),
         ("shortcut     not installed", "!", "not installed"),
-        ("shortcut     this desktop is not known; bind …", "!", "this desktop is not known; bind …"),
+        ("shortcut     this desktop is not supported; bind …", "!", "this desktop is not supported; bind …"),
         ("", "!", "the installer does not say"),
         (None, "!", "no key is bound"),
     ],

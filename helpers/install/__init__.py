@@ -1,4 +1,4 @@
-"""The installer's Python parts: which models it fetches.
+"""The installer's Python parts: which models it downloads.
 
 Imports draw, catalog and core.
 """

@@ -1,22 +1,22 @@
 # shellcheck shell=bash disable=SC2154
-# What the installer does on a Mac: the app that owns the microphone permission, the Quick Action that opens it, and
-# its key. linux.sh has the same functions. Needs nothing but what macOS brings: no Python, before there is one and
-# after it is gone. Sourced by shortcut_install.sh, whose functions it uses.
+# The installer's steps on a Mac: the app that has the microphone permission, the Quick Action that opens the app, and
+# its hotkey. linux.sh has the same functions. They use only tools of macOS, no Python: it may not be installed yet, or
+# may be removed already. Sourced by shortcut_install.sh, whose functions it uses.
 
 app_name='Audio to Image'
 app=$home/Applications/$app_name.app
 app_id=org.audio-to-image.app
 workflow=$home/Library/Services/$app_name.workflow
-service="(null) - $app_name - runWorkflowAsService" # (null): as Automator's, without a CFBundleIdentifier
+service="(null) - $app_name - runWorkflowAsService" # (null): like Automator's services, it has no CFBundleIdentifier
 pbs=${A2I_PBS:-/System/Library/CoreServices/pbs}
 plist_buddy=${A2I_PLIST_BUDDY:-/usr/libexec/PlistBuddy}
 
-system_check() { # what stops it goes to stdout, what only slows it down to stderr
+system_check() { # prints errors to stdout, warnings to stderr
   local version free memory chip code=0
   version=$(sw_vers -productVersion)
   if [ "${version%%.*}" -lt 14 ]; then
-    printf 'macOS %s is too old: it needs macOS 14 or newer\n' "$version"
-    printf '  System Settings > General > Software Update\n'
+    printf 'macOS %s is too old: macOS 14 or newer is necessary\n' "$version"
+    printf '  update it: System Settings > General > Software Update\n'
     code=1
   fi
   if [ "$(sysctl -n sysctl.proc_translated 2>/dev/null)" = 1 ]; then
@@ -26,31 +26,32 @@ system_check() { # what stops it goes to stdout, what only slows it down to stde
   fi
   free=$(df -Pk "$root" | awk 'NR == 2 {print int($4 / 1048576)}')
   if [ "$free" -lt 2 ] && [ ! -x "$python" ]; then
-    printf 'only %s GB of the disk are free: the packages and the smallest models need 2 GB\n' "$free"
-    printf '  make room, then ./shortcut_install.sh\n'
+    printf 'the disk has only %s GB of free space: the packages and the smallest models need 2 GB\n' "$free"
+    printf '  free some disk space, then run ./shortcut_install.sh\n'
     code=1
   fi
   memory=$(($(sysctl -n hw.memsize) / 1073741824))
-  [ "$memory" -ge 8 ] || warn "$memory GB of memory: the big image models want 8 GB"
+  [ "$memory" -ge 8 ] || warn "this Mac has $memory GB of memory: the large image models need 8 GB"
   chip=$(sysctl -n machdep.cpu.brand_string)
-  case $chip in Apple*) ;; *) warn "$chip has no Neural Engine: pictures come from the processor, slowly" ;; esac
+  case $chip in Apple*) ;; *) warn "$chip has no Neural Engine: pictures are drawn on the CPU, which is slow" ;; esac
   return "$code"
 }
 
 # --- the app ---
-# macOS asks about the microphone on behalf of the process that is *responsible* for the one that records: the app that
-# LaunchServices started, for everything it forks (a hotkey daemon is asked for the ffmpeg of its scripts: asmvik/skhd
-# #308, jackielii/skhd.zig #43; a terminal for its tools: umputun/agterm #143). It needs the sentence in its Info.plist,
-# or is denied without a question; without the hardened runtime it needs no entitlement. The grant hangs on the
-# signature; an ad-hoc one changes with every byte. Hence: an applet, signed once, and never touched while unchanged.
-# press.applescript is all it does; what it starts stands in app_launcher, so that no path meets AppleScript.
+# macOS gives the microphone permission to the *responsible* process: the app that LaunchServices started, for all of its
+# child processes. (So a hotkey daemon is asked on behalf of ffmpeg in its scripts: asmvik/skhd #308, jackielii/skhd.zig
+# #43; a terminal on behalf of its tools: umputun/agterm #143.) Without NSMicrophoneUsageDescription in its Info.plist an
+# app is denied without a question; without the hardened runtime it needs no entitlement. The permission depends on the
+# signature, and an ad-hoc signature changes with every byte of the app. So we sign an applet once, and rebuild it only
+# when its recipe changes: then the user is asked again. The applet is hotkey.applescript; the command that it starts is
+# in a file (app_launcher), so that no path becomes AppleScript source.
 
-app_launcher() { # what the applet runs
+app_launcher() { # the script that the applet runs
   printf '#!/bin/bash\n# Ends with the last program that the press has started: all of them hold fd 6.\n'
   printf '%s 6>&1 >/dev/null 2>&1 | cat\n' "$(quote "$root/helpers/press.sh")"
 }
 
-app_plist() { # name, type and value of what is set in its Info.plist; the version is the app's own and stays
+app_plist() { # name, type and value of each key set in its Info.plist; do not bump the version (see above)
   cat <<EOF
 CFBundleIdentifier -string $app_id
 CFBundleName -string $app_name
@@ -61,7 +62,7 @@ NSMicrophoneUsageDescription -string You describe the picture that you want to s
 EOF
 }
 
-app_recipe() { # everything that the app is made from; it lies in the app, under its signature
+app_recipe() { # everything that the app is made from; a copy is in the signed app
   cat -- "$root/helpers/install/hotkey.applescript"
   app_launcher
   app_plist
@@ -71,27 +72,27 @@ root_of() { # <bundle>: prints the copy of this repository that made it, or fail
   if [ -e "$1/Contents/Info.plist" ]; then
     "$plist_buddy" -c 'Print :AudioToImageRoot' "$1/Contents/Info.plist" 2>/dev/null
   elif [ -e "$1" ] && { journalled folder "$1" || journalled file "$1"; }; then
-    printf '%s' "$root" # we were cut while making it
+    printf '%s' "$root" # we were interrupted while making it
   else
     return 1
   fi
 }
 
-is_ours_to_make() { # <bundle>: nothing is there, or what is there is ours; else says whose it is
+is_ours_to_make() { # <bundle>: true if it does not exist or is ours; otherwise prints whose it is
   local owner
   [ -e "$1" ] || return 0
   if ! owner=$(root_of "$1"); then
-    say "$1 is there already, and something else made it"
-    say "  give it another name, then ./shortcut_install.sh"
+    say "$1 exists already, but this installer did not make it"
+    say "  rename it, then run ./shortcut_install.sh"
     return 1
   elif [ "$owner" != "$root" ] && [ -e "$owner/shortcut_install.sh" ]; then
     say "another copy of audio-to-image is installed: $owner"
-    say "  $(quote "$owner/shortcut_install.sh") --uninstall"
+    say "  uninstall it first: $(quote "$owner/shortcut_install.sh") --uninstall"
     return 1
   fi
 }
 
-quote() { # <text>: for any POSIX shell; printf %q writes what only bash reads
+quote() { # <text>: quotes it for any POSIX shell; only bash understands the output of printf %q
   printf "'%s'" "$(printf '%s' "$1" | sed "s/'/'\\\\''/g")"
 }
 
@@ -112,7 +113,7 @@ make_app() { # <bundle>
     plutil -replace "$name" "${line%% *}" "${line#* }" "$1/Contents/Info.plist" || return
   done <<<"$(app_plist)"
   app_launcher >"$resources/press" && chmod 755 "$resources/press" && app_recipe >"$resources/recipe" || return
-  xattr -cr "$1" && codesign --force --sign - "$1" && codesign --verify "$1" # Finder's attributes would spoil the seal
+  xattr -cr "$1" && codesign --force --sign - "$1" && codesign --verify "$1" # codesign rejects Finder's extended attributes
 }
 
 app_do() {
@@ -124,8 +125,8 @@ app_do() {
   fi
   if ! make_app "$part"; then
     rm -rf -- "$part"
-    say "the app could not be made; what osacompile, plutil or codesign said stands above"
-    say "  ./shortcut_install.sh tries again; ./pipeline.sh works without the app"
+    say "the app could not be made; see the message of osacompile, plutil or codesign above"
+    say "  run ./shortcut_install.sh to try again; ./pipeline.sh works without the app"
     return 69
   fi
   { make_folder "$home/Applications" && journal file "$app" && rm -rf -- "$app" && mv -- "$part" "$app"; } || {
@@ -133,12 +134,12 @@ app_do() {
     say "  chown $(id -un) $(quote "$home/Applications"), then ./shortcut_install.sh"
     return 73
   }
-  say "At the first press macOS asks whether \"$app_name\" may use the microphone: allow it."
+  say "When you press the key for the first time, macOS asks whether \"$app_name\" may use the microphone: allow it."
 }
 
 app_undo() {
   [ "$(root_of "$app")" = "$root" ] || return 0
-  # Before it goes: tccutil knows only the apps that are there. It fails where the question was never asked.
+  # Before the app is removed: tccutil knows only existing apps. It fails if macOS has never asked the user.
   if [ "$dry" = 0 ]; then
     tccutil reset Microphone "$app_id" >/dev/null 2>&1
   else
@@ -151,7 +152,7 @@ app_status() {
   if [ ! -e "$app" ]; then
     printf 'not installed\n'
   elif ! codesign --verify "$app" 2>/dev/null; then
-    printf '%s, but its signature is broken: ./shortcut_install.sh makes it anew\n' "$app"
+    printf '%s, but its signature is broken: run ./shortcut_install.sh to rebuild it\n' "$app"
   else
     printf '%s, signed; its permission: System Settings > Privacy & Security > Microphone\n' "$app"
   fi
@@ -182,7 +183,7 @@ key_symbols() { # <key equivalent>: as menus show it
   printf '%s' "$text" | tr '[:lower:]' '[:upper:]' | sed 's/@/⌘/; s/~/⌥/; s/\^/⌃/; s/\$/⇧/; s/ /Space/'
 }
 
-services() { # <entry below NSServicesStatus>: prints it, or fails where there is none
+services() { # <entry below NSServicesStatus>: prints it, or fails if it does not exist
   "$plist_buddy" -c "Print :NSServicesStatus$1" /dev/stdin <<<"$(defaults export pbs - 2>/dev/null)" 2>/dev/null
 }
 
@@ -190,7 +191,7 @@ bound_key() {
   services ":\"$service\":key_equivalent"
 }
 
-services_with_key() { # the menu names of the other services that have $key
+services_with_key() { # prints the menu names of other services with the hotkey $key
   services '' | awk -v wanted="$(key_equivalent)" -v ours="$service" '
     function canonical(text, modifiers, i) {
       if (text ~ /^[@~^$]*[A-Z]$/) text = "$" text
@@ -255,13 +256,13 @@ shortcut_do() {
   others=$(services_with_key)
   if [ -n "$others" ]; then
     others=${others//$'\n'/, }
-    say "$symbols is the key of another service already: $others"
-    say "  ./shortcut_install.sh --key ctrl+alt+p, for example"
+    say "$symbols is already the hotkey of another service: $others"
+    say "  choose another one, for example: ./shortcut_install.sh --key ctrl+alt+p"
     return 73
   fi
   is_ours_to_make "$workflow" || return 73
   if pgrep -x 'System Settings' >/dev/null; then
-    warn "System Settings is open and may take the key away again: quit it, and ./shortcut_install.sh again if so"
+    warn "System Settings is open and may remove the hotkey again: if so, quit it and run ./shortcut_install.sh again"
   fi
   # the repository has moved
   if [ -e "$workflow" ] && [ "$(root_of "$workflow")" != "$root" ]; then act rm -rf -- "$workflow"; fi
@@ -273,20 +274,20 @@ shortcut_do() {
   }
   journal setting "pbs NSServicesStatus $service"
   [ "$dry" != 0 ] || services '' >/dev/null || : >"$state/services.unset"
-  # Never without -dict-add, which leaves the other services as they are. The name is quoted once more, inside: what
-  # begins with a parenthesis would be a list.
+  # Always with -dict-add: without it the entries of all other services are lost. The name has quotes inside, since
+  # defaults would parse a leading parenthesis as a list.
   modes='{ContextMenu=1; FinderPreview=1; ServicesMenu=1; TouchBar=1;}'
   { act defaults write pbs NSServicesStatus -dict-add "\"$service\"" \
     "{enabled_context_menu=1; enabled_services_menu=1; key_equivalent=\"$value\"; presentation_modes=$modes;}" &&
     announce_services && { [ "$dry" != 0 ] || [ "$(bound_key)" = "$value" ]; }; } || {
     say "$symbols could not be bound to the Quick Action"
-    say "  System Settings > Keyboard > Keyboard Shortcuts > Services > General > $app_name"
+    say "  bind it yourself: System Settings > Keyboard > Keyboard Shortcuts > Services > General > $app_name"
     return 69
   }
   shortcut_hints "$symbols"
 }
 
-note_unannounced() { # before anything is changed: a cut must not leave what macOS has not heard of
+note_unannounced() { # before a change: after an interruption, the next run must still tell macOS about it
   [ "$dry" != 0 ] || { mkdir -p -- "$state" && : >"$state/unannounced"; }
 }
 
@@ -301,7 +302,7 @@ shortcut_hints() { # <symbols>
     names="$(printf '%s' "${modifiers%+}" | sed 's/+/ + /g') - "
     list="\"$(printf '%s' "${modifiers%+}" | sed 's/+/", "/g')\""
   fi
-  say "$1 works in programs that are started from now on; a program's own shortcut comes first. To bind it elsewhere:"
+  say "$1 works in programs that are started from now on; a program's own shortcut has priority. Other ways to bind it:"
   say "  skhd         $names$last : $(open_command)"
   say "  Hammerspoon  hs.hotkey.bind({$list}, \"$last\", function() hs.execute([[$(open_command)]]) end)"
   say "  Raycast      Settings > Extensions > Applications > $app_name > Record Hotkey"
@@ -316,14 +317,14 @@ shortcut_undo() {
   fi
   note_unannounced || return
   if [ "$dry" != 0 ]; then
-    say "    take $service out of the NSServicesStatus of pbs"
+    say "    remove $service from the NSServicesStatus of pbs"
   elif bound_key >/dev/null; then
-    # Through defaults: PlistBuddy on ~/Library/Preferences/pbs.plist itself would change the file behind cfprefsd,
-    # which holds it in memory and may write it back. The import sets what was exported, less this one entry.
+    # With defaults: if PlistBuddy changed ~/Library/Preferences/pbs.plist itself, cfprefsd might overwrite it from its
+    # memory. The import sets everything that was exported, except this one entry.
     { defaults export pbs "$settings" && "$plist_buddy" -c "Delete :NSServicesStatus:\"$service\"" "$settings" &&
       defaults import pbs "$settings" && ! bound_key >/dev/null; } || {
-      say "the key could not be taken away from $app_name"
-      say "  System Settings > Keyboard > Keyboard Shortcuts > Services > General"
+      say "the hotkey of $app_name could not be removed"
+      say "  remove it yourself: System Settings > Keyboard > Keyboard Shortcuts > Services > General"
       return 69
     }
     if [ -e "$state/services.unset" ] && [ "$(services '')" = $'Dict {\n}' ]; then

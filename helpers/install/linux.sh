@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# What the installer does on Linux: the entry in the menu, the key in the desktop. darwin.sh has the same functions.
-# A desktop NAME is four functions in desktops/: NAME_bind, NAME_bound (the key runs our command), NAME_unbind and
-# NAME_owner, which prints what else has the key. Each silently does nothing where there is nothing to do.
+# The installer's steps on Linux: the entry in the menu, the hotkey in the desktop. darwin.sh has the same functions.
+# Each desktop NAME has four functions in desktops/: NAME_bind, NAME_bound (whether the hotkey runs our command),
+# NAME_unbind and NAME_owner, which prints what else uses the hotkey. They do nothing if there is nothing to do.
 
 . "$root/helpers/install/desktops/gnome.sh"
 . "$root/helpers/install/desktops/kde.sh"
@@ -10,7 +10,7 @@
 
 data_home=${XDG_DATA_HOME:-$home/.local/share}
 config_home=${XDG_CONFIG_HOME:-$home/.config}
-kept=$root/.cache/install/before # what undo needs to know
+kept=$root/.cache/install/before # backups that undo needs
 
 system_check() {
   local memory free
@@ -19,30 +19,30 @@ system_check() {
     printf 'this is neither macOS nor Linux\n'
     return 1
   fi
-  if [ "$memory" -lt 1900000 ]; then # KiB: 2 GB, less what the kernel keeps
-    printf 'this machine has %d MB of memory, 2 GB are needed\n' "$((memory / 1024))"
+  if [ "$memory" -lt 1900000 ]; then # KiB: 2 GB minus the kernel's own memory
+    printf 'this machine has %d MB of memory, 2 GB are necessary\n' "$((memory / 1024))"
     return 1
   fi
   if [ ! -e "$root/.venv/whole" ]; then
     free=$(df -Pk -- "$root" | awk 'END { print $4 }')
     if [ "$free" -lt 3000000 ]; then
-      printf 'only %d MB are free where %s is, 3 GB are needed\n' "$((free / 1024))" "$root"
-      printf '  make room, then ./shortcut_install.sh\n'
+      printf 'the disk has only %d MB of free space for %s, 3 GB are necessary\n' "$((free / 1024))" "$root"
+      printf '  free some disk space, then run ./shortcut_install.sh\n'
       return 1
     fi
   fi
 }
 
-# ---- the key in the words of each desktop
+# ---- the hotkey in the notation of each desktop
 
-modifiers() { # <ctrl> <alt> <shift> <cmd>: those that the key has, in these words
+modifiers() { # <ctrl> <alt> <shift> <cmd>: prints the modifiers of the hotkey, with these names
   case +$key in *+ctrl+*) printf '%s' "$1" ;; esac
   case +$key in *+alt+*) printf '%s' "$2" ;; esac
   case +$key in *+shift+*) printf '%s' "$3" ;; esac
   case +$key in *+cmd+*) printf '%s' "$4" ;; esac
 }
 
-keysym() { # the key itself, as X and Wayland name it: i, 7, space, F5
+keysym() { # prints the key without modifiers, as X and Wayland call it: i, 7, space, F5
   local last=${key##*+}
   case $last in
     f[0-9]*) printf 'F%s' "${last#f}" ;;
@@ -58,11 +58,11 @@ accelerators() { # <command> [argument]
   "$program" "$root/helpers/install/desktops/accelerators.py" "$@"
 }
 
-# What the key runs, for a shell. Quoted without a backslash, which some desktops read before the shell does.
+# The command of the hotkey, quoted for a shell. Without backslashes, which some desktops interpret themselves.
 press_command() { printf "'%s'" "$(printf '%s' "$root/helpers/press.sh" | sed "s/'/'\"'\"'/g")"; }
 
-# Exec is quoted by one rule and, being a string, escaped by another (Desktop Entry 1.5). GLib looks for its first word
-# as it is written, %% and all, so that is not ours.
+# Exec has quoting rules, and then the escapes of any string (Desktop Entry 1.5). Its first word must be a plain path:
+# GLib does not replace %% when it looks for that program. So bash comes first.
 desktop_file() { # [line …]
   local program
   program=$(printf '%s' "$root/helpers/press.sh" | sed 's/[\\"`$]/\\&/g; s/\\/\\\\/g; s/%/%%/g')
@@ -70,21 +70,21 @@ desktop_file() { # [line …]
     "Exec=/usr/bin/env bash \"$program\"" Icon=audio-input-microphone 'Categories=Graphics;' StartupNotify=false "$@"
 }
 
-# ---- files of the user that change by a line
+# ---- the user's files, in which we add one line
 
-keep_file() { # <file>: its bytes before the first change
+keep_file() { # <file>: makes a backup before the first change
   if [ "$dry" = 0 ] && [ -e "$1" ] && [ ! -e "$(kept_copy "$1")" ]; then cp -p -- "$1" "$(kept_copy "$1")"; fi
 }
 
 kept_copy() { printf '%s/line-%s' "$kept" "$(printf '%s' "$1" | cksum | tr ' ' -)"; }
 
-# When ours is taken out and it holds the lines of before, in whatever order, it becomes what it was, to the byte. What
-# somebody has changed since then stays.
+# Restores the backup, byte for byte, if the file without our line has the same lines in any order. Otherwise somebody
+# has changed it since then, and it stays.
 give_back_file() { # <file>
   local copy
   copy=$(kept_copy "$1")
   if [ ! -e "$copy" ]; then
-    if [ -e "$1" ] && ! grep -q '[^[:space:]]' "$1"; then act rm -f -- "$1"; fi # it was made for us
+    if [ -e "$1" ] && ! grep -q '[^[:space:]]' "$1"; then act rm -f -- "$1"; fi # it was created for our line
     return
   fi
   if [ -e "$1" ] && [ "$(grep -v '^$' "$1" | LC_ALL=C sort)" = "$(grep -v '^$' "$copy" | LC_ALL=C sort)" ]; then
@@ -108,7 +108,7 @@ remove_line() { # <file> <line>
 
 # ---- the steps
 
-desktop() { # prints which one runs; nothing for one that is not known
+desktop() { # prints the running desktop; nothing if it is unknown
   [ -z "${SWAYSOCK:-}" ] || { printf sway && return; }
   [ -z "${HYPRLAND_INSTANCE_SIGNATURE:-}" ] || { printf hyprland && return; }
   case $(printf ':%s:%s:' "${XDG_CURRENT_DESKTOP:-}" "${XDG_SESSION_DESKTOP:-}" | tr '[:upper:]' '[:lower:]') in
@@ -136,13 +136,13 @@ desktop_name() { # <desktop>
 has_menu() { [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}${XDG_CURRENT_DESKTOP:-}" ]; }
 
 app_file() { printf '%s/applications/audio-to-image.desktop' "$data_home"; }
-app_plan() { app_is_done || printf 'put Audio to Image into the menu of the desktop (1 kB)\n'; }
+app_plan() { app_is_done || printf 'add Audio to Image to the menu of the desktop (1 kB)\n'; }
 app_is_done() { ! has_menu || desktop_file | cmp -s - "$(app_file)"; }
 
 app_do() {
   ! has_menu || desktop_file | write_file "$(app_file)" 644 || {
-    say "$(app_file) cannot be written"
-    say "  the pipe works without it: ./pipeline.sh"
+    say "cannot write $(app_file)"
+    say "  ./pipeline.sh works without the entry in the menu"
     return 73
   }
 }
@@ -160,12 +160,12 @@ shortcut_plan() {
   if shortcut_is_done; then return 0; fi
   name=$(desktop)
   if [ -z "$name" ]; then
-    printf 'say how to bind %s: this desktop is not known\n' "$(key_name)"
+    printf 'show how to bind %s: this desktop is not supported\n' "$(key_name)"
     return
   fi
   owner=$("${name}_owner" | head -n 1)
   if [ -n "$owner" ]; then
-    printf 'none: %s belongs to "%s"; --key KEY takes another one\n' "$(key_name)" "$owner"
+    printf 'none: %s belongs to "%s"; choose another hotkey with --key KEY\n' "$(key_name)" "$owner"
   else
     printf 'bind %s in %s\n' "$(key_name)" "$(desktop_name "$name")"
   fi
@@ -182,17 +182,17 @@ shortcut_do() {
   name=$(desktop)
   if [ -z "$name" ]; then
     journal setting "$(shortcut_mark 'by hand')"
-    say "Which desktop runs here is not known. In its keyboard settings, bind $(key_name) to this command:"
+    say "This desktop is not supported. In its keyboard settings, bind $(key_name) to this command:"
     say "  $(press_command)"
     return 0
   fi
   owner=$("${name}_owner" | head -n 1)
   if [ -n "$owner" ]; then
-    say "$(key_name) belongs to \"$owner\" in $(desktop_name "$name"); it stays there"
-    say "  ./shortcut_install.sh --key KEY takes another one"
+    say "$(key_name) belongs to \"$owner\" in $(desktop_name "$name"), so it was not changed"
+    say "  choose another hotkey: ./shortcut_install.sh --key KEY"
     return 69
   fi
-  if journalled setting "$(shortcut_mark "$name")"; then "${name}_unbind" || return; fi # another key, or a moved folder
+  if journalled setting "$(shortcut_mark "$name")"; then "${name}_unbind" || return; fi # the hotkey or the folder has changed
   [ "$dry" != 0 ] || mkdir -p -- "$kept" || return 73
   journal setting "$(shortcut_mark "$name")"
   "${name}_bind" || code=$?
@@ -210,7 +210,7 @@ shortcut_undo() {
     if journalled setting "$(shortcut_mark "$name")"; then
       "${name}_unbind" || {
         code=$?
-        say "the key could not be taken out of $(desktop_name "$name")"
+        say "the hotkey could not be removed from $(desktop_name "$name")"
         say "  run this again inside the desktop"
       }
     fi
@@ -222,10 +222,10 @@ shortcut_status() {
   local name
   name=$(desktop)
   if [ -z "$name" ]; then
-    printf 'this desktop is not known; bind %s to %s\n' "$(key_name)" "$(press_command)"
+    printf 'this desktop is not supported; bind %s to %s\n' "$(key_name)" "$(press_command)"
   elif shortcut_is_done; then
     printf '%s in %s\n' "$(key_name)" "$(desktop_name "$name")"
   else
-    printf 'no key in %s\n' "$(desktop_name "$name")"
+    printf 'no hotkey in %s\n' "$(desktop_name "$name")"
   fi
 }

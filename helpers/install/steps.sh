@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
-# The steps that are the same on every system: system, ffmpeg, environment, models, selftest. Each has a plan, whether
-# it is done, how to do it, how to undo it and its line of --status. They use the functions of shortcut_install.sh.
+# The installer's steps that are the same on every system: system, ffmpeg, environment, models, selftest. For each step
+# NAME there are NAME_plan, NAME_is_done, NAME_do, NAME_undo and NAME_status. They use shortcut_install.sh's functions.
 
-# ---- system: the platform's own checks (system_check prints what is wrong, 1 if it cannot work here)
+# ---- system: the platform's checks (system_check prints problems; it returns 1 if the program cannot work here)
 
 system_plan() { :; }
 
@@ -16,12 +16,12 @@ system_do() { system_check >&2 || return 69; }
 system_status() {
   local problems
   problems=$(system_check 2>&1)
-  printf '%s' "${problems:-suits}" | tr '\n' ' '
+  printf '%s' "${problems:-suitable}" | tr '\n' ' '
 }
 
-# ---- ffmpeg: from Homebrew or the system's packages; where there is no right to that, the copy in the environment
+# ---- ffmpeg: from Homebrew or the system's packages; without permission for that, the copy in .venv is used
 
-may_install() { # Homebrew wants the user, everything else root
+may_install() { # Homebrew needs a normal user, the others need root
   case $(package_manager) in
     '') return 1 ;;
     brew) [ "$(id -u)" -ne 0 ] ;;
@@ -55,7 +55,7 @@ ffmpeg_is_done() {
 
 ffmpeg_do() {
   local before=$state/packages code=0 package install
-  if [ "$dry" = 0 ] && [ ! -e "$before" ]; then # to know afterwards what came with it, even after a cut
+  if [ "$dry" = 0 ] && [ ! -e "$before" ]; then # lets us find its dependencies afterwards, even after an interruption
     mkdir -p -- "$state" && installed_packages >"$before.part" && mv -- "$before.part" "$before" || return 73
   fi
   if ! command -v ffmpeg >/dev/null; then
@@ -74,8 +74,8 @@ ffmpeg_do() {
   done <<<"$(installed_packages | LC_ALL=C comm -13 "$before" -)"
   rm -f -- "$before"
   [ "$code" -eq 0 ] || {
-    say "FFmpeg could not be installed: files are decoded by the copy in .venv, but the microphone may need it"
-    say "  $(package_hint ffmpeg), then ./shortcut_install.sh"
+    say "FFmpeg could not be installed: the copy in .venv reads files, but the microphone may need the system's FFmpeg"
+    say "  run $(package_hint ffmpeg), then ./shortcut_install.sh"
     return 69
   }
 }
@@ -87,28 +87,28 @@ ffmpeg_undo() {
     [ -z "$package" ] || packages+=("$package")
   done <<<"$(journal_of package)"
   [ "${#packages[@]}" -gt 0 ] || return 0
-  case $(package_manager) in # these refuse to take away what other programs need
+  case $(package_manager) in # they refuse to remove packages that other programs need
     apt-get) as_admin dpkg -P "${packages[@]}" >&2 ;;
     dnf | zypper) as_admin rpm -e "${packages[@]}" >&2 ;;
     pacman) as_admin pacman -R --noconfirm "${packages[@]}" >&2 ;;
     brew) act brew uninstall "${packages[@]}" >&2 ;;
-  esac || warn "FFmpeg and its packages stay: another program needs them, or it needs an administrator: ${packages[*]}"
+  esac || warn "FFmpeg and its packages stay: another program needs them, or only an administrator may remove them: ${packages[*]}"
 }
 
 ffmpeg_status() {
-  command -v ffmpeg || printf 'only the copy in .venv: it reads files, the microphone may need %s' "$(package_hint ffmpeg)"
+  command -v ffmpeg || printf 'only the copy in .venv, which reads files; the microphone may need: %s' "$(package_hint ffmpeg)"
 }
 
 ffmpeg_caveat() {
   command -v ffmpeg >/dev/null ||
-    warn "no FFmpeg, and no right to install it: files are read, but the microphone may need $(package_hint ffmpeg)"
+    warn "no FFmpeg, and no permission to install it. Files work, but the microphone may need it: $(package_hint ffmpeg)"
 }
 
 # ---- environment: the pinned Python packages in .venv; the system's Python stays as it is
 
-without_pytorch=0 # 1: it could not be installed
+without_pytorch=0 # 1 if PyTorch could not be installed
 
-wants_pytorch() { # a GPU of NVIDIA, and something of what draws on it is not in .venv
+wants_pytorch() { # there is an NVIDIA GPU, and a package that it needs is missing in .venv
   local program=$python
   [ "$platform" = linux ] || return 1
   case ${A2I_ENGINE:-torch} in torch | cuda) ;; *) return 1 ;; esac
@@ -126,7 +126,7 @@ environment_plan() {
   else
     list=', the Python packages (about 450 MB)'
   fi
-  ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; A2I_ENGINE=openvino leaves it out)"
+  ! wants_pytorch || list="$list, PyTorch for the NVIDIA GPU (about 6 GB; set A2I_ENGINE=openvino to skip it)"
   printf '%s, in .venv\n' "${list#, }"
 }
 
@@ -139,21 +139,21 @@ environment_do() {
     act "$(base_python || printf python3)" -m venv "$root/.venv"
     act "$python" -m pip install -e "$root"
   else
-    (ensure_environment) || return # it ends with exit where it cannot
+    (ensure_environment) || return # a subshell, since it calls exit on failure
   fi
   wants_pytorch || return 0
   if [ "$dry" != 0 ]; then
     act "$python" -m pip install -e "${root}[torch]"
-  elif ! (install_extra torch); then # it ends with exit, too
+  elif ! (install_extra torch); then # a subshell for the same reason
     without_pytorch=1
-    warn "the processor draws, without the NVIDIA GPU. Later: ./shortcut_install.sh"
+    warn "pictures are drawn on the CPU, not on the NVIDIA GPU. Try again later: ./shortcut_install.sh"
   fi
 }
 
 environment_undo() {
   local path
   for path in .venv/whole .venv .venv.lock audio_to_image.egg-info; do
-    # a developer's .venv-test is installed from here, too
+    # a developer's .venv-test also uses the egg-info
     [ ! -e "$root/$path" ] || { [ "$path" = audio_to_image.egg-info ] && [ -e "$root/.venv-test" ]; } ||
       act rm -rf -- "${root:?}/$path" || return 73
   done
@@ -161,22 +161,22 @@ environment_undo() {
 
 environment_status() {
   local extras
-  if environment_is_whole; then printf '%s in .venv' "$("$python" -V)"; else printf 'not there, or not whole'; fi
+  if environment_is_whole; then printf '%s in .venv' "$("$python" -V)"; else printf 'missing or incomplete'; fi
   extras=$(recorded_extras)
   printf '%s' "${extras:+; extras: }${extras//$'\n'/, }"
-  ! wants_pytorch || printf '; without PyTorch, so that the NVIDIA GPU does not draw'
+  ! wants_pytorch || printf '; without PyTorch, so the NVIDIA GPU is not used'
 }
 
-# ---- models: those that suit this machine, or those that were named
+# ---- models: those that the user named, or the best ones for this machine
 
 wanted_models() { # prints name, size, here or missing, and folder of each, tab-separated
   local program=$python engine=${A2I_ENGINE:-}
   [ -x "$program" ] || program=$(base_python) || return
-  [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=torch # it is still to come
+  [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=torch # PyTorch will be installed
   (cd -- "$root" && A2I_ENGINE=$engine "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
 }
 
-check_models() { # a name that nobody knows ends it before anything is done
+check_models() { # an unknown model name ends the installer before it changes anything
   local error code=0
   [ "${#models[@]}" -gt 0 ] || return 0
   error=$(wanted_models 2>&1 >/dev/null) || code=$?
@@ -188,11 +188,11 @@ check_models() { # a name that nobody knows ends it before anything is done
 
 models_plan() {
   local name size here folder list='' lines
-  lines=$(wanted_models 2>/dev/null) || list=', what suits this machine'
+  lines=$(wanted_models 2>/dev/null) || list=', the models for this machine'
   while IFS=$'\t' read -r name size here folder; do
     [ "$here" != missing ] || list="$list, $name ($size)"
   done <<<"$lines"
-  printf 'fetch %s\n' "${list#, }"
+  printf 'download %s\n' "${list#, }"
 }
 
 models_is_done() {
@@ -209,15 +209,15 @@ models_do() {
     act "$python" "$root/download_model.py" "$name" >&2 </dev/null || result=$?
     case $result in
       0) ;;
-      69) warn "$name is not here; until then the built-in model does its work. Later: ./download_model.py $name" ;;
+      69) warn "$name was not downloaded; the built-in model is used until then. Try again later: ./download_model.py $name" ;;
       *) code=$result ;;
     esac
   done <<<"$(wanted_models)"
-  [ "$dry" != 0 ] || : >"$root/.cache/speech-model-offered" # the pipe needs not ask once more
+  [ "$dry" != 0 ] || : >"$root/.cache/speech-model-offered" # the pipe must not offer it again
   return "$code"
 }
 
-model_folders() { # prints what --uninstall --models removes: all that lie here, and what was fetched into A2I_MODELS
+model_folders() { # prints what --uninstall --models removes: models in this folder, and those downloaded to A2I_MODELS
   local folder
   { journal_of model && printf '%s\n' "$root"/models/downloaded/*; } | sort -u | while IFS= read -r folder; do
     [ ! -e "$folder" ] || printf '%s\n' "$folder"
@@ -226,7 +226,7 @@ model_folders() { # prints what --uninstall --models removes: all that lie here,
 
 models_undo() {
   local folder part code=0
-  while IFS= read -r folder; do # what a cut download left
+  while IFS= read -r folder; do # partial downloads
     part=${folder%/*}/.incoming
     if [ -n "$folder" ] && [ -e "$part" ]; then
       act rm -rf -- "$part/${folder##*/}" || code=73
@@ -247,16 +247,16 @@ models_status() {
   printf '%s' "${list#, }"
 }
 
-# ---- selftest: one picture from one recording, with what ships with the repository
+# ---- selftest: draw one picture from one recording, with the files of the repository
 
 selftest_plan() { printf 'draw one picture from examples/burger.wav\n'; }
 
-selftest_stamp() { # what was proved: these programs with this environment
+selftest_stamp() { # a checksum of what was tested: the programs and the environment
   { cat -- "$root/.venv/whole" "$root/pipeline.sh" "$root"/*.py "$root"/helpers/*/*.* "$root"/helpers/draw/engines/*.py; } |
     cksum
 }
 
-selftest_is_done() { environment_is_done && selftest_is_right; } # again with an environment that is going to change
+selftest_is_done() { environment_is_done && selftest_is_right; } # run it again if the environment is going to change
 
 selftest_is_right() { environment_is_whole && [ "$(selftest_stamp)" = "$(cat -- "$state/selftest" 2>/dev/null)" ]; }
 
@@ -266,7 +266,7 @@ selftest_do() {
     act "$root/pipeline.sh" --input "$root/examples/burger.wav" --model builtin
     return
   fi
-  rm -rf -- "$folder" # of a run that was killed
+  rm -rf -- "$folder" # left by a run that was killed
   mkdir -p -- "$folder" || return 73
   picture=$(
     for name in ${!A2I_*}; do
@@ -275,15 +275,15 @@ selftest_do() {
     "$BASH" "$root/pipeline.sh" --input "$root/examples/burger.wav" --model builtin --whisper builtin --seed 1 \
       --output "$folder" --no-open </dev/null
   ) || code=$?
-  if [ "$code" -eq 0 ]; then # the first bytes of a PNG
+  if [ "$code" -eq 0 ]; then # the signature of a PNG file
     [ "$(head -c 8 -- "$picture" | od -An -tx1 | tr -d ' \n')" = 89504e470d0a1a0a ] || code=70
   fi
   if [ "$code" -eq 0 ]; then
     say "a picture was drawn: $picture ($(($(wc -c <"$picture"))) bytes, removed again)"
     selftest_stamp >"$state/selftest.part" && mv -- "$state/selftest.part" "$state/selftest"
   else
-    say "no picture came out of examples/burger.wav (exit code $code)"
-    say "  ./pipeline.sh --input examples/burger.wav --model builtin --verbose shows why"
+    say "no picture was drawn from examples/burger.wav (exit code $code)"
+    say "  to see why: ./pipeline.sh --input examples/burger.wav --model builtin --verbose"
   fi
   rm -rf -- "$folder"
   return "$code"
@@ -292,5 +292,5 @@ selftest_do() {
 selftest_undo() { :; }
 
 selftest_status() {
-  if selftest_is_right; then printf 'a picture was drawn with what is here'; else printf 'not run with what is here'; fi
+  if selftest_is_right; then printf 'a picture was drawn with this installation'; else printf 'not run with this installation'; fi
 }

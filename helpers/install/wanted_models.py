@@ -1,7 +1,7 @@
-"""The models that the installer fetches: those that are named, or those that suit this machine.
+"""The models that the installer downloads: those that the user names, or the best ones for this machine.
 
 `python -m helpers.install.wanted_models [NAME…]` prints a line for each, tab-separated: name, size, `here` or
-`missing`, folder. From Python 3.11 on it needs no packages, so the plan can be shown before the environment is made.
+`missing`, folder. On Python 3.11 and newer it needs no packages: the installer shows its plan before it makes .venv.
 """
 
 from __future__ import annotations

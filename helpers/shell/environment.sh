@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154
-# The Python environment of this repository: made once, in .venv, and repaired when something that it needs is missing.
+# The Python environment .venv of this repository: created once, and repaired when a package is missing.
 # Uses root, say, die, package_manager and no_package_manager of the script that sources it; sets python.
-# pyproject.toml pins the packages of the base and of the extras; .venv/extras names the installed extras, one a line.
+# pyproject.toml pins the base packages and the extras; .venv/extras lists the installed extras, one per line.
 
 no_python='no Python from 3.10 to 3.13 with its venv module was found'
 
@@ -10,12 +10,12 @@ ensure_environment() {
   environment_is_whole || make_environment
 }
 
-# ---- what is there: read by the shell alone, in a few milliseconds
+# ---- checks, by the shell alone: they take a few milliseconds
 
-# .venv/whole says what the environment was made from and what it must hold: this folder, the checksum of pyproject.toml,
-# the Python behind .venv/bin/python, the names of all packages; then, a line for each pinned package, the folder with its
-# name and version, and what else it has put into site-packages. So an upgrade of pip, or of a package that is not
-# pinned, changes nothing.
+# .venv/whole describes the complete environment. Lines 1 to 4: this folder, the checksum of pyproject.toml, the Python
+# behind .venv/bin/python, and the names of all packages. Then a line for each pinned package: its dist-info folder (with
+# name and version), and its other entries in site-packages. An upgrade of pip, or of a package that is not pinned,
+# changes nothing of this.
 environment_stamp() {
   local site names pin record part
   find_packages
@@ -53,7 +53,7 @@ environment_is_whole() {
   } <"$root/.venv/whole"
 }
 
-find_packages() { # sets site, the folder site-packages, and names, those of the packages in it
+find_packages() { # sets site, the site-packages folder, and names, the names of its packages
   local path
   names=''
   for site in "$root"/.venv/lib/python3.*/site-packages; do break; done
@@ -63,11 +63,11 @@ find_packages() { # sets site, the folder site-packages, and names, those of the
   done
 }
 
-package_name() { printf '%s' "$1" | tr '.-' '__'; } # <name>: as the folder of a package in site-packages has it
+package_name() { printf '%s' "$1" | tr '.-' '__'; } # <name>: prints it as in the name of the dist-info folder
 
-# ---- what pyproject.toml asks for
+# ---- the requirements in pyproject.toml
 
-pinned() { # prints a line for each requirement: base, or the name of its extra, and the requirement
+pinned() { # prints a line for each requirement: base or the name of its extra, then the requirement
   awk '/^\[/ { section = $0; name = "" }
     section == "[project]" && /^dependencies = \[/ { name = "base" }
     section == "[project.optional-dependencies]" && /^[a-z0-9_-]+ = \[/ { name = $1 }
@@ -81,7 +81,7 @@ pinned() { # prints a line for each requirement: base, or the name of its extra,
     }' "$root/pyproject.toml"
 }
 
-requirements() { # [extra…]: prints the requirements of the base and of these extras, one a line
+requirements() { # [extra…]: prints the requirements of the base and of these extras, one per line
   pinned | awk -v "wanted=base $*" '{ list[$1] = list[$1] substr($0, length($1) + 2) "\n" }
     END {
       while (wanted != "") {
@@ -100,8 +100,8 @@ requirements() { # [extra…]: prints the requirements of the base and of these 
 
 recorded_extras() { [ ! -r "$root/.venv/extras" ] || cat -- "$root/.venv/extras"; }
 
-# What an earlier version, or pip, has installed counts; so does not what somebody has uninstalled with pip.
-installed_extras() { # prints the extras that the environment has, one a line
+# Extras that an earlier version or pip has installed count. Extras that were uninstalled with pip do not.
+installed_extras() { # prints the installed extras, one per line
   local site names extra package some all
   find_packages
   names=$(printf '%s' "$names" | tr '[:upper:]' '[:lower:]')
@@ -119,9 +119,9 @@ installed_extras() { # prints the extras that the environment has, one a line
   done
 }
 
-# ---- making and repairing it
+# ---- creating and repairing it
 
-base_python() { # prints a Python that serves: 3.10 to 3.13, with venv and pip
+base_python() { # prints a suitable Python: 3.10 to 3.13, with venv and pip
   local name
   for name in python3 python3.13 python3.12 python3.11 python3.10; do
     if "$name" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
@@ -137,7 +137,7 @@ make_environment() {
   is_repairable || base=$(base_python) ||
     die 69 "$no_python" "$(package_hint python)"
   lock_environment
-  if environment_is_whole; then # somebody else has just made it
+  if environment_is_whole; then # another run has just finished it
     unlock_environment
     return
   fi
@@ -151,15 +151,15 @@ make_environment() {
     say "repairing the Python packages in .venv"
     with_clock install_packages || code=$?
   else
-    say "first run: installing the Python packages into .venv (about 450 MB on disk, a minute or two)${extras:+, with the extras }${extras//$'\n'/, }"
+    say "first run: installing the Python packages into .venv (about 450 MB on disk, one or two minutes)${extras:+, with the extras }${extras//$'\n'/, }"
     { mkdir -p -- "$root/.venv" && find "$root/.venv/" -mindepth 1 -maxdepth 1 ! -name extras -exec rm -rf -- {} + &&
       mkdir -- "$root/.venv/tmp" && keep_extras; } 2>/dev/null || code=73
     [ "$code" -ne 0 ] || with_clock install_environment "$base" || code=$?
   fi
   unlock_environment
   case $code in
-    0) say "the Python packages are in place" ;;
-    73) die 73 "cannot make the Python environment $root/.venv" "is the folder writable, and is there room? $(package_hint python)" ;;
+    0) say "the Python packages are installed" ;;
+    73) die 73 "cannot make the Python environment $root/.venv" "check that the folder is writable and the disk has space; the venv module may be missing: $(package_hint python)" ;;
     *)
       grep -i '^error' "$log" | tail -n 3 >&2
       die 69 "the Python packages could not be installed" "read $log, then run the same command again"
@@ -167,44 +167,44 @@ make_environment() {
   esac
 }
 
-# An environment that was whole, here, and whose Python and pip still run. What is not is made anew.
+# Repairable: it was complete, in this folder, and its Python and pip still work. Otherwise it is rebuilt.
 is_repairable() {
   local made_in
   [ -x "$python" ] && IFS= read -r made_in 2>/dev/null <"$root/.venv/whole" && [ "$made_in" = "$root" ] &&
     "$python" -m pip --version >/dev/null 2>&1
 }
 
-forget_damaged() { # a pinned package of which a part is gone: without its name and version, pip installs it again
+forget_damaged() { # deletes the dist-info of incomplete pinned packages, so that pip installs them again
   local site names line name
   find_packages
   sed 1,4d "$root/.venv/whole" | while IFS= read -r line; do
     for name in $line; do
-      case $name in */*) continue ;; esac # as an earlier version wrote it
+      case $name in */*) continue ;; esac # written by an earlier version
       [ -e "$site/$name" ] || { rm -rf -- "${site:?}/${line%% *}" && break; }
     done
   done
 }
 
-requirements_are_met() { # nothing is to be installed; pip answers without the network
+requirements_are_met() { # whether pip has nothing to install; works without the network
   local answer
-  # shellcheck disable=SC2086 # names
+  # shellcheck disable=SC2086 # a list of names
   requirements $extras >"$root/.venv/requirements.txt" &&
     answer=$("$python" -m pip install --dry-run --no-index -r "$root/.venv/requirements.txt" 2>/dev/null) || return 1
   case $answer in *'Would install'*) return 1 ;; esac
 }
 
-install_environment() { # <Python>: all of it in one job, which ends well even if pipeline.sh is killed
+install_environment() { # <Python>: in one background job, which finishes even if pipeline.sh is killed
   "$1" -m venv -- "$root/.venv" || return 73
   install_packages
 }
 
-install_packages() { # the base and $extras, in the environment that is there
+install_packages() { # installs the base and $extras into the existing environment
   local before=$root/.venv/whole.before list=${extras//$'\n'/,}
-  # As variables, for the pips that it starts, too; without them they write into the home directory, and leave their
-  # working folders behind when they are interrupted.
+  # As variables, since pip starts other pips. Without them pip writes into the home directory, and leaves temporary
+  # folders behind when it is interrupted.
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 TMPDIR=$root/.venv/tmp
   mkdir -p -- "$TMPDIR" || return 73
-  [ ! -e "$root/.venv/whole" ] || mv -- "$root/.venv/whole" "$before" # killed from here on, it is made anew
+  [ ! -e "$root/.venv/whole" ] || mv -- "$root/.venv/whole" "$before" # if we are killed from here on, the next run rebuilds it
   "$python" -m pip install -e "$root${list:+[$list]}" || {
     [ ! -e "$before" ] || mv -- "$before" "$root/.venv/whole"
     return 69
@@ -213,7 +213,7 @@ install_packages() { # the base and $extras, in the environment that is there
   note_environment
 }
 
-keep_extras() { # before all is deleted: whatever is killed then, the next run knows them
+keep_extras() { # before .venv is deleted: if we are killed then, the next run still knows the extras
   printf '%s' "$extras${extras:+$'\n'}" >"$root/.venv/extras.part" && mv -- "$root/.venv/extras.part" "$root/.venv/extras"
 }
 
@@ -221,9 +221,10 @@ note_environment() {
   keep_extras && environment_stamp >"$root/.venv/whole.part" && mv -- "$root/.venv/whole.part" "$root/.venv/whole"
 }
 
-with_clock() { # <command>: run it, its output into $log; a terminal sees that time passes. The lock is the command's
+with_clock() { # <command>: runs it with its output in $log, and shows the elapsed seconds on a terminal. Its process id
+  # goes into the lock, so that the lock survives our own death.
   local start=$SECONDS job code=0
-  set -m # a group of its own, to end whatever it has started
+  set -m # its own process group, so that its children can be killed
   "$@" </dev/null >"$log" 2>&1 &
   job=$!
   set +m
@@ -241,8 +242,8 @@ with_clock() { # <command>: run it, its output into $log; a terminal sees that t
   return "$code"
 }
 
-# A second first run waits for the first one, also when that was killed but still installs; a lock whose owner is gone
-# is taken over.
+# If two first runs happen at once, the second waits, even if the first was killed but its job still installs. A lock
+# whose owner has ended is taken over.
 lock_environment() {
   local owner waited=0
   until mkdir -- "$root/.venv.lock" 2>/dev/null; do
@@ -250,7 +251,7 @@ lock_environment() {
     owner=$(cat -- "$root/.venv.lock/pid" 2>/dev/null)
     if [ -n "$owner" ] && kill -0 "$owner" 2>/dev/null; then
       [ "$waited" -ne 0 ] || say "another run is installing the Python packages; waiting for it"
-    elif [ -n "$owner" ] || [ "$waited" -gt 1 ]; then # without a name: killed before it wrote it
+    elif [ -n "$owner" ] || [ "$waited" -gt 1 ]; then # no process id: killed before it wrote one
       unlock_environment
       continue
     fi
@@ -264,8 +265,8 @@ unlock_environment() {
   rm -rf -- "$root/.venv.lock"
 }
 
-# Once, before the first run that listens: the small speech model. The hub has five seconds to answer and a minute to
-# deliver; a download that will take longer is given up after five seconds.
+# Downloads the small speech model, once, before the first recording. The hub has five seconds to answer, and a minute for
+# the download; if the estimate after five seconds is longer, the download stops.
 offer_speech_model() {
   local asked=$root/.cache/speech-model-offered
   if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
@@ -273,19 +274,19 @@ offer_speech_model() {
   (cd -- "$root" && "$python" download_model.py --offer) || true
 }
 
-# ---- extras: packages that only some uses need (helpers/core/extras.py says which, and how large)
+# ---- extras: optional packages (helpers/core/extras.py has their names and sizes)
 
-need_extras() { # those that the options of pipeline.sh ask for
+need_extras() { # checks the extras that the options of pipeline.sh need
   if [ -n "${A2I_GENERATE:-}" ]; then return; fi
   case ${A2I_ENGINE:-} in torch | cuda) need_extra torch ;; esac
   [ "${A2I_SAFE:-0}" = 0 ] || need_extra torch
 }
 
-has_extra() { # <name>: of an environment that is whole
+has_extra() { # <name>: in a complete environment
   recorded_extras | grep -qx -- "$1" || installed_extras | grep -qx -- "$1"
 }
 
-need_extra() { # <name>: is it there? Else a person is asked; without a terminal it ends with 69 and the command to type
+need_extra() { # <name>: if it is missing, asks the user; without a terminal, exits with 69 and the command to install it
   local name size purpose answer=''
   if has_extra "$1"; then return; fi
   IFS=$'\t' read -r name size purpose <<<"$(about_extra "$1")"
@@ -299,13 +300,13 @@ need_extra() { # <name>: is it there? Else a person is asked; without a terminal
   esac
 }
 
-about_extra() { # <name>: prints its name (a former one is translated), size and purpose, tab-separated; 64: no such extra
+about_extra() { # <name or former name>: prints name, size and purpose, tab-separated; 64: no such extra
   local program=$root/.venv/bin/python
   [ -x "$program" ] || program=$(base_python) || die 69 "$no_python" "$(package_hint python)"
   (cd -- "$root" && "$program" -m helpers.core.extras "$1")
 }
 
-install_extra() { # <name>: into an environment that is whole
+install_extra() { # <name>: into a complete environment
   local name size purpose extras code=0 log=$root/.venv/extra.log
   IFS=$'\t' read -r name size purpose <<<"$(about_extra "$1")"
   say "installing the extra $name into .venv (about $size)"
@@ -318,15 +319,15 @@ install_extra() { # <name>: into an environment that is whole
   die 69 "the extra $name could not be installed" "read $log, then run the same command again"
 }
 
-# ---- packages of the system
+# ---- system packages
 
 package_row() { # [package manager]: prints its line of helpers/core/packages.txt
   grep -- "^${1:-$(package_manager)}|" "$root/helpers/core/packages.txt"
 }
 
-package_hint() { # <ffmpeg or python> [package manager]: prints what a person types to install it
+package_hint() { # <ffmpeg or python> [package manager]: prints the command that installs it
   local manager install unattended ffmpeg python
-  # shellcheck disable=SC2034 # unattended and the packages are columns, of which one is read by its name
+  # shellcheck disable=SC2034 # columns of the table; one package is read by its name
   IFS='|' read -r manager install unattended ffmpeg python <<<"$(package_row "${2:-}")"
   case $manager:$(id -u) in
     :*) no_package_manager "$1" && return ;;

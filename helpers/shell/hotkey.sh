@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What the key runs. Pressed while a recording runs, it ends it; else it starts the pipe, without a terminal: a sound
-# when it really records and one when it stopped, a notification with what was heard, one with the picture, and one
-# when something failed. What the last press said is in .cache/press.log.
+# The command of the hotkey. During a recording it ends the recording. Otherwise it starts the pipe without a terminal. The
+# user gets a sound when the recording begins and ends, and notifications with the recognised text, with the picture, and
+# with errors. The messages of the last run are in .cache/press.log.
 # shellcheck disable=SC2154 # root is set by locate
 set -u -o pipefail
 
@@ -22,9 +22,9 @@ press() {
   if starting; then return 0; fi
   said=$("$root/pipeline.sh" --stop 2>&1 </dev/null) || code=$?
   case $code in
-    0) ;; # the press that started it goes on from here
+    0) ;; # the process that started the recording does the rest
     66) # nothing is being recorded
-      set -m # a group of its own: the pipe outlives who pressed the key
+      set -m # its own process group: the pipe must survive the hotkey daemon's command
       "$root/helpers/shell/hotkey.sh" follow </dev/null >/dev/null 2>&1 &
       ;;
     *) notify "No picture" "${said#*: }" ;;
@@ -32,7 +32,7 @@ press() {
   return "$code"
 }
 
-# The pipe notes what happens in a fifo ($A2I_EVENTS); hotkey.py reads it. What it says to a person goes into the log.
+# The pipe writes events to a fifo ($A2I_EVENTS), which hotkey.py reads. Its messages go into the log.
 follow() {
   local event text heard='' message='' code=0 picture job
   umask 077
@@ -43,7 +43,7 @@ follow() {
   starts_alone || return 0
   folder=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || return 73
   trap 'rm -rf -- "$folder"; started' EXIT
-  mkfifo "$folder/events" && exec 8<>"$folder/events" || return 73 # read and write: neither end ever waits for the other
+  mkfifo "$folder/events" && exec 8<>"$folder/events" || return 73 # open for reading and writing: neither end blocks
   {
     code=0
     A2I_EVENTS=$folder/events A2I_JSON=0 "$root/pipeline.sh" --no-open >"$folder/pictures" 2>&7 7>&- 8>&- || code=$?
@@ -68,15 +68,15 @@ follow() {
   wait "$job" || code=$?
   picture=$(tail -n 1 "$folder/pictures")
   if [ "$code" -eq 0 ] && [ -f "$picture" ]; then
-    [ -n "$heard" ] || heard=$(head -n 1 -- "${picture%/*}/prompt.txt" 2>/dev/null) # of a recogniser of the user's own
+    [ -n "$heard" ] || heard=$(head -n 1 -- "${picture%/*}/prompt.txt" 2>/dev/null) # the user's own recogniser sends no events
     notify "Your picture" "$heard" "$picture" 7>&- 8>&-
-  elif [ "$code" -ne 130 ]; then # 130: ended before anything was heard, as the user wanted
-    notify "No picture" "${message:-the pipe ended with $code. $root/.cache/press.log says why}" 7>&- 8>&-
+  elif [ "$code" -ne 130 ]; then # 130: the user stopped it before any speech
+    notify "No picture" "${message:-the pipe ended with code $code. See $root/.cache/press.log}" 7>&- 8>&-
   fi
   printf 'press: ended %d\n' "$code" >&7
 }
 
-any_python() { # prints a Python that runs; before the first run there is only the system's
+any_python() { # prints a Python that works; before the first run there is only the system's
   local program
   for program in "$root/.venv/bin/python" python3; do
     if "$program" -I -S -c '' 2>/dev/null; then break; fi
@@ -84,7 +84,7 @@ any_python() { # prints a Python that runs; before the first run there is only t
   printf '%s' "$program"
 }
 
-# From the press until a second after the microphone opened, another press means that the key was held down.
+# A second press counts as key repeat until one second after the microphone opened. The lock marks that time.
 
 starting() { kill -0 "$(readlink -- "$root/.cache/press.lock")" 2>/dev/null; }
 
@@ -92,18 +92,18 @@ starts_alone() {
   local lock=$root/.cache/press.lock
   if ln -s "$$" "$lock" 2>/dev/null; then return 0; fi
   if starting; then return 1; fi
-  rm -f -- "$lock" # of one that was killed
+  rm -f -- "$lock" # left by a process that was killed
   ln -s "$$" "$lock" 2>/dev/null
 }
 
-started() { # gives the lock back, if it is still ours
+started() { # releases the lock, if it is still ours
   [ "$(readlink -- "$root/.cache/press.lock")" != "$$" ] || rm -f -- "$root/.cache/press.lock"
 }
 
 main() {
   local code=0
   locate
-  PATH=${PATH:-/usr/bin:/bin}:/opt/homebrew/bin:/usr/local/bin # a desktop's own may lack these
+  PATH=${PATH:-/usr/bin:/bin}:/opt/homebrew/bin:/usr/local/bin # the PATH of a desktop may lack these
   export PATH
   case $(uname -s) in
     Darwin) . "$root/helpers/shell/platform/darwin.sh" ;;
@@ -113,7 +113,7 @@ main() {
     '') press || code=$? ;;
     follow) follow || code=$? ;;
     *)
-      printf 'press: unknown argument %s\n  the key runs it without any\n' "$1" >&2
+      printf 'press: unknown argument %s\n  run it without arguments\n' "$1" >&2
       code=64
       ;;
   esac

@@ -1,7 +1,7 @@
-"""Makes the built-in model, step by step. Each step carries on where it was stopped.
+"""Train the built-in model, step by step. Each step resumes where it was stopped.
 
-from nothing:  all --from-nothing
-better:        unet with more samples, save, evaluate, curves
+from scratch:  all --from-nothing
+improve it:    unet with more samples, save, evaluate, curves
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from training.builtin.vocabulary import FEATURES, FOLDER, SUBJECTS
 
-# What is hard to learn comes more often in training than it is asked for.
+# Hard kinds of scenes are more frequent in training than in real prompts.
 _PRACTICE = {"single": 0.4, "size": 0.14, "colour": 0.14, "count": 0.14, "pair": 0.18}
 
 _TRAINED = {  # step: samples, samples at once, learning rate
@@ -43,37 +43,37 @@ def _parser() -> argparse.ArgumentParser:
         return steps.add_parser(name, help=what, description=what, allow_abbrev=False)
 
     trained = {
-        "text": step("text", "train the text encoder to name what a caption says"),
+        "text": step("text", "train the text encoder to classify captions"),
         "decoder": step("decoder", "train the decoder from latents to pixels"),
-        "judge": step("judge", "train what reads pictures back, and write it beside the judge"),
+        "judge": step("judge", "train the networks of the judge, and write them beside judge.py"),
         "unet": step("unet", "train the UNet, with the text encoder frozen"),
     }
     for name, options in trained.items():
         samples, batch, rate = _TRAINED[name]
         options.add_argument(
-            "--samples", type=int, default=samples, help="train until the run has seen so many (default %(default)s)"
+            "--samples", type=int, default=samples, help="train until the run has seen this many (default %(default)s)"
         )
-        options.add_argument("--batch", type=int, default=batch, help="samples at once (default %(default)s)")
+        options.add_argument("--batch", type=int, default=batch, help="batch size (default %(default)s)")
         options.add_argument("--rate", type=float, default=rate, help="learning rate (default %(default)s)")
     trained["unet"].add_argument("--workers", type=int, default=0, help="processes that draw scenes (default: none)")
     trained["unet"].add_argument(
         "--features", type=_features, default=_PRACTICE, help="kinds of scenes: single=0.8,size=0.2"
     )
     save = step("save", "write the model as a diffusers folder")
-    save.add_argument("--model", type=Path, default=FOLDER, help="where to (default: the shipped model's folder)")
-    everything = step("all", "every step, one after another: from the scenes to the model in this folder")
+    save.add_argument("--model", type=Path, default=FOLDER, help="the folder (default: the shipped model's folder)")
+    everything = step("all", "all steps, from the scenes to the finished model")
     for options in (*trained.values(), everything):
         options.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     for options in (*trained.values(), save, everything):
-        options.add_argument("--run", type=Path, required=True, help="folder of the checkpoints and the log")
+        options.add_argument("--run", type=Path, required=True, help="folder for the checkpoints and the log")
         options.add_argument("--from-nothing", action="store_true", help="do not start from the shipped weights")
     measure = step("evaluate", "draw held-out captions and judge the pictures")
     measure.add_argument("--model", type=Path, default=FOLDER, help="the model (default: the shipped one)")
-    measure.add_argument("--out", type=Path, help="where the figures and the sheet go (default: the model's folder)")
-    measure.add_argument("--prompts", type=int, default=200, help="how many pictures (default %(default)s)")
-    draw = step("curves", "draw the curves of a model's training")
+    measure.add_argument("--out", type=Path, help="folder for the figures and the sheet (default: the model's folder)")
+    measure.add_argument("--prompts", type=int, default=200, help="number of pictures (default %(default)s)")
+    draw = step("curves", "plot the training curves of a model")
     draw.add_argument("--model", type=Path, default=FOLDER, help="the model (default: the shipped one)")
-    step("basis", "find the basis of the latents anew: makes all weights void")
+    step("basis", "compute a new basis of the latents: all weights become invalid")
     return parser
 
 
@@ -107,7 +107,7 @@ def _carry_out(options: argparse.Namespace) -> None:
 
 
 def _every_step(options: argparse.Namespace) -> Iterator[list[str]]:
-    """The command line of each step of `all`; a step that is done already is over at once."""
+    """The command line of each step of `all`; a completed step ends immediately."""
     run = ["--run", str(options.run), *["--from-nothing"] * options.from_nothing]
     if options.from_nothing:
         yield ["basis"]

@@ -92,7 +92,7 @@ def generated() -> str:
 
 
 def card() -> str:
-    """The text of the model card, with its generated part as it should be."""
+    """The text of the model card, with its generated part up to date."""
     before, _, rest = CARD.read_text(encoding="utf-8").partition(BEGIN)
     return before + generated() + rest.partition(END)[2]
 

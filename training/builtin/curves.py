@@ -1,4 +1,4 @@
-"""The curves of a training, drawn from its log."""
+"""Plot the training curves from the log."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-HISTORY = "training.jsonl"  # the log of the run, as it lies beside the weights
+HISTORY = "training.jsonl"  # the log of the run, stored beside the weights
 
 
 def curves(model: Path) -> None:
     """Draw `curves.png` in a model's folder: the gate of each kind of scene, and the decoder's sharpness.
 
     The gate (unet.py) is the squared error of the latents that the UNet makes of pure noise: with the right caption
-    (solid), and with one word of it changed (dashed). Where the two part, the word is heeded.
+    (solid), and with one word changed (dashed). Where the two curves separate, the UNet uses that word.
     """
     right, wrong, sharp = defaultdict(list), defaultdict(list), []
     for line in map(json.loads, (model / HISTORY).read_text(encoding="utf-8").splitlines()):

@@ -13,8 +13,8 @@ from training.builtin.run import Run
 from training.builtin.scenes import GRID, SIZE, placement, render
 from training.builtin.vocabulary import Scene, sample_scene
 
-NOISE = 0.25  # the most that is added to the latents: those of the UNet are as far from the truth, even on plain colour
-CROPS = ((160, 8, 0.5), (256, 3, 0.3), (512, 1, 0.2))  # (side, how many at once, chance): small ones teach fastest
+NOISE = 0.25  # largest noise added to the latents: the UNet's latents have errors of this size, even on plain colours
+CROPS = ((160, 8, 0.5), (256, 3, 0.3), (512, 1, 0.2))  # (side, batch size, probability): small crops train fastest
 
 
 def crops(r: random.Random, side: int, count: int) -> torch.Tensor:
@@ -38,7 +38,7 @@ def edges(pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def loss(decoded: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """Absolute and squared error of the pixels, and absolute error of the edges, which keeps them crisp."""
+    """Absolute and squared error of the pixels, and absolute error of the edges, for sharp edges."""
     error = (wanted - decoded).abs().mean() + 2 * (wanted - decoded).square().mean()
     for a, b in zip(edges(wanted), edges(decoded), strict=True):
         error = error + (a - b).abs().mean()
@@ -46,7 +46,7 @@ def loss(decoded: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def test_scenes(count: int = 16) -> list[Scene]:
-    """Held-out scenes of every kind, always the same."""
+    """A fixed set of held-out scenes of every kind."""
     r = random.Random(7)
     return [sample_scene(r, test=True) for _ in range(count)]
 

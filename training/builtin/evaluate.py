@@ -1,4 +1,4 @@
-"""What the model can draw, measured: held-out captions through the project's own engine, judged by `judge.py`."""
+"""Measure the quality of the model: draw held-out captions with the project's engine, and judge them (judge.py)."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ from training.builtin.scenes import Picture, render
 from training.builtin.vocabulary import FEATURES, PLAIN, SPELLINGS, SUBJECTS, UNSAID, Scene, caption, sample_scene
 
 Prompt = tuple[Scene, str]
-ASKED = {"size": 0.08, "colour": 0.09, "count": 0.09, "pair": 0.09}  # the rest is single: of 200, each subject once
+ASKED = {
+    "size": 0.08,
+    "colour": 0.09,
+    "count": 0.09,
+    "pair": 0.09,
+}  # the rest are single subjects: with 200 prompts, each subject once
 FRESH = 500  # rendered scenes that the judge is measured on
-SHOWN = 48  # pictures on the sheet, and those of the others that are wrong
+SHOWN = 48  # first pictures on the sheet; wrong ones of the others are added
 UNTRAINED = 24  # pictures of an untrained model
 STEPS = (2, 4, 20)  # to compare the model's own number of steps with
 
@@ -35,7 +40,7 @@ STEPS = (2, 4, 20)  # to compare the model's own number of steps with
 def prompts(count: int, seed: int = 99) -> list[Prompt]:
     """`count` scenes that training never saw, each with a caption of its own that names its background.
 
-    Single subjects come in turn, so that each of them is asked for as often as the others.
+    Single subjects take turns, so that all are equally frequent.
     """
     random = Random(seed)
     kinds = [feature for feature, share in ASKED.items() for _ in range(math.ceil(share * count))]
@@ -90,7 +95,7 @@ def decoder_psnr(folder: Path) -> float:
 
 
 def figures(judgements: Iterable[Judgement]) -> dict[str, float]:
-    """The share of pictures in which each thing is right; `pictures` is their number."""
+    """The share of pictures in which each property is correct; `pictures` is their number."""
     rows = list(judgements)
     names = ("subjects", "number", "colour", "size", "background", "all")
     shares = {name: round(float(np.mean([getattr(row, name) for row in rows])), 3) for name in names}
@@ -107,7 +112,7 @@ def by_feature(asked: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict
 
 
 def by_subject(asked: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict[str, list[int]]:
-    """{subject: [pictures that show it, pictures that were asked to]}, worst first."""
+    """{subject: [pictures that show it, pictures that should]}, worst first."""
     counts: dict[str, list[int]] = {}
     for (scene, _), judgement in zip(asked, judgements, strict=True):
         shown = {subject.name for subject in judgement.read.subjects}
@@ -119,7 +124,7 @@ def by_subject(asked: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict
 
 
 def sheet(asked: Sequence[Prompt], pictures: Sequence[Picture], judgements: Sequence[Judgement]) -> Image.Image:
-    """Small pictures, eight in a row, with their captions; what is wrong stands below in red."""
+    """Small pictures, eight in a row, with their captions; errors are below in red."""
     side, strip, columns = 192, 28, 8
     image = Image.new("RGB", (columns * side, -(-len(asked) // columns) * (side + strip)), "white")
     drawing = ImageDraw.Draw(image)
@@ -135,7 +140,7 @@ def sheet(asked: Sequence[Prompt], pictures: Sequence[Picture], judgements: Sequ
 
 
 def controls(asked: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict[str, Any]:
-    """What the figures are when they must be perfect (fresh renders), and when they must be chance."""
+    """Control experiments: the figures must be perfect for fresh renders, and at chance level for wrong pictures."""
     scenes = [scene for scene, _ in asked]
     random = Random("fresh")
     fresh = [sample_scene(random, features=dict.fromkeys(FEATURES, 1.0), test=True) for _ in range(FRESH)]

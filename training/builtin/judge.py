@@ -1,7 +1,7 @@
-"""Reads a picture back: which scene of the little world is this? It knows nothing of the prompt.
+"""Recognise which scene of the small vocabulary a picture shows, without seeing the prompt.
 
-Two small networks (reader.py), trained on rendered scenes only, read it: one the background and the layout, the other
-what stands in each place of that layout. They tell whether the right thing is there and not whether it is drawn well.
+Two small networks (reader.py), trained on rendered scenes only, classify it: one the background and the layout, the
+other the subject in each place of that layout. They judge whether the content is right, not whether it is drawn well.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from training.builtin.scenes import GRID, SIDES, Picture, placement, sprite
 from training.builtin.vocabulary import BACKGROUNDS, HUES, PAINTABLE, SUBJECTS, Scene, Subject
 
 READER = Path(__file__).with_name("judge.xml")
-SIDE = 64  # pixels, of what the networks see
+SIDE = 64  # pixels of the networks' input
 LAYOUTS = tuple(SIDES)  # (size, count)
 PAINTS = (None, *HUES)
 
 
 class Judgement(NamedTuple):
-    """What of a scene is right in a picture, and what the picture was read as."""
+    """Which properties of a scene are right in a picture, and the scene that was recognised."""
 
-    subjects: bool  # every subject asked for is there, in any colour
-    number: bool  # as many as asked for, and no more
-    colour: bool  # the colours asked for (true where none was)
-    size: bool  # the size asked for (true where none was)
+    subjects: bool  # every requested subject is present, in any colour
+    number: bool  # the exact number of subjects
+    colour: bool  # the requested colours (true if none)
+    size: bool  # the requested size (true if none)
     background: bool
     read: Scene
 
     @property
     def all(self) -> bool:
-        """Whether the picture shows what was asked, in everything."""
+        """Whether everything is right."""
         return all(self[:5])
 
 
@@ -53,7 +53,9 @@ def crop(picture: Picture, side: int, left: int, top: int) -> Picture:
 def _reader() -> Any:
     import openvino
 
-    return openvino.Core().compile_model(READER, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})  # the same everywhere
+    return openvino.Core().compile_model(
+        READER, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )  # the same result on every machine
 
 
 def read(picture: Picture) -> Scene:
@@ -81,14 +83,14 @@ def read(picture: Picture) -> Scene:
 
 @functools.cache
 def _same_colour(name: str, hue: str) -> bool:
-    """Whether the subject has this colour of its own, so that nobody could tell the difference."""
+    """Whether the subject naturally has this colour, so that painting it changes nothing visible."""
     own, painted = (sprite(name, SIDES["", 1], colour)[0] for colour in (None, hue))
     alpha = sprite(name, SIDES["", 1])[1].mean()
     return float(np.abs(own - painted).mean() / alpha) < 12
 
 
 def compare(seen: Scene, scene: Scene) -> Judgement:
-    """What of `scene`, which was asked for, is right in `seen`, which was read from the picture."""
+    """Compare `seen`, recognised in the picture, with the requested `scene`."""
 
     def colour_right(asked: Subject) -> bool:
         found = [subject.colour for subject in seen.subjects if subject.name == asked.name]

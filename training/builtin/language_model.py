@@ -1,7 +1,7 @@
-"""What the built-in recogniser expects to hear: a trigram language model and a pronunciation dictionary of the little
-world, made from the same captions that the image model is trained on.
+"""Make the built-in recogniser's trigram language model and pronunciation dictionary, from the same captions that the
+image model is trained on.
 
-    python -m training.builtin.language_model     # after a change of vocabulary.py: writes recogniser/ anew
+    python -m training.builtin.language_model     # after a change of vocabulary.py: rewrites recogniser/
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ LANGUAGE_MODEL, PRONUNCIATIONS = RECOGNISER / "captions.arpa", RECOGNISER / "pro
 
 SENTENCES = 60_000  # 20,000 gave a word error rate of 6.1 % instead of 5.3 %; 120,000 changed nothing
 DISCOUNT = 0.7  # of Kneser-Ney; 0.9 gave the same
-RAREST = 2  # trigrams seen less often are left to the bigrams: that halves the file
+RAREST = 2  # rarer trigrams are dropped (bigrams replace them), which halves the file
 ORDER = 3
 
-# Two spellings of one sound. The recogniser cannot tell them apart, so one of them is what it writes.
+# Spellings that sound the same. The recogniser cannot distinguish them, so it always writes the second one.
 SAME_SOUND = {"grey": "gray", "under water": "underwater", "doughnut": "donut", "hotdog": "hot dog"}
 COMMAND = "stop listening"  # ends a loop
-COMMANDS = 1 / 300  # of the sentences
+COMMANDS = 1 / 300  # share of the sentences
 
 NUMBERS = {"2": "two", "3": "three"}
 
-# What the CMU dictionary of pocketsphinx lacks, in its phones.
+# Words missing in pocketsphinx's CMU dictionary, in its phones.
 PRONUNCIATION = {
     "aeroplane": "EH R AH P L EY N",
     "aeroplanes": "EH R AH P L EY N Z",
@@ -53,7 +53,7 @@ Ngram = tuple[str, ...]
 
 
 def spoken(text: str) -> str:
-    """`text` as the recogniser would write it: words alone, in lower case, one spelling for one sound."""
+    """`text` as the recogniser would write it: only words, in lower case, with one spelling for each sound."""
     words = " ".join(NUMBERS.get(word, word) for word in vocabulary.split_words(text.replace("’", "'")))
     for spelling, written in SAME_SOUND.items():
         words = re.sub(rf"\b{spelling}(s?)\b", rf"{written}\1", words)
@@ -61,7 +61,7 @@ def spoken(text: str) -> str:
 
 
 def sentences(count: int = SENTENCES, seed: int = 0) -> Iterator[str]:
-    """`count` random captions, no held-out scene among them, and the command, for each 300 of them."""
+    """`count` random captions without held-out scenes, and the command once per 300 captions."""
     random = Random(seed)
     for _ in range(count):
         yield spoken(vocabulary.caption(vocabulary.sample_scene(random), random))
@@ -92,12 +92,12 @@ def language_model(texts: Iterable[str], words: Iterable[str], rarest: int = RAR
     Modeling, 1999, section 2.7) with one discount. Trigrams that occur less than `rarest` times are left out.
     """
     counts = count_ngrams(texts)
-    # Below the highest order it counts how many words an n-gram follows, not how often it does.
+    # Below the highest order, Kneser-Ney counts how many different words precede an n-gram, not its occurrences.
     follows: list[Counter[Ngram]] = [Counter() for _ in range(ORDER)] + [counts[ORDER]]
     for n in range(ORDER, 1, -1):
         follows[n - 1].update(ngram[1:] for ngram in counts[n])
         follows[n - 1].update({ngram: count for ngram, count in counts[n - 1].items() if ngram[0] == "<s>"})
-    del follows[1][("<s>",)]  # nobody says it
+    del follows[1][("<s>",)]  # the start mark is not a word
 
     probability: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}
@@ -136,7 +136,7 @@ def _renormalise(probability: dict[Ngram, float], backoff: dict[Ngram, float]) -
 
 
 def _arpa(probability: dict[Ngram, float], backoff: dict[Ngram, float]) -> str:
-    probability[("<s>",)] = 1e-99  # the format wants a line for it
+    probability[("<s>",)] = 1e-99  # the format requires this line
     lines = ["\\data\\"]
     orders = [sorted(ngram for ngram in probability if len(ngram) == n) for n in range(1, ORDER + 1)]
     lines += [f"ngram {n}={len(ngrams)}" for n, ngrams in enumerate(orders, 1)]
@@ -149,9 +149,9 @@ def _arpa(probability: dict[Ngram, float], backoff: dict[Ngram, float]) -> str:
 
 
 def pronunciations(words: Iterable[str]) -> str:
-    """The pronunciation dictionary of `words`: those of the CMU dictionary, all variants, and our own.
+    """The pronunciation dictionary of `words`: all variants in the CMU dictionary, or our own.
 
-    Raises: KeyError for a word that neither has.
+    Raises: KeyError for a word in neither.
     """
     import pocketsphinx
 

@@ -17,7 +17,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from training.builtin.latents import CHANNELS
 from training.builtin.scenes import GRID, SIZE
 
-diffusers.utils.logging.set_verbosity_error()  # both warn of packages that nothing here needs
+diffusers.utils.logging.set_verbosity_error()  # both warn about packages that we do not need
 transformers.logging.set_verbosity_error()
 
 WIDTH = 256  # of the text embedding
@@ -25,12 +25,12 @@ TOKENS = 32  # the longest caption of three adjectives and a setting has about 2
 
 
 def device() -> torch.device:
-    """A CUDA GPU where there is one, else the CPU."""
+    """A CUDA GPU if available, otherwise the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def half(where: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Multiply in bfloat16 (weights and sums stay float32): twice as fast on a CPU that has it, more on a GPU."""
+    """Multiply in bfloat16 (weights and sums stay float32): twice as fast on a CPU with bfloat16, faster on a GPU."""
     return torch.autocast(where.type, torch.bfloat16)
 
 
@@ -47,10 +47,10 @@ def tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
 
 
 def make_tokenizer(folder: Path, texts: Sequence[str]) -> None:
-    """Learn 1400 byte pairs from `texts`; every single byte is a token too, so no word is unknown to it."""
+    """Learn 1400 byte pairs from `texts`; every single byte is also a token, so there are no unknown words."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    like = CLIPTokenizer()._tokenizer  # for CLIP's own way to clean and split text
+    like = CLIPTokenizer()._tokenizer  # for CLIP's normalisation and splitting of text
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
     learner.normalizer, learner.pre_tokenizer = like.normalizer, like.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())

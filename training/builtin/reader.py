@@ -1,4 +1,4 @@
-"""The two small networks that the judge reads with: trained on rendered scenes only, never on a picture of a model.
+"""Train the two small networks of the judge: only on rendered scenes, never on a model's pictures.
 
 One names the background and the layout of a whole picture, the other the subject and the colour in one place of it.
 """
@@ -21,7 +21,7 @@ from training.builtin.scenes import GRID, Floats, Picture, placement, render
 from training.builtin.vocabulary import BACKGROUNDS, FEATURES, SUBJECTS, sample_scene
 
 EVENLY = dict.fromkeys(FEATURES, 1.0)  # each kind of scene as often as the others
-CROPS = 2  # of each subject, moved differently
+CROPS = 2  # per subject, at different offsets
 
 
 def network(*answers: int) -> nn.Module:
@@ -47,7 +47,7 @@ class Reader(nn.Module):
 
 
 def worsened(picture: Picture, r: Random) -> Picture:
-    """A picture with the faults of a drawn one: soft, grainy, its colours off. They change nothing of what it shows."""
+    """Degrade a picture as a model might: blur, grain, shifted colours. Its content stays the same."""
     image = Image.fromarray(picture)
     if r.random() < 0.6:
         side = r.randrange(picture.shape[0] // 8, picture.shape[0])
@@ -104,7 +104,7 @@ def train(run: Run, *, total: int, batch: int = 32, rate: float = 2e-3, path: Pa
         training.update(error, batch)
         training.report(200, dict)
     for averaged, now in zip(training.averaged.buffers(), reader.buffers(), strict=True):
-        averaged.copy_(now)  # the batch norms' means, which are averages already
+        averaged.copy_(now)  # the batch norms' statistics are averages already
     save(training.averaged.cpu().eval(), path)
 
 

@@ -1,8 +1,8 @@
 """A run folder: checkpoints that survive a kill, and a log that plots.
 
 RUN/log.jsonl          one line of JSON per report of any step: time, step, samples, figures
-RUN/{text,unet,decoder}.pt   the latest checkpoint of each step, with everything needed to carry on
-RUN/tokenizer/         only where a model is made from nothing
+RUN/{text,unet,decoder}.pt   the latest checkpoint of each step, with everything needed to resume
+RUN/tokenizer/         only for a model trained from scratch
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from training.builtin.vocabulary import FOLDER
 
 
 class Run:
-    """The folder of a training run, and the model folder that it starts from (None: from nothing)."""
+    """The folder of a training run, and the model folder that it starts from (None: from scratch)."""
 
     def __init__(self, folder: Path, start: Path | None = FOLDER) -> None:
         self.folder, self.start = folder, start
@@ -39,7 +39,7 @@ class Run:
         print(line, flush=True)
 
     def save(self, step: str, state: dict[str, Any]) -> None:
-        """Write a checkpoint beside the last one, then put it in its place."""
+        """Write a checkpoint atomically over the last one."""
         target = self.folder / f"{step}.pt"
         part = target.with_suffix(".part")
         with part.open("wb") as file:
@@ -59,8 +59,9 @@ class Run:
     def weights(self, part: str, network: Any) -> bool:
         """Fill `network` (`text_encoder`, `unet` or `vae`) from the folder that the run starts from, if any.
 
-        The folder's network may have another shape: the weights and the corners of weights that both have are taken
-        over, and what was there heeds none of what is new (latents of more components begin with those of fewer).
+        The folder's network may have another shape. Then only the common weights, and the common part of each weight,
+        are copied. Copied outputs ignore new inputs (weight zero): with more latent components, the first ones are
+        the old ones.
         """
         if self.start is None:
             return False

@@ -1,7 +1,7 @@
 """From checkpoints to an ordinary diffusers folder: `StableDiffusionPipeline`, safetensors.
 
-float16, and 8-bit floats for the weights of the UNet, which are most of them: half the size, and the pictures are
-43 dB from those of float16. diffusers and this project's engines make larger ones of them when they load them.
+Weights are float16, except for the UNet's, the largest part, which are 8-bit floats: half the size, and the pictures
+have a PSNR of 43 dB against float16. diffusers and this project's engines convert them when they load them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from training.builtin.run import Run
 
 
 def save(run: Run, folder: Path, *, trained: bool = True) -> None:
-    """Write the model of `run` to `folder`; what the run has not trained is taken from where it started.
+    """Write the model of `run` to `folder`; parts that the run has not trained come from its starting model.
 
-    With `trained=False` text encoder and UNet are left as they were born: a control for the evaluation.
+    With `trained=False` text encoder and UNet keep their random weights: a control for the evaluation.
     """
-    words = {file.name: file.read_bytes() for file in (run.vocabulary / "tokenizer").iterdir()}  # perhaps of `folder`
+    words = {
+        file.name: file.read_bytes() for file in (run.vocabulary / "tokenizer").iterdir()
+    }  # read first, since it may be in `folder`
     tokenizer, unet, vae = networks.tokenizer(run.vocabulary), networks.unet(), networks.vae()
     text = text_step.load(run) if trained else networks.text_encoder(tokenizer)
     if trained:
@@ -50,7 +52,7 @@ def save(run: Run, folder: Path, *, trained: bool = True) -> None:
     save_file(small, weights)
     if (log := run.folder / "log.jsonl").exists():
         shutil.copyfile(log, folder / HISTORY)
-    shutil.rmtree(folder / "tokenizer")  # tokenizer.json holds the same again
+    shutil.rmtree(folder / "tokenizer")  # remove tokenizer.json, which is redundant
     (folder / "tokenizer").mkdir()
     for name, content in words.items():
         (folder / "tokenizer" / name).write_bytes(content)

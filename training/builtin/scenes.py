@@ -1,7 +1,7 @@
-"""Draws the scenes of the vocabulary: glyphs of Noto Color Emoji over painted backgrounds, 512×512.
+"""Render the scenes of the vocabulary: glyphs of Noto Color Emoji over painted backgrounds, 512×512.
 
-Everything sits on a grid of 16 pixels, the stride of the latents, so that a subject looks the same to the model
-wherever it stands. Needs the font (Debian: fonts-noto-color-emoji; SIL Open Font License 1.1).
+Everything sits on a grid of 16 pixels, the stride of the latents, so that a subject has the same latents in
+every position. Needs the font (Debian: fonts-noto-color-emoji; SIL Open Font License 1.1).
 """
 
 from __future__ import annotations
@@ -181,9 +181,9 @@ def _table(c: _Canvas) -> None:
 
 
 _HORIZON = 340
-# The rows that subjects are centred on: four latents apart, so that the UNet learns a subject once for both.
+# Rows for the centres of subjects: a multiple of the latent grid apart, so that the UNet learns a subject once.
 MIDDLE, GROUND = 256, 320
-# setting: (how it is painted, sky at the top, sky further down, the row of that, the row a subject is centred on)
+# setting: (painter, colour of the sky at the top, colour further down, row of that colour, row of the subject's centre)
 _PAINTERS: dict[str, tuple[Callable[[_Canvas], None], Colour, Colour, int, int]] = {
     "night": (_night, (12, 18, 60), (40, 50, 110), _HORIZON, GROUND),
     "space": (_space, (8, 6, 22), (30, 12, 50), SIZE, MIDDLE),
@@ -205,7 +205,7 @@ _PAINTERS: dict[str, tuple[Callable[[_Canvas], None], Colour, Colour, int, int]]
 @functools.cache
 def background(name: str) -> Picture:
     """A background, 512×512; the same on every machine."""
-    random = Random(f"{name}0")  # with another number it would be another drawing
+    random = Random(f"{name}0")  # another number gives another drawing
     if name in PLAIN:
         light = 1 if name in ("white", "black") else random.uniform(0.95, 1.03)
         colour = np.array(PLAIN[name]) * light
@@ -243,7 +243,7 @@ def sprite(name: str, side: int, colour: str | None = None) -> tuple[Floats, Flo
         h, s, v = (np.asarray(channel).astype(int) for channel in rgb.convert("HSV").split())
         coloured = (s > 90) & (v > 60)  # grey and dark parts stay as they are
         h[coloured] = HUES[colour] * 255 // 360
-        if colour in ("yellow", "orange", "pink"):  # dark, these would be olive, brown and purple
+        if colour in ("yellow", "orange", "pink"):  # dark shades of these would be olive, brown and purple
             v[coloured] = np.minimum(v[coloured] * 0.4 + 150, np.asarray(alpha)[coloured])
         if colour == "pink":
             s[coloured] = s[coloured] * 0.6

@@ -1,6 +1,6 @@
-"""The text encoder, trained alone first: every padding token is made to tell what the scene is.
+"""Train the text encoder first, alone: every padding token must encode the scene.
 
-Without this head start the UNet paid the caption no heed for an hour. It is frozen afterwards.
+Without this pre-training the UNet ignored the caption for an hour. The text encoder is frozen afterwards.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from training.builtin.run import Run
 from training.builtin.vocabulary import BACKGROUNDS, HUES, SIZES, SUBJECTS, Scene, caption, sample_scene
 
 _HUES, _SIZES = [None, *HUES], ["", *SIZES]
-QUESTIONS = {  # what is asked of the tokens: number of answers
+QUESTIONS = {  # classification question: number of classes
     "first": len(SUBJECTS),
     "last": len(SUBJECTS),
     "background": len(BACKGROUNDS),
@@ -41,7 +41,7 @@ def answers(scene: Scene) -> list[int]:
 
 
 class Reader(torch.nn.Module):
-    """The text encoder with the head that answers; the head is thrown away."""
+    """The text encoder with a classification head; the head is not saved."""
 
     def __init__(self, text: torch.nn.Module) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def load(run: Run) -> Any:
         weights = state["averaged"].items()
         text.load_state_dict({key[5:]: value for key, value in weights if key.startswith("text.")})
     elif not run.weights("text_encoder", text):
-        raise SystemExit("train: there is no text encoder yet: run the step `text` first")
+        raise SystemExit("train: the text encoder is missing: run the step `text` first")
     return text
 
 

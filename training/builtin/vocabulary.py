@@ -79,7 +79,7 @@ MASS = frozenset({"corn", "broccoli", "bread", "cheese", "fries", "fire", "popco
 UNIQUE = frozenset({"sun", "moon"})  # "the sun"; no counting
 
 HUES = {"red": 0, "orange": 26, "yellow": 50, "green": 120, "blue": 215, "purple": 275, "pink": 325}  # degrees
-PAINTABLE = (  # subjects that can be asked for in any hue
+PAINTABLE = (  # subjects that can have any hue
     "car", "truck", "apple", "heart", "balloon", "butterfly", "bird", "cat", "fish", "tulip", "rose", "crown",
     "umbrella", "dragon", "star", "shoe", "helicopter", "dinosaur", "motorcycle", "gift",
 )  # fmt: skip
@@ -91,7 +91,7 @@ PLAIN = {  # backgrounds of one colour (sRGB)
 }  # fmt: skip
 UNSAID = "cream"  # the background of a caption that names none
 
-SETTINGS: Mapping[str, Sequence[str]] = {  # setting: how it is said
+SETTINGS: Mapping[str, Sequence[str]] = {  # setting: phrases for it
     "night": ["at night", "under the stars", "under a starry sky", "in the night sky", "at midnight"],
     "space": ["in space", "in outer space", "among the planets", "floating in space", "in the galaxy"],
     "beach": ["on the beach", "at the beach", "on a sandy beach", "by the sea", "on the sand"],
@@ -109,9 +109,9 @@ SETTINGS: Mapping[str, Sequence[str]] = {  # setting: how it is said
 }
 BACKGROUNDS = (*PLAIN, *SETTINGS)
 
-# --------------------------------------------------------------------------------------------- how it is said
+# --------------------------------------------------------------------------------------------- captions
 
-# Said often is listed often: the lists are drawn from with equal chances.
+# Frequent phrases are listed several times, since all entries have equal probability.
 PREFIXES = (
     *[""] * 4, "draw ", "draw me ", "please draw ", "can you draw ", "could you draw me ", "paint ", "paint me ",
     "show me ", "make ", "make me ", "create ", "generate ", "i want ", "i want to see ", "i would like ",
@@ -142,7 +142,7 @@ ON_PLAIN = (
 SPELLINGS = {"gray": ("grey", "gray")}
 ENDINGS = {"": 0.60, ".": 0.28, "!": 0.04, " please": 0.05, "?": 0.03}
 
-# Words that carry nothing the model would have to know.
+# Words without a meaning for the picture.
 HARMLESS = frozenset(
     {
         "a", "an", "and", "are", "as", "at", "be", "by", "can", "could", "do", "for", "from", "has", "have", "here",
@@ -154,7 +154,7 @@ HARMLESS = frozenset(
 
 # ---------------------------------------------------------------------------------------------------- a scene
 
-# Kinds of scene, and how often each of them is asked for.
+# Kinds of scene, and their share of prompts.
 FEATURES: Mapping[str, float] = {"single": 0.68, "size": 0.12, "colour": 0.07, "count": 0.06, "pair": 0.07}
 
 
@@ -185,7 +185,7 @@ class Scene:
         return "colour" if self.subjects[0].colour else "size" if self.size else "single"
 
 
-# Pairs of subject and background that are asked for in examples, and so never shown in training.
+# Pairs of subject and background that examples use, and so training never does.
 _HELD_OUT = {
     ("burger", "blue"), ("cat", "beach"), ("castle", "sunset"), ("unicorn", "forest"), ("penguin", "night"),
     ("robot", "city"), ("elephant", "desert"), ("guitar", "purple"), ("christmas tree", "snow"), ("tiger", "pink"),
@@ -217,7 +217,7 @@ def sample_scene(
 ) -> Scene:
     """A random scene with one of `features` (feature: weight) of `subjects`; with `test` a held-out one.
 
-    Where nothing is held out (scenes of several subjects) a `test` scene is any scene.
+    For scenes with several subjects, which are never held out, `test` changes nothing.
     """
     paintable = [subject for subject in PAINTABLE if subject in subjects]
     while True:
@@ -263,7 +263,7 @@ def article(words: str) -> str:
 def _noun_phrase(random: Random, subject: Subject, size: str = "", count: int = 1) -> str:
     name, colour = subject
     word = name
-    if name in SYNONYMS and not colour and random.random() < 0.5:  # "a green blue bird" is nobody's wish
+    if name in SYNONYMS and not colour and random.random() < 0.5:  # avoids "a green blue bird"
         word = random.choice([name, *SYNONYMS[name]])
     parts = [random.choice(SIZES[size])] if size else []
     if random.random() < 0.25:

@@ -49,7 +49,7 @@ _DTYPES = {"float16": np.float16, "float32": np.float32, "int32": np.int32}
 def coremltools() -> Any:
     """The coremltools module. Raises ModuleNotFoundError where it is not installed.
 
-    It is imported without the frameworks that it could convert from, which take seconds (1.3 s instead of 8.8 s).
+    We import it without the frameworks that it converts from, which are slow to import (1.3 s instead of 8.8 s).
     """
     if module := sys.modules.get("coremltools"):
         return module
@@ -59,9 +59,9 @@ def coremltools() -> Any:
 
 
 class Network:
-    """One loaded Core ML model. Raises UserError 69 for one that Core ML does not load or compute.
+    """One loaded Core ML model. Raises: UserError 69 if Core ML cannot load or run it.
 
-    load: gives the model at a path as coremltools has it, with a method predict(inputs) -> outputs.
+    load: loads the model at a path; the result has a method predict(inputs) -> outputs, as in coremltools.
     """
 
     def __init__(self, path: Path, load: Callable[[Path], Any]) -> None:
@@ -71,12 +71,12 @@ class Network:
 
     def __call__(self, **arrays: NDArray[Any]) -> dict[str, Array]:
         """The model's outputs by name. Inputs are converted to the shapes and types that it declares."""
-        known = {
+        converted = {
             name: np.ascontiguousarray(arrays[name], dtype=dtype).reshape(shape)
             for name, (shape, dtype) in self.inputs.items()
         }
         with self._explained():
-            outputs = self._model.predict(known)
+            outputs = self._model.predict(converted)
         return {name: np.asarray(array, dtype=np.float32) for name, array in outputs.items()}
 
     @contextlib.contextmanager
@@ -132,12 +132,12 @@ class CoreMl:
         except (KeyError, ValueError) as error:
             message = f"{folder} holds Core ML models, but not of Stable Diffusion: {error} is missing"
             raise UserError(os.EX_UNAVAILABLE, message, "Use another model.") from error
-        known = _known(folder)
-        self.factor: int = known.get("factor", 8)
+        conversion = _conversion(folder)
+        self.factor: int = conversion.get("factor", 8)
         self.size = (width * self.factor, height * self.factor)
-        self._scaling = known.get("scaling_factor", 0.13025 if self._pooled else 0.18215)
-        self._shift = known.get("shift_factor", 0.0)
-        self.scheduler: dict[str, Any] = known.get("scheduler", _XL_SCHEDULER if self._pooled else _SCHEDULER)
+        self._scaling = conversion.get("scaling_factor", 0.13025 if self._pooled else 0.18215)
+        self._shift = conversion.get("shift_factor", 0.0)
+        self.scheduler: dict[str, Any] = conversion.get("scheduler", _XL_SCHEDULER if self._pooled else _SCHEDULER)
         # Stable Diffusion 2 has OpenCLIP's text encoder, 1024 wide, which was trained with padding of zeros.
         padding = "!" if self._text_width == 1024 else END
         self.tokenizer = Tokenizer(folder, length, padding)
@@ -156,17 +156,17 @@ class CoreMl:
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
         count = len(latents)
-        if count > self._batch:  # the network computes one at a time
+        if count > self._batch:  # the network has batch size 1
             rows = [self.predict_noise(latents[i : i + 1], timestep, text[i : i + 1]) for i in range(count)]
             return np.concatenate(rows)
-        if count < self._batch:  # the network always computes two
+        if count < self._batch:  # the network has batch size 2
             latents, text = (np.repeat(array, self._batch, axis=0) for array in (latents, text))
-        known: dict[str, NDArray[Any]] = {"sample": latents, "timestep": np.full(self._batch, timestep)}
+        inputs: dict[str, NDArray[Any]] = {"sample": latents, "timestep": np.full(self._batch, timestep)}
         if self._pooled:
-            known["time_ids"] = np.tile(xl.time_ids(self.size), self._batch)
-            text, known["text_embeds"] = xl.unpacked(text, self._pooled)
-        known["encoder_hidden_states"] = text.transpose(0, 2, 1)[:, :, None]
-        return self._run("Unet", **known)["noise_pred"][:count]
+            inputs["time_ids"] = np.tile(xl.time_ids(self.size), self._batch)
+            text, inputs["text_embeds"] = xl.unpacked(text, self._pooled)
+        inputs["encoder_hidden_states"] = text.transpose(0, 2, 1)[:, :, None]
+        return self._run("Unet", **inputs)["noise_pred"][:count]
 
     def decode(self, latents: Array) -> Array:
         return self._run("VAEDecoder", z=latents / self._scaling + self._shift)["image"]
@@ -178,7 +178,7 @@ class CoreMl:
                 network(**{name: np.zeros(shape, dtype) for name, (shape, dtype) in network.inputs.items()})
 
     def load(self, unit: str) -> None:
-        """Use this compute unit, and load all networks, unless memory is low."""
+        """Set the compute unit, and load all networks unless memory is low."""
         self._unit = unit
         self.version = f"coremltools {coremltools().__version__} {unit}"
         for part in () if self._frugal else self._paths:
@@ -198,12 +198,12 @@ class CoreMl:
         return kind(str(path), compute_units=ct.ComputeUnit[self._unit])
 
     def _run(self, part: str, **arrays: NDArray[Any]) -> dict[str, Array]:
-        """The outputs of a part; in a network that is cut in pieces, the outputs of one are inputs of the next."""
-        known: dict[str, NDArray[Any]] = dict(arrays)
+        """The outputs of a part; if a network is split, the outputs of one chunk are inputs of the next."""
+        available: dict[str, NDArray[Any]] = dict(arrays)
         outputs: dict[str, Array] = {}
         for network in self._load(part):
-            outputs = network(**known)
-            known |= outputs
+            outputs = network(**available)
+            available |= outputs
         return outputs
 
 
@@ -228,7 +228,7 @@ def check(engine: CoreMl, size: tuple[int, int] | None, precision: str) -> None:
 
 
 def _paths(folder: Path, part: str) -> list[Path]:
-    """The network or, of a Unet in pieces, the pieces in order; the compiled ones if they exist."""
+    """The network, or the chunks of a split Unet in order; compiled ones if they exist."""
     for suffix in (".mlmodelc", ".mlpackage"):
         for names in ([part], [f"{part}Chunk1", f"{part}Chunk2"]):
             paths = [folder / (name + suffix) for name in names]
@@ -237,7 +237,7 @@ def _paths(folder: Path, part: str) -> list[Path]:
     raise UserError(os.EX_UNAVAILABLE, f"the model in {folder} has no {part}.mlmodelc", "Fetch the model again.")
 
 
-def _known(folder: Path) -> dict[str, Any]:
-    """What convert_coreml wrote: scaling_factor, shift_factor, factor (pixels per latent) and scheduler."""
+def _conversion(folder: Path) -> dict[str, Any]:
+    """The settings of convert_coreml: scaling_factor, shift_factor, factor (pixels per latent) and scheduler."""
     path = folder / "conversion.json"
     return read_config(path) if path.is_file() else {}

@@ -2,11 +2,11 @@
 
 Each function takes one part's `config.json` and weights and returns a MIL program in 16-bit floats, for `system` (a key
 of SYSTEMS) and newer ones. Inputs and outputs are those of Apple's own conversion
-(github.com/apple/ml-stable-diffusion), so that the same models serve Apple's tools and this project; what stands in
-them is in `architecture.py`. No PyTorch and no tracing: the weights go straight from the file into the program.
+(github.com/apple/ml-stable-diffusion), so the same models work in Apple's tools and in this project; the layers
+are in `architecture.py`. No PyTorch and no tracing: the weights go straight from the file into the program.
 
-Tokens are (n, channels, 1, length) and every linear layer is a 1x1 convolution, which is what the Neural Engine wants:
-https://machinelearning.apple.com/research/neural-engine-transformers, 2022. It also names the split attention.
+Tokens are (n, channels, 1, length) and every linear layer is a 1x1 convolution, as the Neural Engine requires:
+https://machinelearning.apple.com/research/neural-engine-transformers, 2022. It also describes split attention.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CHUNK = 512  # queries at a time in split_einsum_v2, as Apple measured it
 
 
 def identifier(name: str) -> str:
-    """The name that the weight `name` has in a Core ML program."""
+    """The name of the weight `name` in a Core ML program."""
     return re.sub(r"\W", "_", name)
 
 
@@ -43,7 +43,7 @@ class _Layers(Layers[Node]):
         self.kind = attention
 
     def weight(self, name: str, *shape: int) -> Node:
-        """A weight in half precision. Raises UserError 69 for one that is not a number there."""
+        """A weight in half precision. Raises: UserError 69 if a value is not finite in half precision."""
         with np.errstate(over="ignore"):
             array = self.array(name).astype(np.float16)
         if not np.isfinite(array).all():
@@ -68,9 +68,9 @@ class _Layers(Layers[Node]):
         n, channels, h, w = x.shape
         y = mb.reshape(x=x, shape=[n, self.groups, channels // self.groups, h, w])
         y = mb.sub(x=y, y=_mean(y))
-        # By their mean magnitude before they are squared: values of the built-in model reach 270, whose square 16 bits
-        # do not hold (65,504), and a group with an infinite variance turns into zeros. With all results rounded to 16
-        # bits its pictures are at 59 dB instead of 28. 6e-5 is the least normal number.
+        # Divide by the mean magnitude before squaring: values of the built-in model reach 270, whose square overflows
+        # float16 (65,504), and a group with infinite variance turns into zeros. With all results rounded to 16 bits,
+        # pictures have 59 dB instead of 28. 6e-5 is the smallest normal number.
         magnitude = mb.add(x=_mean(mb.abs(x=y)), y=np.float16(6e-5))
         y = mb.real_div(x=y, y=magnitude)
         small = mb.square(x=mb.real_div(x=np.float16((eps or self.eps) ** 0.5), y=magnitude))
@@ -118,26 +118,26 @@ class _Layers(Layers[Node]):
         return mb.reshape(x=x, shape=[*x.shape[:2], *size])
 
     def attention(self, q: Node, k: Node, v: Node, heads: int, causal: bool) -> Node:
-        # Scaled before the product: its sum is what overflows 16 bits first.
+        # Scale before the product: its sum is the first to overflow 16 bits.
         q = mb.mul(x=q, y=np.float16((q.shape[1] / heads) ** -0.5))
         if causal or self.kind == "original":
             return self._batched(q, k, v, heads, causal)
         return self._split(q, k, v, heads)
 
     def _batched(self, q: Node, k: Node, v: Node, heads: int, causal: bool) -> Node:
-        """All heads in one product of matrices."""
+        """All heads in one matrix product."""
         q, k, v = (mb.reshape(x=y, shape=[y.shape[0], heads, y.shape[1] // heads, y.shape[3]]) for y in (q, k, v))
         scores = mb.matmul(x=q, y=k, transpose_x=True)  # (n, heads, queries, keys)
         if causal:
             length = q.shape[3]
-            # -1e4 and not -inf, which 16-bit units turn into NaN: exp(-1e4) is 0 all the same.
+            # -1e4 instead of -inf, which 16-bit units turn into NaN; exp(-1e4) is also 0.
             mask = np.triu(np.full((1, 1, length, length), -1e4, np.float16), 1)
             scores = mb.add(x=scores, y=mask)
         y = mb.matmul(x=v, y=mb.softmax(x=scores, axis=-1), transpose_y=True)  # (n, heads, width of a head, queries)
         return mb.reshape(x=y, shape=[y.shape[0], heads * y.shape[2], 1, y.shape[3]])
 
     def _split(self, q: Node, k: Node, v: Node, heads: int) -> Node:
-        """Head by head, in the channels-first order of axes; v2 also takes the queries piece by piece."""
+        """Head by head, in the channels-first order of axes; v2 also splits the queries into chunks."""
         length = q.shape[3]
         pieces = math.ceil(length / _CHUNK) if self.kind == "split_einsum_v2" else 1
         bounds = [index * length // pieces for index in range(pieces + 1)]
@@ -206,7 +206,7 @@ def unet(
         timestep=((batch,), types.fp16),
         encoder_hidden_states=(text, types.fp16),
     ) as function:
-        # In 32 bits: at timestep 999 a 16-bit angle is off by up to a quarter of a radian.
+        # In 32 bits: at timestep 999 a 16-bit angle has an error of up to a quarter of a radian.
         timestep = mb.reshape(x=mb.cast(x=function.inputs["timestep"], dtype="fp32"), shape=[batch, 1])
         angles = mb.mul(x=timestep, y=architecture.frequencies(config)[None])
         waves = [mb.cos(x=angles), mb.sin(x=angles)]
@@ -228,7 +228,7 @@ def decoder(config: Config, weights: Weights, height: int, width: int, system: s
 
 
 def _function(system: str, **inputs: tuple[tuple[int, ...], Any]) -> Function:
-    """A function of these inputs (name: shape and type) that the operations made within it become part of."""
+    """A MIL function with these inputs (name: shape and type). Operations created in its context become part of it."""
     return Function(
         {name: mb.placeholder(shape=shape, dtype=dtype) for name, (shape, dtype) in inputs.items()},
         opset_version=SYSTEMS[system],

@@ -1,8 +1,8 @@
-"""Key combinations and lists as GNOME's settings hold them: exact parsing, for the installer.
+"""Parse hotkeys and lists in the format of GNOME's settings, for the installer. Commands (stdin → stdout):
 
-add ENTRY, remove ENTRY   a list as gsettings prints it on stdin → the list with or without ENTRY on stdout
-all, text                 a list or a string on stdin → its strings, one a line, as they are
-owners KEY                lines `OWNER<tab>VALUE` on stdin → the OWNERs whose VALUE holds KEY (ctrl+alt+i) on stdout
+add ENTRY, remove ENTRY   a list as gsettings prints it → the list with or without ENTRY
+all, text                 a list or a string → its strings, one per line
+owners KEY                lines `OWNER<tab>VALUE` → the OWNERs whose VALUE contains KEY (ctrl+alt+i)
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import ast
 import re
 import sys
 
-# The names that GTK's accelerator parser takes for a modifier (gtk_accelerator_parse)
+# The names of modifiers in GTK's accelerator parser (gtk_accelerator_parse)
 _MODIFIERS = {
     **dict.fromkeys(("control", "ctrl", "ctl", "primary"), "ctrl"),
     **dict.fromkeys(("alt", "mod1"), "alt"),
@@ -30,7 +30,7 @@ def strings(value: str) -> list[str]:
 
 
 def chord(accelerator: str) -> frozenset[str]:
-    """`<Primary><Alt>i`, or our own ctrl+alt+i, as a set of names that are equal for equal keys; empty for no key."""
+    """`<Primary><Alt>i`, or our own ctrl+alt+i, as a set of normalised names; empty for no key."""
     modifiers = re.findall("<([^<>]+)>", accelerator)
     names = [*modifiers, *re.sub("<[^<>]+>", "", accelerator).split("+")]
     return frozenset(_MODIFIERS.get(name.lower(), name.lower()) for name in names if name)
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     text = sys.stdin.read()
     others = [entry for entry in strings(text) if entry != argument]
     if not others and text.strip() not in ("[]", "@as []", "") and argument not in strings(text):
-        return 65  # not a list of strings: whatever it is, it stays as it is
+        return 65  # not a list of strings: do not touch it
     print([*others, argument] if command == "add" else others or "@as []")
     return 0
 

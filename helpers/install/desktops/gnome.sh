@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# The key in GNOME (and Budgie, Unity), and in Cinnamon, which took over its settings under other names. The list of
-# custom shortcuts is the user's: ours is added to it and taken out of it, the others stay as and where they are.
+# The hotkey in GNOME (and Budgie, Unity), and in Cinnamon, which has the same settings under other names. The list of
+# custom shortcuts belongs to the user: we add and remove only our entry, and keep the others and their order.
 
 gnome_bind() { gsettings_of gnome bind; }
 gnome_bound() { gsettings_of gnome bound; }
@@ -11,7 +11,7 @@ cinnamon_bound() { gsettings_of cinnamon bound; }
 cinnamon_unbind() { gsettings_of cinnamon unbind; }
 cinnamon_owner() { gsettings_of cinnamon owner; }
 
-gsettings_of() { # <desktop> <what>: with its names
+gsettings_of() { # <desktop> <action>: runs gsettings_<action> with the desktop's names
   local list path entry ours binding
   "$1_names" && "gsettings_$2"
 }
@@ -39,14 +39,14 @@ gsettings_bind() {
   before=$(gsettings get "${list[@]}") && new=$(accelerators add "$entry" <<<"$before") || return 69
   case $before in
     *"'$entry'"*) ;;
-    *\[\]) # dconf knows whether the user has emptied it; to be told apart only by what undo leaves
+    *\[\]) # empty by default, or emptied by the user (dconf knows): undo needs to know which
       if [ "$dry" = 0 ] && [ -n "$(dconf read "${path%/audio-to-image/}" 2>/dev/null)" ]; then : >"$kept/empty-list"; fi
       ;;
   esac
   act gsettings set "$ours" name "'Audio to Image'" &&
     act gsettings set "$ours" command "$(gvariant_string "$(press_command)")" &&
     act gsettings set "$ours" binding "$binding" &&
-    act gsettings set "${list[@]}" "$new" || return 69 # last: the desktop reads the rest when the list changes
+    act gsettings set "${list[@]}" "$new" || return 69 # last: when the list changes, the desktop reads the other keys
 }
 
 gsettings_listed() {
@@ -68,13 +68,13 @@ gsettings_unbind() {
   else
     act gsettings set "${list[@]}" "$now"
   fi && act gsettings reset-recursively "$ours" || return 69
-  [ "$dry" != 0 ] || ! gsettings_listed || return 69 # outside the session gsettings changes nothing, and does not say so
+  [ "$dry" != 0 ] || ! gsettings_listed || return 69 # outside the session gsettings fails silently
   [ ! -e "$kept/empty-list" ] || act rm -f -- "$kept/empty-list"
 }
 
 gsettings_owner() {
   local schema other
-  { # what comes with the desktop, then what the user has added
+  { # the desktop's shortcuts, then the user's
     for schema in org.gnome.settings-daemon.plugins.media-keys org.gnome.desktop.wm.keybindings \
       org.gnome.shell.keybindings org.gnome.mutter.keybindings org.gnome.mutter.wayland.keybindings \
       org.cinnamon.desktop.keybindings.wm org.cinnamon.desktop.keybindings.media-keys; do

@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# The key in KDE Plasma 5 and 6. Its shortcut service takes a key for a desktop file in kglobalaccel/ over D-Bus, at
-# once, and writes kglobalshortcutsrc itself; where it does not answer, the key is written there for the next login.
+# The hotkey in KDE Plasma 5 and 6. Its shortcut service binds a desktop file in kglobalaccel/ over D-Bus, immediately,
+# and writes kglobalshortcutsrc itself. If it does not answer, we write that file, for the next login.
 
 kde_file() { printf '%s/kglobalaccel/audio-to-image.desktop' "$data_home"; }
 kde_settings() { printf '%s/kglobalshortcutsrc' "$config_home"; }
@@ -19,7 +19,7 @@ kde_answers() {
   [ -n "${DBUS_SESSION_BUS_ADDRESS:-}" ] && kde_tell allComponents
 }
 
-kde_number() { # the key as Qt counts it: Qt::Key and Qt::KeyboardModifier
+kde_number() { # prints the hotkey as Qt's number: Qt::Key plus Qt::KeyboardModifier
   local letter held
   letter=$(keysym | tr '[:lower:]' '[:upper:]')
   case $letter in
@@ -33,7 +33,7 @@ kde_number() { # the key as Qt counts it: Qt::Key and Qt::KeyboardModifier
 
 kde_id=array:string:'audio-to-image.desktop,_launch,Audio to Image,Audio to Image'
 
-kde_version() { # of the running session, else of what is installed
+kde_version() { # of the running session, otherwise of the installed tools
   if [ -n "${KDE_SESSION_VERSION:-}" ]; then
     printf '%s' "$KDE_SESSION_VERSION"
   elif command -v kwriteconfig6 >/dev/null; then
@@ -43,7 +43,7 @@ kde_version() { # of the running session, else of what is installed
   fi
 }
 
-kde_groups() { # <version>: where the key is in kglobalshortcutsrc
+kde_groups() { # <version>: sets groups, the place of the hotkey in kglobalshortcutsrc
   groups=(--file kglobalshortcutsrc --group audio-to-image.desktop)
   [ "$1" = 5 ] || groups=(--file kglobalshortcutsrc --group services --group audio-to-image.desktop)
 }
@@ -52,8 +52,9 @@ kde_bind() {
   local version groups
   version=$(kde_version)
   case $version$root in
-    5*[%\$]*) # its service expands these, and a last word with % in it makes it crash (kglobalaccel 5.103)
-      say "Plasma 5 cannot start what is in a folder with % or \$ in its name: $root"
+    5*[%\$]*) # its service expands these characters; kglobalaccel 5.103 crashes on a last word with %
+      say "Plasma 5 cannot start programs in a folder with % or \$ in its name: $root"
+      say "  rename the folder, then run ./shortcut_install.sh"
       return 69
       ;;
   esac
@@ -93,7 +94,7 @@ kde_unbind() {
   local version groups name
   if kde_answers && kde_call shortcut "$kde_id" | grep -q int32; then
     act kde_tell unregister string:audio-to-image.desktop string:_launch || return 69
-    [ "$dry" != 0 ] || sleep 1 # it writes its file half a second later
+    [ "$dry" != 0 ] || sleep 1 # the service writes its file half a second later
   fi
   for version in 5 6; do
     kde_groups "$version"
@@ -106,10 +107,10 @@ kde_unbind() {
 }
 
 kde_owner() {
-  if kde_answers; then # six strings a shortcut: action, its name, component, its name, context, its name
+  if kde_answers; then # six strings per shortcut: action, its name, component, its name, context, its name
     kde_call getGlobalShortcutsByKey "int32:$(kde_number)" | awk -F '"' '/^ *string "/ { name[count++ % 6] = $2
       if (count % 6 == 0 && name[2] != "audio-to-image.desktop") print name[3] ": " name[1] }'
-  else # NAME=KEY and KEY, apart by tabs, then a comma and the default
+  else # NAME=KEY, more keys after tabs, then a comma and the default
     awk -v "key=$(kde_key)" '/^\[/ { group = $0 }
       group !~ /audio-to-image\.desktop/ { split($0, part, /[=,]/); n = split(part[2], keys, /\\t/)
         for (i = 1; i <= n; i++) if (keys[i] == key) print group " " part[1] }' "$(kde_settings)" 2>/dev/null

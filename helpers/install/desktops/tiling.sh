@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2154
-# The key in sway and Hyprland: a file of our own beside the configuration, and one line in it that includes that file.
-# A configuration that is not there is not made: theirs would no longer hold.
+# The hotkey in sway and Hyprland: our own file beside the user's configuration, and one line there that includes it.
+# We create no configuration: with one, the compositor would no longer use its default.
 
 sway_config() {
   if [ -e "$home/.sway/config" ]; then printf '%s' "$home/.sway/config"; else printf '%s' "$config_home/sway/config"; fi
@@ -8,8 +8,8 @@ sway_config() {
 
 sway_keys() { printf '%s%s' "$(modifiers Ctrl+ Mod1+ Shift+ Mod4+)" "$(keysym)"; }
 
-# Two words after exec, so that sway leaves the quotes to the shell. A backslash is an escape to it and $ a variable, which
-# it replaces twice: when it reads the line, and when it runs it.
+# "exec exec": with two words after the key sway leaves the quotes to the shell. It treats a backslash as an escape and $ as
+# a variable, and replaces variables twice: when it reads the line, and when it runs it.
 sway_line() {
   printf 'bindsym %s exec exec %s\n' "$(sway_keys)" "$(press_command | sed 's/\\/\\\\/g; s/\$/$$$$/g')"
 }
@@ -22,7 +22,7 @@ sway_reload() {
   if [ -n "${SWAYSOCK:-}" ]; then act swaymsg -q reload 2>/dev/null || warn "sway did not reload its configuration"; fi
 }
 
-sway_owner() { # what the configuration itself binds, its variables put in
+sway_owner() { # looks at the bindings of the configuration, with its variables replaced
   awk "$put_in"' $1 == "set" { value[$2] = $3 }
     $1 == "bindsym" { for (i = 2; $i ~ /^--/; i++) continue
       print $0 "\t\"" put_in($i) "\"" }' "$(sway_config)" 2>/dev/null | accelerators owners "$key"
@@ -30,12 +30,12 @@ sway_owner() { # what the configuration itself binds, its variables put in
 
 hyprland_config() { printf '%s' "$config_home/hypr/hyprland.conf"; }
 
-hyprland_line() { # a # that is meant is written twice
+hyprland_line() { # ## stands for a literal #
   printf 'bind = %s, %s, exec, %s\n' "$(modifiers 'CTRL ' 'ALT ' 'SHIFT ' 'SUPER ' | sed 's/ $//')" \
     "$(keysym | tr '[:lower:]' '[:upper:]')" "$(press_command | sed 's/#/##/g')"
 }
 
-# Hyprland sees a change of its configuration by itself.
+# Hyprland reloads its configuration by itself.
 hyprland_bind() { include_bind Hyprland "$(hyprland_config)" 'source =' "$(hyprland_line)"; }
 hyprland_bound() { include_bound "$(hyprland_config)" 'source =' "$(hyprland_line)"; }
 hyprland_unbind() { include_unbind "$(hyprland_config)" 'source ='; }
@@ -47,7 +47,7 @@ hyprland_owner() {
     accelerators owners "$key"
 }
 
-# awk: a text with its variables replaced; no pattern, since their names begin with $
+# awk: replaces the variables of a text; without regular expressions, since their names begin with $
 put_in='function put_in(text, name, at) {
   for (name in value) if ((at = index(text, name)))
     text = substr(text, 1, at - 1) value[name] substr(text, at + length(name))
@@ -55,7 +55,7 @@ put_in='function put_in(text, name, at) {
 
 include_file() { printf '%s/audio-to-image.conf' "$(dirname -- "$1")"; } # <configuration>
 
-include_line() { # <configuration> <keyword>: with ~, which both understand and which holds no space
+include_line() { # <configuration> <keyword>: with ~, which both understand, since the home folder's path may have spaces
   local file
   file=$(include_file "$1")
   case $file in "$home"/*) file="~${file#"$home"}" ;; esac
@@ -66,7 +66,7 @@ include_bind() { # <desktop> <configuration> <keyword> <line that binds the key>
   local line
   line=$(include_line "$2" "$3")
   if [ ! -e "$2" ]; then
-    say "There is no $2, and $1 would no longer read its own with one. Make yours, with this line in it:"
+    say "There is no $2. If we created it, $1 would ignore its default configuration. Create yours, with this line:"
     say "  $4"
     return 69
   fi
@@ -74,7 +74,7 @@ include_bind() { # <desktop> <configuration> <keyword> <line that binds the key>
   if ! grep -qxF -- "$line" "$2"; then
     keep_file "$2"
     act add_line "$2" "$line" || {
-      say "$2 cannot be written. Add this line to what it is made from:"
+      say "Cannot write $2. Add this line to the file that it is generated from:"
       say "  $line"
       return 73
     }
