@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import coreml_standin
 import pytest
@@ -149,16 +150,17 @@ def test_a_fault_in_any_network_is_seen_from_outside(mac: pytest.MonkeyPatch, fa
     assert not compute_units.REMEMBERED.exists()
 
 
-def test_the_next_unit_draws_and_it_is_said_once(
-    mac: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_next_unit_draws_and_it_is_said_once(mac: pytest.MonkeyPatch, caplog: Any, tmp_path: Path) -> None:
+    caplog.set_level("INFO", "helpers")
     mac.setenv("COREML_FAULTS", json.dumps({NE: {"Unet": "crash"}}))
     assert choose_unit(converted("tiny")) == GPU
-    said = capfd.readouterr().err
-    assert "The Neural Engine prepares the model: this takes minutes, and happens once." in said
-    assert "Core ML on CPU_AND_NE: crashed (signal 6); it is not used for this model" in said
+    assert caplog.messages == [
+        "The Neural Engine prepares the model: this takes minutes, and happens once.",
+        "Core ML on CPU_AND_NE: crashed (signal 6); it is not used for this model",
+    ]
+    caplog.clear()
     assert choose_unit(converted("tiny")) == GPU
-    assert capfd.readouterr().err == ""
+    assert not caplog.messages
     assert [path.name for path in compute_units.REMEMBERED.parent.iterdir()] == ["units.json"]
     assert {line.split()[1] for line in (tmp_path / "loaded").read_text().splitlines()} == {NE, GPU}
 

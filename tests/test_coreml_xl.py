@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,12 @@ def model(batch: int = 2, chunked: bool = False, flat: bool = False) -> Path:
     return folder
 
 
+CPU_ONLY = engines.Options(compute_units="CPU_ONLY")
+
+
 @pytest.fixture(autouse=True)
 def _standin(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     coreml_standin.install(monkeypatch)
-    monkeypatch.setenv("A2I_COMPUTE_UNITS", "CPU_ONLY")
     monkeypatch.setenv("COREML_LOG", str(tmp_path / "loaded"))
 
 
@@ -149,7 +152,7 @@ def given(engine: engines.Engine, sample: Any, timestep: float, prompts: list[st
 def test_the_unet_is_given_what_it_was_trained_with(
     tmp_path: Path, batch: int, chunked: bool, flat: bool, prompts: list[str]
 ) -> None:
-    engine = engines.load("coreml", model(batch, chunked, flat))
+    engine = engines.load("coreml", model(batch, chunked, flat), CPU_ONLY)
     assert (engine.size, engine.channels) == ((128, 64), 4)
     sample = np.random.RandomState(1).randint(-3, 4, (len(prompts), 4, HEIGHT, WIDTH)).astype(np.float32)
     expected = np.stack([told(321, prompt) for prompt in prompts])
@@ -160,7 +163,7 @@ def test_the_unet_is_given_what_it_was_trained_with(
 
 
 def test_the_two_tokenizers_differ_as_transformers_has_it() -> None:
-    engine = engines.load("coreml", model())
+    engine = engines.load("coreml", model(), CPU_ONLY)
     for prompt in ("", PROMPT, "a red burger and " * 9, "wow!!! a cat <|endoftext|>"):
         tokens = engine.tokenizer.encode(prompt)
         assert tokens.ids.tolist() == [ids(prompt, "<|endoftext|>").tolist(), ids(prompt, "!").tolist()]
@@ -168,7 +171,7 @@ def test_the_two_tokenizers_differ_as_transformers_has_it() -> None:
 
 
 def test_the_scale_and_the_scheduler_are_those_of_xl() -> None:
-    engine = engines.load("coreml", model())
+    engine = engines.load("coreml", model(), CPU_ONLY)
     latents = np.random.RandomState(2).standard_normal((1, 4, HEIGHT, WIDTH)).astype(np.float32)
     np.testing.assert_allclose(engine.decode(latents)[:, :, ::8, ::8], latents[:, :3] / 0.13025, rtol=1e-5)
     # scheduler/scheduler_config.json of stabilityai/stable-diffusion-xl-base-1.0
@@ -178,11 +181,9 @@ def test_the_scale_and_the_scheduler_are_those_of_xl() -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_little_memory_has_one_network_loaded_at_a_time(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chunked: bool
-) -> None:
+def test_little_memory_has_one_network_loaded_at_a_time(tmp_path: Path, chunked: bool) -> None:
     def drawn() -> NDArray[np.uint8]:
-        engine = engines.load("coreml", model(chunked=chunked))
+        engine = engines.load("coreml", model(chunked=chunked), replace(CPU_ONLY, low_memory=frugal))
         text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in (PROMPT, ""))
         assert isinstance(engine, coreml.CoreMl)
         picture = diffusion.draw(engine, text, empty, seed=1, steps=3, guidance=2.0)
@@ -193,7 +194,6 @@ def test_little_memory_has_one_network_loaded_at_a_time(
     expected = drawn()
     assert expected.shape == (64, 128, 3)
     frugal = True
-    monkeypatch.setenv("A2I_LOW_MEMORY", "1")
     (tmp_path / "loaded").unlink()
     assert np.array_equal(drawn(), expected)
     loaded = [line.split()[-1] for line in (tmp_path / "loaded").read_text().splitlines()]
@@ -214,5 +214,5 @@ def test_without_its_second_text_encoder_it_is_refused(tmp_path: Path) -> None:
     shutil.copytree(model(), tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / "TextEncoder2.mlpackage")
     with pytest.raises(UserError, match="has no TextEncoder2") as raised:
-        engines.load("coreml", tmp_path / "model")
+        engines.load("coreml", tmp_path / "model", CPU_ONLY)
     assert raised.value.code == 69

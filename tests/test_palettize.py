@@ -26,7 +26,7 @@ from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import engines
-from helpers.draw.engines import compute_units, openvino_graph
+from helpers.draw.engines import openvino_graph
 from helpers.draw.engines.architecture import todays_name
 from helpers.draw.engines.coreml_graph import identifier
 
@@ -90,13 +90,12 @@ def test_decode_writes_what_the_packages_decode_to(small: tuple[str, Path, Path]
 
 
 def test_the_picture_is_that_of_the_decoded_folder(
-    small: tuple[str, Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    small: tuple[str, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     coreml_standin.install(monkeypatch)
-    monkeypatch.setenv("A2I_COMPUTE_UNITS", "CPU_ONLY")
-    monkeypatch.setattr(compute_units, "REMEMBERED", tmp_path / "units.json")
+    options = engines.Options(compute_units="CPU_ONLY")
     _, folder, decoded = small
-    theirs, mine = picture(engines.load("openvino", decoded)), picture(engines.load("coreml", folder))
+    theirs, mine = picture(engines.load("openvino", decoded)), picture(engines.load("coreml", folder, options))
     assert report.psnr(theirs, mine, 255) > 60
     assert not np.array_equal(theirs, picture(engines.load("openvino", source("tiny"))))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from typing import Any
 from helpers.core import files, system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.stage import say
+
+log = logging.getLogger(__name__)
 
 UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are tried
 REMEMBERED = ROOT / ".cache" / "coreml" / "units.json"
@@ -52,12 +54,12 @@ def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
         if seconds and (unit == "CPU_ONLY" or not system.machine().chip.endswith("Pro")):
             break
         if unit == "CPU_AND_NE":
-            say("The Neural Engine prepares the model: this takes minutes, and happens once.")
+            log.info("The Neural Engine prepares the model: this takes minutes, and happens once.")
         try:
             seconds[unit] = try_unit(folder, unit)
         except UserError as error:
             problems[unit] = error.message
-            say(f"Core ML on {unit}: {error.message}; it is not used for this model")
+            log.info("Core ML on %s: %s; it is not used for this model", unit, error.message)
     if not seconds:
         message = f"Core ML cannot compute this model: {'; '.join(f'{u}: {p}' for u, p in problems.items())}"
         raise UserError(os.EX_UNAVAILABLE, message, "--model builtin draws without Core ML.")
