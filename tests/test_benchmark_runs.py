@@ -297,7 +297,7 @@ def test_without_room_for_it_nothing_is_made(made: Results, monkeypatch: pytest.
     monkeypatch.setattr(engines, "available", lambda: ("openvino",))
     monkeypatch.setattr(system, "memory", lambda: (16 * 10**9, 3 * 10**9))
     image.full_size(made, True, lambda: None)
-    assert made.figures == {} and "need 13.0 GB of free memory; there is 3.0 GB" in made.notes[0]
+    assert made.figures == {} and "need 13.0 GB of free memory; 3.0 GB are free" in made.notes[0]
 
 
 @pytest.mark.full
