@@ -87,8 +87,8 @@ def test_answers_in_another_order_count_as_answers() -> None:
 
 def test_generate_gets_plain_lines_and_its_paths_are_left_alone() -> None:
     process = start("generate", "cat")
-    out, _ = process.communicate(b"\x1e1 typed\x1fa cat\n\xff\n", timeout=30)
-    assert out == "a cat\n\ufffd\n".encode()
+    out, _ = process.communicate(b"\x1e1 typed\x1f a  cat\t\n\xff\n\x1e2 answer\x1f\x1e3 typed\x1f", timeout=30)
+    assert out == b" a  cat\t\n\xff\n\x1e3 typed\x1f\n"  # only our own mark is removed
 
 
 def test_transcripts_of_a_program_are_kept(tmp_path: Path) -> None:

@@ -51,8 +51,20 @@ def encode(line: Line, marked: bool) -> bytes:
     return f"{mark}{line.text}\n".encode(errors="replace")
 
 
+def unmarked(line: bytes) -> bytes:
+    """A received line without its mark, otherwise byte for byte."""
+    text = line.decode(errors="surrogateescape")
+    mark = _MARK.match(text)
+    return text[mark.end() :].encode(errors="surrogateescape") if mark else line
+
+
 def read(fd: int = 0, plain: Origin = Origin.ANSWER) -> Iterator[Line]:
-    """Yield the lines from a file descriptor, each as soon as it is complete.
+    """Yield the lines from a file descriptor, each as soon as it is complete. Raises what `read_bytes` raises."""
+    return (decode(line.decode(errors="replace"), plain) for line in read_bytes(fd))
+
+
+def read_bytes(fd: int = 0) -> Iterator[bytes]:
+    """Yield the lines as they are, without their line breaks.
 
     Raises: UserError 65 for a line that is longer than 1 MiB.
     """
@@ -60,10 +72,10 @@ def read(fd: int = 0, plain: Origin = Origin.ANSWER) -> Iterator[Line]:
     while data:
         data = os.read(fd, 1 << 16)  # not sys.stdin.buffer: the interpreter cannot end while a thread waits in it
         *whole, rest = (rest + data).split(b"\n")
-        yield from (decode(line.decode(errors="replace"), plain) for line in whole)
+        yield from whole
         if len(rest) > LONGEST_LINE:
             raise UserError(
                 os.EX_DATAERR, f"a prompt is longer than {LONGEST_LINE} bytes", "Send one prompt on each line."
             )
     if rest:
-        yield decode(rest.decode(errors="replace"), plain)
+        yield rest

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from helpers.catalog import catalog
 from helpers.catalog.catalog import Entry, human
-from helpers.core import stage, system, terminal
+from helpers.core import openvino, stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.files import sha256
 from helpers.core.paths import ROOT
@@ -79,7 +79,7 @@ def environment(settings: Settings) -> Finding:
             there[name] = metadata.version(name)
     for module in ("ffmpeg", "numpy", "openvino", "pocketsphinx", "pywhispercpp", "PIL", "tokenizers", "safetensors"):
         try:
-            __import__(module)
+            openvino.runtime() if module == "openvino" else __import__(module)  # without its telemetry
         except Exception as error:
             return Finding("no", f"{module} cannot be loaded: {error}", REPAIR, os.EX_UNAVAILABLE)
     other = [f"{name} {there[name]}" for name in there if there[name] not in pinned[name]]

@@ -139,16 +139,16 @@ class Foreign:
         return thread
 
     def _read(self) -> None:
-        """Lines from the stage before, to the program."""
+        """Lines from the stage before, to the program: without their marks, but with each byte that a person typed."""
         assert self._child.stdin
         patient = True
         try:
-            for line in lines.read():
+            for line in lines.read_bytes():
                 patient = patient and self._settle()
                 with self._changed:
                     if isinstance(self._ledger, Texts):
-                        self._ledger.give(line)
-                send(self._child.stdin.fileno(), lines.encode(line, marked=False))
+                        self._ledger.give(lines.decode(line.decode(errors="replace")))
+                send(self._child.stdin.fileno(), lines.unmarked(line) + b"\n")
         except BrokenPipeError:  # the program reads no more: neither do we, so that the stage before learns it
             close(0)
         with contextlib.suppress(BrokenPipeError):

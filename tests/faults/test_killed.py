@@ -294,6 +294,7 @@ case "$1 $2" in
     until [ -e {folder}/go ]; do sleep 0.05; done
     [ -d {root}/.venv/lib ] || echo "it is gone" >>{folder}/wrong
     rmdir {folder}/pip ;;
+  '-c import pathlib'*) echo "$0" ;; # the Python behind .venv/bin/python: here that one itself
   *) exec {python} "$@" ;;
 esac
 """

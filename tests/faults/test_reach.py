@@ -191,7 +191,8 @@ sys.addaudithook(note)
 """
 
 
-def test_no_python_of_a_run_connects(pipe: Pipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("run", ["a recording", "the doctor"])
+def test_no_python_of_a_run_connects(pipe: Pipe, tmp_path: Path, run: str) -> None:
     """Python's own events in a run, where tracing is not allowed: no lookup, no connect, no bind."""
     hook, notes = tmp_path / "hook", tmp_path / "notes"
     hook.mkdir()
@@ -201,8 +202,8 @@ def test_no_python_of_a_run_connects(pipe: Pipe, tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", probe], env=pipe.environment(**how), check=True)
     assert "socket.connect" in notes.read_text(), "the hook does not see"
     notes.unlink()
-    done = pipe.run(*RUNS["a recording"], **how)
-    assert done.returncode == 0, done.stderr
+    done = pipe.run(*RUNS[run], **how)
+    assert done.returncode == 0 or (run, done.returncode) == ("the doctor", 69), done.stderr
     assert not notes.exists() or not notes.read_text()
 
 
