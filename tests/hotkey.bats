@@ -65,6 +65,14 @@ eventually() { # <command…>: true within ten seconds
   return 1
 }
 
+all_noted() { # each sound once, in any order: players run in the background; and the notifications in theirs
+  eventually noted 'sound complete.oga'
+  [ "$(grep '^sound' "$noted" | sort)" = 'sound complete.oga
+sound message.oga' ]
+  [ "$(grep '^notice' "$noted" | cut -d '|' -f 1)" = 'notice Heard
+notice Your picture' ]
+}
+
 noted() { grep -qxF -- "$1" "$noted"; }
 
 ended() { grep -q '^press: ended' "$root/.cache/press.log" 2>/dev/null; }
@@ -86,10 +94,7 @@ gone() { # neither a process nor a file of it is left
   [ "$status" -eq 0 ]
   eventually ended
   eventually noted 'notice Your picture|a &lt;b&gt;burger&lt;/b&gt; &amp; "more" $(touch run) picture=a burger.png'
-  [ "$(cut -d '|' -f 1 "$noted")" = 'sound message.oga
-sound complete.oga
-notice Heard
-notice Your picture' ]
+  all_noted
   [ ! -e "$stages/run" ]
   [ "$(ls -l "$root/.cache/press.log" | cut -c 1-10)" = -rw------- ]
   eventually gone
@@ -178,10 +183,7 @@ EOF
   press
   eventually grep -q '^notice Your picture' "$noted"
   cat "$noted"
-  [ "$(cut -d '|' -f 1 "$noted")" = 'sound message.oga
-sound complete.oga
-notice Heard
-notice Your picture' ]
+  all_noted
   noted 'notice Heard|café tab'
 }
 
