@@ -71,7 +71,11 @@ def run(
 
 def start(environment: dict[str, str], *arguments: str) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
-    return subprocess.Popen([*TRANSCRIBE, *arguments], cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe)
+    return subprocess.Popen(
+        [*TRANSCRIBE, *arguments], cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, stderr=pipe,
+        # A shell that runs the tests in the background has them ignore SIGINT, which a child inherits
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
 
 
 def events(session: Path) -> list[dict[str, object]]:
