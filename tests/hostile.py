@@ -111,7 +111,7 @@ def hostile_safetensors(rng: random.Random, content: bytes) -> bytes:
         case 9:  # right, but every tensor lies at an odd address
             head = json.dumps(header).encode() + b" " * rng.randrange(1, 8)
             return struct.pack("<Q", len(head)) + head + data
-        case 10:  # right, but numbers that are none
+        case 10:  # right, but NaN
             begin, end = tensor["data_offsets"]
             data = data[:begin] + bytes([255]) * (end - begin) + data[end:]
         case 11:  # another tensor of the same bytes, in another shape

@@ -198,7 +198,7 @@ def test_the_last_stage_draws_with_it(tmp_path: Path) -> None:
 def test_a_core_ml_folder_on_another_machine_is_refused(tmp_path: Path) -> None:
     done = generate(converted("tiny"), tmp_path, A2I_ENGINE="cpu")
     assert done.returncode == 69
-    assert "is computed by coreml or apple, which is not on this machine" in done.stderr
+    assert "needs the engine coreml or apple, which this machine does not have" in done.stderr
 
 
 STUB = '''

@@ -144,11 +144,11 @@ NOISE = np.random.RandomState(0).rand(1, 3, 32, 48).astype(np.float32)
     [
         (np.where(NOISE < 0.001, np.nan, NOISE), "NaN"),
         (np.where(NOISE < 0.001, np.inf, NOISE), "NaN"),
-        (np.full_like(NOISE, -1), "black"),
-        (np.full_like(NOISE, -7), "black"),
-        (NOISE * 0.01 - 1, "black"),
-        (np.full_like(NOISE, 0.3), "one colour"),
-        (np.broadcast_to(np.array([[[[1.0]], [[0.0]], [[-1.0]]]], np.float32), NOISE.shape), "one colour"),
+        (np.full_like(NOISE, -1), "a black image"),
+        (np.full_like(NOISE, -7), "a black image"),
+        (NOISE * 0.01 - 1, "a black image"),
+        (np.full_like(NOISE, 0.3), "a single colour"),
+        (np.broadcast_to(np.array([[[[1.0]], [[0.0]], [[-1.0]]]], np.float32), NOISE.shape), "a single colour"),
     ],
 )
 def test_what_is_no_picture_is_an_error(picture: NDArray[Any], what: str) -> None:

@@ -46,7 +46,7 @@ def test_the_detector_sees_what_clip_was_trained_with(shape: tuple[int, ...]) ->
         size={"shortest_edge": 224}, crop_size=224, do_convert_rgb=True, resample=3
     )
     theirs = processor(picture, return_tensors="np")["pixel_values"]
-    mine = safety._seen(picture).numpy()
+    mine = safety._clip_input(picture).numpy()
     assert mine.shape == theirs.shape == (1, 3, 224, 224)
     assert np.abs(mine - theirs).max() < 0.02  # a level of 255 is 0.015
 
@@ -70,7 +70,7 @@ def test_the_model_brings_its_detector_or_the_one_for_all_is_used(tmp_path: Path
 def test_without_a_detector_the_command_that_gets_it_is_said(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UserError, match="there is none on this machine") as raised:
+    with pytest.raises(UserError, match="which is not on this machine") as raised:
         detector(Model("own", tmp_path, "openvino"), catalog.read(models))
     assert raised.value.code == 69 and "./download_model.py safety-checker " in raised.value.remedy
     safety_checker(tmp_path / "safety_checker", True)
@@ -121,14 +121,14 @@ def test_pictures_that_the_filter_takes_are_left_out(drawn: Callable[[Any], list
     caplog.set_level("INFO", "helpers")
     verdicts = iter([False, True, False])
     assert drawn(lambda pixels: next(verdicts)) == [3, 5]
-    assert caplog.messages == ["the safety filter took 1 of 3 pictures"]
+    assert caplog.messages == ["the safety filter flagged 1 of 3 pictures"]
     caplog.clear()
     assert drawn(None) == drawn(lambda pixels: False) == [3, 4, 5]
     assert not caplog.messages
 
 
 def test_a_prompt_without_a_picture_left_is_an_error_and_not_a_black_one(drawn: Callable[[Any], list[int]]) -> None:
-    with pytest.raises(FilteredPicture, match="the safety filter took the picture") as raised:
+    with pytest.raises(FilteredPicture, match="the safety filter flagged the picture") as raised:
         drawn(lambda pixels: True)
     assert raised.value.code == 65 and not isinstance(raised.value, BlankPicture)
 
@@ -144,8 +144,8 @@ def test_nothing_is_kept_of_a_picture_that_the_filter_took(tmp_path: Path) -> No
     how: dict[str, Any] = {"input": "a cat\n", "env": environment, "cwd": ROOT, "capture_output": True, "text": True}
     done = subprocess.run(command, **how)
     assert done.returncode == 65, done.stderr
-    assert "generate: the safety filter took the picture\n" in done.stderr and not done.stdout
+    assert "generate: the safety filter flagged the picture\n" in done.stderr and not done.stdout
     assert not outputs.exists() or not list(outputs.iterdir())
     shutil.rmtree(model / "safety_checker")
     done = subprocess.run(command, **how | {"env": environment | {"A2I_MODELS": str(tmp_path / "none")}})
-    assert done.returncode == 69 and "--safe needs a detector" in done.stderr
+    assert done.returncode == 69 and "--safe needs the model of the safety filter" in done.stderr

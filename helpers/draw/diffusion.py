@@ -1,8 +1,8 @@
-"""The sampling loop, free of any framework: a text encoding in, pixels out, computed by whatever the engine is.
+"""The sampling loop, independent of the framework: text embedding in, pixels out. The engine runs the networks.
 
 engine = engines.load("openvino", folder)
 text = engine.encode_text(engine.tokenizer.encode("a delicious burger").ids)
-unwanted = engine.encode_text(engine.tokenizer.encode("").ids)      # while the prompt has not arrived
+negative = engine.encode_text(engine.tokenizer.encode("").ids)      # can be computed before the prompt arrives
 pixels = diffusion.draw(engine, text, unwanted, seed=1, steps=20, guidance=7.5)
 """
 
@@ -23,28 +23,28 @@ if TYPE_CHECKING:
 
 
 class NoPicture(UserError):
-    """There is nothing to show for a prompt; the next one may do better."""
+    """No picture to show for this prompt; other prompts may still work."""
 
 
 class FilteredPicture(NoPicture):
-    """The safety filter took every picture of a prompt."""
+    """The safety filter flagged every picture of a prompt."""
 
     def __init__(self) -> None:
-        remedy = "It errs at times: try another --seed, or leave --safe out."
-        super().__init__(os.EX_DATAERR, "the safety filter took the picture", remedy)
+        remedy = "The filter makes errors: try another --seed, or leave --safe out."
+        super().__init__(os.EX_DATAERR, "the safety filter flagged the picture", remedy)
 
 
 class BlankPicture(NoPicture):
-    """What was computed is no picture: not a number, black, or one colour all over."""
+    """The model produced NaN, a black picture or a single colour."""
 
     def __init__(self, what: str, remedy: str) -> None:
-        super().__init__(os.EX_SOFTWARE, f"the model drew {what} instead of a picture", remedy)
+        super().__init__(os.EX_SOFTWARE, f"the model produced {what} instead of a picture", remedy)
 
 
 def draw(
     engine: Engine,
     text: Array,
-    unwanted: Array | None = None,
+    negative: Array | None = None,
     *,
     seed: int,
     steps: int,
@@ -54,8 +54,8 @@ def draw(
 ) -> NDArray[np.uint8]:
     """Draw one picture at the engine's size.
 
-    text, unwanted: (1, length, width), from engine.encode_text; unwanted is what guidance leads away from, and is
-    not used when guidance <= 1 (the engine is then called with n = 1).
+    text, negative: (1, length, width), from engine.encode_text: the embeddings of the prompt and of the negative
+    prompt. negative is not used when guidance <= 1 (the engine is then called with n = 1).
     seed: 0 … 2**32 - 1; the same seed starts from the same noise on every machine, because it comes from numpy's
     RandomState, whose stream is frozen. steps: 1 … the scheduler's num_train_timesteps. sampler: a name of
     samplers.SAMPLERS, None for engine.defaults.sampler. on_step(step, steps) is called after each step, 1 … steps.
@@ -63,17 +63,23 @@ def draw(
     Returns uint8, (height, width, 3), RGB.
 
     Raises:
-        BlankPicture: what came out is not a number, black, or one colour.
-        UserError: 64 for a sampler or a number of steps that does not exist, 69 for a scheduler that is not known.
+        BlankPicture: the pixels are NaN, black, or one colour.
+        UserError: 64 for an unknown sampler or an impossible number of steps, 69 for an unsupported scheduler.
     """
-    how: dict[str, Any] = {"seed": seed, "steps": steps, "guidance": guidance, "sampler": sampler, "on_step": on_step}
-    return pixels(engine.decode(sample(engine, text, unwanted, **how)), engine.precision)
+    kwargs: dict[str, Any] = {
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "on_step": on_step,
+    }
+    return pixels(engine.decode(sample(engine, text, negative, **kwargs)), engine.precision)
 
 
 def sample(
     engine: Engine,
     text: Array,
-    unwanted: Array | None = None,
+    negative: Array | None = None,
     *,
     seed: int | Sequence[int],
     steps: int,
@@ -81,9 +87,9 @@ def sample(
     sampler: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Array:
-    """The latents of a picture for each seed, float32 (seeds, channels, h, w), all at once; each is the one that its
-    seed gives alone. Takes and raises what `draw` does, but no BlankPicture."""
-    guided = guidance > 1 and unwanted is not None
+    """Sample one picture per seed in one batch: the latents, float32 (seeds, channels, h, w). A seed gives the same
+    latents in any batch. Arguments and exceptions are those of `draw`, without BlankPicture."""
+    guided = guidance > 1 and negative is not None
     width, height = engine.size
     streams = [np.random.RandomState(one) for one in ([seed] if isinstance(seed, int) else seed)]
     shape = (1, engine.channels, height // engine.factor, width // engine.factor)
@@ -92,17 +98,16 @@ def sample(
         return np.concatenate([stream.standard_normal(shape).astype(np.float32) for stream in streams])
 
     sampling = samplers.start(sampler or engine.defaults.sampler, engine.scheduler, steps, noise)
-    wanted = text.repeat(len(streams), axis=0)
-    condition = (
-        np.concatenate([unwanted.repeat(len(streams), axis=0), wanted]) if guided and unwanted is not None else wanted
-    )
+    embedding = text.repeat(len(streams), axis=0)
+    if guided and negative is not None:
+        embedding = np.concatenate([negative.repeat(len(streams), axis=0), embedding])
     latents = noise() * sampling.initial_sigma
     for step, timestep in enumerate(sampling.timesteps):
         scaled = sampling.scale(latents, step)
-        prediction = engine.predict_noise(np.concatenate([scaled, scaled]) if guided else scaled, timestep, condition)
+        prediction = engine.predict_noise(np.concatenate([scaled, scaled]) if guided else scaled, timestep, embedding)
         if guided:
-            away, toward = np.split(prediction, 2)
-            prediction = away + np.float32(guidance) * (toward - away)
+            unconditional, conditional = np.split(prediction, 2)
+            prediction = unconditional + np.float32(guidance) * (conditional - unconditional)
         latents = sampling.step(latents, step, prediction)
         if on_step:
             on_step(step + 1, len(sampling.timesteps))
@@ -112,10 +117,10 @@ def sample(
 def pixels(picture: Array, precision: str) -> NDArray[np.uint8]:
     """(1, 3, height, width), -1…1 → uint8, (height, width, 3). Raises BlankPicture as `draw` does."""
     if not np.isfinite(picture).all():
-        less = "" if precision == "f32" else f"The precision is {precision}; f32 does not overflow."
-        raise BlankPicture("numbers that are none (NaN)", less or "The model file may be damaged: fetch it again.")
+        overflow = "" if precision == "f32" else f"The precision {precision} may have overflowed: try f32."
+        raise BlankPicture("NaN", overflow or "The model file may be damaged: fetch it again.")
     colours = ((picture[0].transpose(1, 2, 0) / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
-    if np.ptp(colours, axis=(0, 1)).max() < 3:  # of 255: nothing an eye could tell from one colour
-        colour = "black" if colours.max() < 3 else "one colour"
-        raise BlankPicture(colour, "Another seed or fewer --guidance helps if the model is not damaged.")
+    if np.ptp(colours, axis=(0, 1)).max() < 3:  # of 255: looks like one colour
+        blank = "a black image" if colours.max() < 3 else "a single colour"
+        raise BlankPicture(blank, "Try another --seed or a lower --guidance. Or the model file is damaged.")
     return np.ascontiguousarray(colours)

@@ -1,7 +1,7 @@
-"""The last stage: a line of text on stdin is a prompt, a picture in a folder of its own, and a path on stdout.
+"""The last stage: each line on stdin is a prompt. Its picture goes into a folder of its own, the path to stdout.
 
-The model is loaded while the line is still being spoken; when it arrives, only the sampling is left. With `--again
-FILE` nothing is read: the picture in FILE is drawn again.
+The model is loaded while the user is still speaking, so that only the sampling remains when the line arrives. With
+`--again FILE` stdin is not read: the picture in FILE is drawn again.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from helpers.draw.painter import Painter
 
 NAME = "generate"
-AHEAD = 100  # lines that may wait to be drawn; who sends more has to wait as well
+AHEAD = 100  # lines that may wait to be drawn; then reading pauses, and the writer blocks
 _OPTIONS = ("model", "steps", "seed", "guidance", "sampler", "negative", "size", "count", "precision", "safe", "again")
 
 
 def arrivals() -> queue.Queue[Line | Exception | None]:
-    """Read stdin in a thread from now on: each line, then None, or what went wrong; some lines ahead."""
+    """Start a thread that reads stdin, up to AHEAD lines ahead; it queues each line, then None or the exception."""
     arrived: queue.Queue[Line | Exception | None] = queue.Queue(AHEAD)
 
     def read() -> None:
@@ -48,17 +48,17 @@ def arrivals() -> queue.Queue[Line | Exception | None]:
     return arrived
 
 
-def say_what_is_lost(painter: Painter, prompt: str) -> None:
-    """Name the words of `prompt` that the picture cannot show, on one line each kind."""
+def report_lost(painter: Painter, prompt: str) -> None:
+    """Say which words of `prompt` the model cannot use: one line for those cut off, one for unknown ones."""
 
-    def some(words: list[str]) -> str:
+    def shortened(words: list[str]) -> str:
         return " ".join(words[:8]) + (f" … ({len(words)} words)" if len(words) > 8 else "")
 
     cut, unknown = painter.lost(prompt)
     if cut:
-        stage.say(f"{NAME}: the prompt is longer than {painter.model.name} reads; cut: {some(cut.split())}")
+        stage.say(f"{NAME}: the prompt is longer than {painter.model.name} reads; cut: {shortened(cut.split())}")
     if unknown:
-        stage.say(f"{NAME}: words that {painter.model.name} does not know: {some(unknown)}")
+        stage.say(f"{NAME}: words that {painter.model.name} does not know: {shortened(unknown)}")
 
 
 def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]:
@@ -75,7 +75,7 @@ def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]
 
 
 def transcript(folder: Path | None, line: Line) -> str:
-    """What the recogniser wrote of the recording that a line is from; "" where that is unknown."""
+    """The recogniser's text for the recording that a line comes from; "" if there is none."""
     if folder and line.id:
         file = session.transcript(folder, line.id)
         if file.is_file():
@@ -84,7 +84,7 @@ def transcript(folder: Path | None, line: Line) -> str:
 
 
 def about(picture: Picture, spoken: str, language: str) -> dict[str, Any]:
-    """run.json's content, but for the files and the times; picture: one of those that were drawn."""
+    """The content of run.json, without files and times; picture: any picture of the run."""
     drawn = picture.job
     return {
         "version": picture.version,
@@ -104,9 +104,9 @@ def about(picture: Picture, spoken: str, language: str) -> dict[str, Any]:
 
 
 def keep(settings: Settings, line: Line, pictures: Iterable[Picture]) -> dict[str, Any]:
-    """Put the pictures of a line, each as it is drawn, and everything about them into a folder of their own.
+    """Write the pictures of a line, each as soon as it is drawn, and all about them into a folder of their own.
 
-    Returns run.json's content with the final paths.
+    Returns the content of run.json with the final paths.
     """
     from helpers.draw import png
     from helpers.draw.run_folder import RunFolder, timeline
@@ -161,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
         painter.warm(settings.count)
     stage.event("ready")
 
-    hidden = settings.quiet or settings.loop or not sys.stderr.isatty()  # record has the line of a terminal
+    hidden = settings.quiet or settings.loop or not sys.stderr.isatty()  # with --loop, record uses the terminal's line
     drawn, failure = False, None
     ahead: Iterator[Line | Exception] = iter(arrived.get, None)
     for line in ahead:
@@ -172,17 +172,17 @@ def main(argv: list[str] | None = None) -> int:
         stage.event("prompt", number=line.id)
         waiting = sum(isinstance(later, Line) and bool(later.text) for later in tuple(arrived.queue))
         stage.say(f"drawing: {line.text}" + (f" ({waiting} more to draw)" if waiting else ""))
-        say_what_is_lost(painter, line.text)
+        report_lost(painter, line.text)
         job = replace(painter.usual, prompt=line.text)
         try:
             result = keep(settings, line, with_progress(painter, job, hidden))
-        except NoPicture as error:  # no reason to give up the other lines
+        except NoPicture as error:  # the other lines may still work
             if settings.loop:
                 stage.say(f"{NAME}: {error.message}")
             failure = failure or error
             continue
         output = json.dumps(result) if settings.json else "\n".join(result["paths"])
-        pipe.write(os.fsencode(f"{output}\n"))  # a folder's name may be no UTF-8
+        pipe.write(os.fsencode(f"{output}\n"))  # a folder's name may not be UTF-8
         pipe.flush()
         drawn = True
     if failure and not settings.loop:

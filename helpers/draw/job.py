@@ -1,4 +1,4 @@
-"""What is to be drawn, and what was: plain values that a host may send to another thread, process or machine."""
+"""A job to draw, and a drawn picture: plain values that a host may send to another thread, process or machine."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ class Job:
 
     prompt: str
     negative: str = ""
-    seed: int | None = None  # 0 … LARGEST_SEED; of the first picture, each further one has the next; None: random
+    seed: int | None = None  # 0 … LARGEST_SEED, of the first picture; the next picture has seed + 1; None: random
     count: int = 1  # pictures
     steps: int | None = None
     guidance: float | None = None
     sampler: str | None = None  # a name of samplers.SAMPLERS
     size: tuple[int, int] | None = None  # width and height in pixels
-    precision: str = ""  # of the engine's own
+    precision: str = ""  # one of the engine's; "": its default
     model: str = ""  # its name
-    sha256: str = ""  # of the model's weights, or its first digits: with another model it is not drawn
+    sha256: str = ""  # of the model's weights, or its first digits; another model is refused
 
     def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:
         """This job with a value for everything but the precision; defaults, size and name are the model's."""
@@ -51,11 +51,11 @@ class Job:
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture, and everything that was needed to draw it."""
+    """A picture, with all the settings that it was drawn with."""
 
     pixels: NDArray[np.uint8]  # (height, width, 3), RGB
     seed: int
-    job: Job  # resolved, with the whole sha256
+    job: Job  # resolved, with all digits of sha256
     engine: str  # a name of engines.ENGINES
     engine_version: str  # "openvino 2026.4.1"
     precision: str  # "f32", "bf16" or "f16"

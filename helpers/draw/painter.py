@@ -1,12 +1,12 @@
-"""Draws jobs with one model; the seam for whoever wants pictures: the pipe, a page, a batch.
+"""Draws jobs with one model: the interface for the pipe, a web page or a batch.
 
     painter = Painter.load(Settings.from_environment())
     for picture in painter.draw(Job("a red heart", seed=1)):
         Path("heart.png").write_bytes(png.encode(picture))
 
-Any thread may call `draw`. They take turns, a picture at a time: one drawing uses all of the processor or GPU, so two
-at once would both be slower and need twice the memory. Nothing here knows a pipe, a terminal or the environment; what
-a person should know is logged.
+Any thread may call `draw`. They take turns, a picture at a time: one drawing uses the whole processor or GPU, so two at
+once would both be slower and need twice the memory. This module uses no pipe, terminal or environment variable;
+messages for the user are logged.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TEXTS = 8  # encoded prompts that are kept: the negative prompt is nearly always the same
-_PATIENCE = 0.05  # seconds between two questions whether a waiting job is cancelled
+_EMBEDDINGS = 8  # cached; the negative prompt is nearly always the same
+_POLL = 0.05  # seconds between checks whether a waiting job is cancelled
 
 
 class Lost(NamedTuple):
-    """What a picture cannot show of its prompt."""
+    """The parts of a prompt that the model cannot use."""
 
-    cut: str  # the end that the model does not read; "" if it reads all
-    unknown: list[str]  # words that a model with a closed vocabulary does not know
+    cut: str  # the end that exceeds the model's length; "" if all fits
+    unknown: list[str]  # words outside the vocabulary of a model with a closed one
 
 
 class _Cancelled(Exception):
@@ -52,9 +52,9 @@ class _Cancelled(Exception):
 
 
 class Painter:
-    """One model, loaded. It holds one engine, for one picture size: a job of another size, precision or kind of
-    guidance (above 1, or not) has the engine loaded anew, which takes a second or more, so hosts that can choose should
-    draw jobs of one size one after the other."""
+    """One loaded model. It holds one engine, for one picture size: a job with another size or precision, or with
+    guidance above 1 after one without, reloads the engine. That takes a second or more, so draw jobs of the same size
+    one after the other."""
 
     def __init__(
         self,
@@ -64,21 +64,21 @@ class Painter:
         usual: Job | None = None,
         filter_folder: Path | None = None,
     ) -> None:
-        """usual: a job like those that will come; the engine is loaded for its size, guidance and precision, and jobs
-        that leave size or precision open are drawn with these.
-        filter_folder: of the safety filter's network; pictures that it flags are left out.
+        """usual: a typical job. The engine is loaded for its size, guidance and precision; its size and precision are
+        the defaults for other jobs.
+        filter_folder: the safety filter's network; pictures that it flags are left out.
 
         Raises: UserError 64 for a size, sampler or number of steps that the model cannot draw, 69 for a model that is
-        missing, damaged or of a kind that the engine does not compute.
+        missing, damaged or not supported by the engine.
         """
         self.model, self.usual = model, usual or Job("")
         self._options = options or engines.Options()
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
-        self._texts: dict[str, Array] = {}
+        self._embeddings: dict[str, Array] = {}
         self._flags = safety.load(filter_folder) if filter_folder else None
-        # The weights may have to be read to know their hash. That is done while the first picture is drawn.
+        # Hashing may have to read all weights: do it in the background, while the first picture is drawn.
         self._sha256 = ThreadPoolExecutor(1).submit(model.sha256)
         with self._turn(self.usual) as engine:
             self._tokenizer = engine.tokenizer
@@ -89,10 +89,10 @@ class Painter:
 
     @classmethod
     def load(cls, settings: Settings) -> Painter:
-        """The Painter that the settings ask for. `usual` is the job that they describe, of the prompt alone if there
-        is one; with `again` it is that of the file, changed by the options that are given beside it.
+        """The Painter for these settings. `usual` is the job that they describe; with `again` it is the job in that
+        file, overridden by the other settings.
 
-        Raises: what choose_model, model_of and png.read_job raise, and Painter itself.
+        Raises: the UserErrors of choose_model, model_of, png.read_job and Painter.
         """
         models = catalog.read(settings.models)
         asked = Job(
@@ -125,12 +125,12 @@ class Painter:
         return cls(model, options, usual=asked, filter_folder=detector(model, models) if settings.safe else None)
 
     def warm(self, count: int = 1) -> None:
-        """Run everything once, so that the first picture is as quick as the next. count: pictures of a job to come."""
+        """Run all networks once, so that the first picture is not slower than the next. count: pictures of a job."""
         with self._turn(self.usual) as engine:
             engine.warm(count)
 
     def lost(self, prompt: str) -> Lost:
-        """What a picture cannot show of `prompt`."""
+        """The parts of `prompt` that the model cannot use."""
         cut = self._tokenizer.encode(prompt).cut
         return Lost(cut, self.model.unknown_words(prompt.removesuffix(cut)))
 
@@ -140,13 +140,13 @@ class Painter:
         on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Iterator[Picture]:
-        """The pictures of a job, each as it is ready; what the job leaves open is chosen for it.
+        """The pictures of a job, each as soon as it is ready; missing settings get the model's defaults.
 
-        on_step: called after each step with the number of steps that are done and of all, over all pictures of the
-        job. cancelled: asked before each step; once it says yes, no further picture comes.
+        on_step: called after each step with (steps done, steps in total), counted over all pictures of the job.
+        cancelled: called before each step; once it returns True, no further picture follows.
 
-        Raises: UserError 64 as Painter does, 66 if the job names the hash of another model; NoPicture where there is
-        nothing to show, because the safety filter took every picture or what came out is none.
+        Raises: UserError 64 as Painter does, 66 if the job has the hash of another model; FilteredPicture if the safety
+        filter flagged every picture; BlankPicture if the model produced NaN or a single colour.
         """
         with contextlib.suppress(_Cancelled):
             yield from self._draw(job, on_step or (lambda done, of: None), cancelled)
@@ -162,16 +162,16 @@ class Painter:
         total = (job.steps or 0) * len(seeds)
         while seeds:
             with self._turn(job, cancelled) as engine:
-                some, seeds = seeds[: engine.pictures], seeds[engine.pictures :]
+                batch, seeds = seeds[: engine.pictures], seeds[engine.pictures :]
 
-                def step(number: int, of: int, many: int = len(some), before: int = before) -> None:
+                def step(number: int, of: int, many: int = len(batch), before: int = before) -> None:
                     on_step(before + number * many, total)
                     if cancelled and number < of and cancelled():
                         raise _Cancelled
 
-                latents = self._sample(engine, job, some, step)
-                before += (job.steps or 0) * len(some)
-            for seed, one in zip(some, latents, strict=True):
+                latents = self._sample(engine, job, batch, step)
+                before += (job.steps or 0) * len(batch)
+            for seed, one in zip(batch, latents, strict=True):
                 with self._turn(job, cancelled) as engine:
                     pixels = diffusion.pixels(engine.decode(one[None]), engine.precision)
                     flagged = bool(self._flags and self._flags(pixels))
@@ -182,7 +182,7 @@ class Painter:
         if filtered == job.count:
             raise diffusion.FilteredPicture
         if filtered:
-            log.info("the safety filter took %d of %d pictures", filtered, job.count)
+            log.info("the safety filter flagged %d of %d pictures", filtered, job.count)
 
     def _sample(self, engine: Engine, job: Job, seeds: list[int], on_step: Callable[[int, int], None]) -> Array:
         guidance = job.guidance or 0.0
@@ -206,17 +206,17 @@ class Painter:
         return job.resolved(engine.defaults, engine.size, self.model.name)
 
     def _encode(self, engine: Engine, text: str) -> Array:
-        if text not in self._texts:
-            while len(self._texts) >= _TEXTS:
-                del self._texts[next(iter(self._texts))]
-            self._texts[text] = engine.encode_text(engine.tokenizer.encode(text).ids)
-        self._texts[text] = self._texts.pop(text)  # the last to go
-        return self._texts[text]
+        if text not in self._embeddings:
+            while len(self._embeddings) >= _EMBEDDINGS:
+                del self._embeddings[next(iter(self._embeddings))]
+            self._embeddings[text] = engine.encode_text(engine.tokenizer.encode(text).ids)
+        self._embeddings[text] = self._embeddings.pop(text)  # moved to the end: the last to be dropped
+        return self._embeddings[text]
 
     @contextlib.contextmanager
     def _turn(self, job: Job, cancelled: Callable[[], bool] | None = None) -> Iterator[Engine]:
-        """The engine for a job, which nobody else uses until the `with` block ends."""
-        while not self._lock.acquire(timeout=_PATIENCE if cancelled else -1):
+        """The engine for a job; no other thread uses it until the `with` block ends."""
+        while not self._lock.acquire(timeout=_POLL if cancelled else -1):
             if cancelled and cancelled():
                 raise _Cancelled
         try:
@@ -232,8 +232,8 @@ class Painter:
         need = (size, guidance > 1, precision)
         if self._engine and (need == self._made_for or (self._engine.size, *need[1:]) == (size, *self._made_for[1:])):
             return self._engine
-        self._engine = None  # first, so that there is memory for the next
-        self._texts.clear()
+        self._engine = None  # first, to free its memory for the next one
+        self._embeddings.clear()
         self._engine = engines.load(
             self.model.engine, self.model.folder, self._options,
             size=size, guidance=guidance > 1, precision=precision,

@@ -1,7 +1,7 @@
-"""A picture as a PNG that says how it was drawn, and back: `encode(picture)` and `read_job(file)`.
+"""Write a picture as a PNG with its settings, and read them back: `encode(picture)` and `read_job(file)`.
 
-The text stands in a chunk called `parameters`, in the form of AUTOMATIC1111's web UI (modules/infotext_utils.py there),
-which most image tools read:
+The settings are a text chunk called `parameters` in the format of AUTOMATIC1111's web UI
+(its modules/infotext_utils.py), which most image tools read:
 
     a red heart
     Negative prompt: a dog
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 
     from helpers.draw.job import Picture
 
-HASH_DIGITS = 10  # of the model's sha256, as in other programs
+HASH_DIGITS = 10  # of the model's SHA-256, as other programs write it
 _PROGRAM = "audio-to-image"
 _NEGATIVE = "Negative prompt:"
 _VALUE = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
-_FEWEST = 3  # values on a line of settings; a shorter line is text
-# What the web UI calls our samplers
+_FEWEST = 3  # values on the line of settings; a line with fewer is part of the prompt
+# The web UI's names of our samplers
 _SAMPLERS = {"dpm++ 2m": "dpm++", "euler a": "euler-ancestral"}
 
 
@@ -45,7 +45,7 @@ def encode(picture: Picture) -> bytes:
 
 
 def parameters(picture: Picture) -> str:
-    """The settings of a picture as text."""
+    """The settings of a picture as the text of its `parameters` chunk."""
     job = picture.job
     width, height = job.size or picture.pixels.shape[1::-1]
     values = {
@@ -65,21 +65,21 @@ def parameters(picture: Picture) -> str:
 
 
 def write(pixels: NDArray[np.uint8], text: str) -> bytes:
-    """A PNG of `pixels` (uint8, (height, width, 3)) with `text` as its parameters; the same input, the same bytes."""
+    """A PNG of `pixels` (uint8, (height, width, 3)) with `text` as its parameters; deterministic."""
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
     chunks, file = PngInfo(), io.BytesIO()
     chunks.add_itxt("parameters", text)
-    # Level 2 is there 10 ms before level 4 (512×512, 14 and 25 ms), and a tenth larger
+    # Level 2 takes 14 ms for 512×512, level 4 takes 25 ms; the file is a tenth larger
     Image.fromarray(pixels).save(file, "PNG", pnginfo=chunks, compress_level=2)
     return file.getvalue()
 
 
 def read_job(file: Path) -> Job:
-    """The job that draws the picture in `file` again: one picture, with its seed. What the file does not say is None.
+    """The job that draws the picture in `file` again: one picture, with its seed. Settings not in the file are None.
 
-    Raises: UserError 66 for a file that cannot be read, 65 for one without settings or with impossible ones.
+    Raises: UserError 66 for a file that cannot be read, 65 for one without settings or with invalid ones.
     """
     from PIL import Image
 
@@ -100,40 +100,42 @@ def read_job(file: Path) -> Job:
     try:
         return parse(text)
     except ValueError as error:
-        raise UserError(os.EX_DATAERR, f"{name} has settings that are not possible: {error}") from error
+        raise UserError(os.EX_DATAERR, f"{name} has invalid settings: {error}") from error
 
 
 def parse(text: str) -> Job:
-    """The job that `parameters` wrote, or the web UI. Prompts come back on one line.
+    """The job in a text that `parameters` or the web UI wrote. Line breaks in prompts become spaces.
 
-    Raises: ValueError with the setting that is wrong.
+    Raises: ValueError that names the invalid setting.
     """
     *lines, last = text.rstrip("\n").split("\n")
     values = {key: _unquoted(value) for key, value in _VALUE.findall(last)}
     if len(values) < _FEWEST:
         lines, values = [*lines, last], {}
-    if values.get("Version", "").startswith(_PROGRAM):  # the first line is the prompt, whatever it begins with
+    if values.get("Version", "").startswith(
+        _PROGRAM
+    ):  # the first line is always the prompt, even if it begins like this
         split = 1
     else:
         split = next((index for index, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
-    prompt, negative = (printable(" ".join(some)) for some in (lines[:split], lines[split:]))
+    prompt, negative = (printable(" ".join(part)) for part in (lines[:split], lines[split:]))
     sampler = values.get("Sampler", "").strip().lower()
     return Job(
         prompt,
         negative.removeprefix(_NEGATIVE).strip(),
-        seed=_known(values, "Seed", "seed"),
-        steps=_known(values, "Steps", "steps"),
-        guidance=_known(values, "CFG scale", "guidance"),
+        seed=_checked(values, "Seed", "seed"),
+        steps=_checked(values, "Steps", "steps"),
+        guidance=_checked(values, "CFG scale", "guidance"),
         sampler=printable(_SAMPLERS.get(sampler, sampler)) or None,
-        size=_known(values, "Size", "size"),
+        size=_checked(values, "Size", "size"),
         precision=printable(values.get("Precision", "")),
         model=printable(values.get("Model", "")),
         sha256=printable(values.get("Model hash", "")).lower(),
     )
 
 
-def _known(values: dict[str, str], key: str, option: str) -> Any:
-    """The value of an option, with the option's own check, or None."""
+def _checked(values: dict[str, str], key: str, option: str) -> Any:
+    """The value of `key`, parsed and checked like the command line's `option`; None if it is missing."""
     if not (text := values.get(key, "").strip()):
         return None
     kind: Callable[[str], Any] = OPTIONS[option].kind
@@ -144,13 +146,13 @@ def _known(values: dict[str, str], key: str, option: str) -> Any:
 
 
 def _number(value: float) -> str:
-    """`7.5` or `7`: six digits where they are enough, as many as needed where not."""
+    """`7.5` or `7`: six significant digits, or more where needed to be exact."""
     short = f"{value:g}"
     return short if "e" not in short and float(short) == value else f"{value:.10f}".rstrip("0").rstrip(".")
 
 
 def _quoted(value: str) -> str:
-    """A value as it stands between commas: as JSON where it would not be read back otherwise."""
+    """A value of the comma-separated line: as JSON if it could not be read back otherwise."""
     return json.dumps(value, ensure_ascii=False) if re.search(r'^\s|\s$|[,:"\n]', value) else value
 
 

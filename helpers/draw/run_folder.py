@@ -1,13 +1,13 @@
 """One run, one folder: `outputs/2026-11-20T22-48-00-a-delicious-burger/` with everything that belongs to a picture.
 
-    prompt.wav       what was heard                 image.png, image-2.png …   the pictures
-    transcript.txt   what the recogniser wrote      run.json                   settings, model, seeds, seconds
-    prompt.txt       what was drawn
+    prompt.wav       the recording                  image.png, image-2.png …   the pictures
+    transcript.txt   the recogniser's text          run.json                   settings, model, seeds, seconds
+    prompt.txt       the prompt as drawn
 
-A folder is filled in a hidden place beside its final one and then renamed: it is whole or not there.
+A folder is filled under a hidden name and then renamed, so it is complete or does not exist.
 
-`python -m helpers.draw.run_folder --stage NAME --code N` is called by pipeline.sh when a run failed: it keeps the
-recording, if there was one, and with --json prints what happened.
+`python -m helpers.draw.run_folder --stage NAME --code N` is called by pipeline.sh when a run failed: it keeps
+the recording, if there is one, and with --json prints a report.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.settings import Settings
 
-SHORTEST_KEPT = 1.0  # seconds of a recording that is worth a folder when no picture came of it
+SHORTEST_KEPT = 1.0  # seconds; a shorter recording of a failed run is not kept
 
 
 def slug(prompt: str) -> str:
@@ -46,11 +46,12 @@ def slug(prompt: str) -> str:
 
 
 class RunFolder:
-    """The folder of one prompt while it is filled; `finish` gives it its name, leaving the `with` block drops it."""
+    """The folder of one prompt while it is filled. `finish` gives it its final name; without that, leaving the `with`
+    block deletes it."""
 
     def __init__(self, output: Path, started: float, filled_in: Path | None = None) -> None:
-        """output: where runs are kept; started: seconds since the epoch, the time in the folder's name; filled_in: a
-        folder on the same disk in which it is filled, by default `output` itself.
+        """output: the parent of the run folders; started: seconds since the epoch, for the name; filled_in: the
+        parent while it is filled, on the same disk, by default `output`.
 
         Raises: UserError 73.
         """
@@ -60,7 +61,7 @@ class RunFolder:
             self.path = Path(tempfile.mkdtemp(prefix=".run.", dir=filled_in or self.output))
         except OSError as error:
             raise cannot_write(self.output, error) from error
-        self._taken: dict[Path, Path] = {}  # where files of the session are now, and where they were
+        self._taken: dict[Path, Path] = {}  # files of the session: current path → original path
 
     def __enter__(self) -> RunFolder:
         return self
@@ -72,7 +73,7 @@ class RunFolder:
             shutil.rmtree(self.path, ignore_errors=True)
 
     def write(self, name: str, content: str | bytes) -> None:
-        """Write one file. Raises: UserError 73 when the disk is full or the folder is gone."""
+        """Write one file. Raises: UserError 73 when the disk is full or the folder was deleted."""
         data = content.encode() if isinstance(content, str) else content
         try:
             (self.path / name).write_bytes(data)
@@ -80,7 +81,7 @@ class RunFolder:
             raise cannot_write(self.output, error) from error
 
     def take(self, file: Path, name: str) -> None:
-        """Move a file of the session here; it goes back if the folder is dropped. Raises: UserError 73."""
+        """Move a file of the session here; deleting the folder moves it back. Raises: UserError 73."""
         try:
             file.rename(self.path / name)
         except OSError as error:
@@ -88,7 +89,7 @@ class RunFolder:
         self._taken[self.path / name] = file
 
     def finish(self, prompt: str) -> Path:
-        """Give the folder its final name and return it; a name that is taken gets -2, -3 …"""
+        """Give the folder its final name and return it; if the name exists, -2, -3 … is added."""
         stamp = time.strftime("%Y-%m-%dT%H-%M-%S", time.localtime(self.started))
         name = "-".join(filter(None, (stamp, slug(prompt))))
         number = 1
@@ -98,14 +99,14 @@ class RunFolder:
                 if not final.exists():
                     self.path.rename(final)
                     return final
-            except OSError as error:  # somebody else was quicker
+            except OSError as error:  # another run just took the name
                 if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                     raise cannot_write(self.output, error) from error
             number += 1
 
 
 def cannot_write(output: Path, error: OSError) -> UserError:
-    """What to tell a person when a run cannot be kept."""
+    """The error for a run folder that cannot be written."""
     if error.errno == errno.ENOSPC:
         return UserError(os.EX_CANTCREAT, f"the disk of {output} is full", "Make room and run again.")
     message = f"cannot write to {output}: {error.strerror}"
@@ -113,7 +114,7 @@ def cannot_write(output: Path, error: OSError) -> UserError:
 
 
 def events(folder: Path | None) -> list[dict[str, Any]]:
-    """What the stages of the running pipe have noted so far, in order; folder: `Settings.control`."""
+    """The events that the stages have written so far, in order of time; folder: `Settings.control`."""
     if not folder or not (folder / "events.jsonl").is_file():
         return []
     lines = (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
@@ -121,31 +122,30 @@ def events(folder: Path | None) -> list[dict[str, Any]]:
 
 
 def timeline(folder: Path | None, number: int | None = 1) -> dict[str, dict[str, Any]]:
-    """When each stage started, was ready, had heard …, in seconds since the first event, with what else it noted.
+    """For each stage its events ("started", "ready", "heard" …) in seconds since the first event, with their details.
 
-    folder: `Settings.control`. number: the id of a line (`helpers.core.lines`); what was noted of other lines is left
-    out.
+    folder: `Settings.control`. number: the id of a line (`helpers.core.lines`); events of other lines are left out.
     """
-    found: dict[str, dict[str, Any]] = {}
+    stages: dict[str, dict[str, Any]] = {}
     noted = events(folder)
     for event in noted:
         if event.pop("number", number) != number:
             continue
-        place, what = found.setdefault(event["stage"], {}), event["event"]
-        place[what] = round(event["time"] - noted[0]["time"], 3)
-        more = event.keys() - {"stage", "event", "time", "text"}
-        place.update({f"{what}_{key}": event[key] for key in sorted(more)})
-    return found
+        times, kind = stages.setdefault(event["stage"], {}), event["event"]
+        times[kind] = round(event["time"] - noted[0]["time"], 3)
+        details = event.keys() - {"stage", "event", "time", "text"}
+        times.update({f"{kind}_{key}": event[key] for key in sorted(details)})
+    return stages
 
 
 def keep_recording(settings: Settings, name: str, code: int, error: str) -> dict[str, Any]:
-    """After a run that failed: its recording in a folder of its own, and what happened as a dictionary."""
+    """After a failed run: keep its recording in a folder of its own. Returns the report for --json."""
     result: dict[str, Any] = {"error": error, "stage": name, "exit_code": code, "seconds": timeline(settings.control)}
     for recording in sorted((settings.session or Path(os.devnull)).glob("recording-*.wav")):
         try:
             with wave.open(str(recording)) as sound:
                 seconds = sound.getnframes() / sound.getframerate()
-        except (wave.Error, EOFError):  # a recorder that is not ours was killed while it wrote it
+        except (wave.Error, EOFError):  # the user's own recorder was killed while it wrote the file
             continue
         if seconds >= SHORTEST_KEPT:
             with RunFolder(settings.output, recording.stat().st_mtime, settings.session) as run:
@@ -153,7 +153,7 @@ def keep_recording(settings: Settings, name: str, code: int, error: str) -> dict
                 spoken = recording.with_name(recording.name.replace("recording", "transcript")).with_suffix(".txt")
                 if spoken.is_file():
                     run.take(spoken, "transcript.txt")
-                with contextlib.suppress(UserError):  # a full disk still has room for a name
+                with contextlib.suppress(UserError):  # even on a full disk the recording can be renamed
                     run.write("run.json", json.dumps(result, indent=2, ensure_ascii=False) + "\n")
                 kept = run.finish("")
             stage.say(f"  The recording is kept: {kept / 'prompt.wav'}")
@@ -163,7 +163,7 @@ def keep_recording(settings: Settings, name: str, code: int, error: str) -> dict
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.draw.run_folder", description="Keep what a failed run leaves."
+        prog="python -m helpers.draw.run_folder", description="Keep the recording of a failed run."
     )
     parser.add_argument("--stage", required=True, help="the stage that failed")
     parser.add_argument("--code", type=int, required=True, help="its exit code")

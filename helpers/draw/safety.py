@@ -1,8 +1,8 @@
-"""The filter of --safe: Stable Diffusion 1's own safety checker, which judges a picture by what CLIP sees in it.
+"""The filter of --safe: Stable Diffusion 1's own safety checker, which works on CLIP's embedding of a picture.
 
-It compares the picture with 20 concepts, nearly all sexual, which it knows as vectors only. It knows no violence, takes
-harmless pictures for others now and then, and was made for photographs and paintings, not for drawings. It runs on this
-machine, on the processor. https://arxiv.org/abs/2210.04610 describes what it finds and what it does not.
+It compares the embedding with those of 20 concepts, nearly all sexual. It does not detect violence, sometimes flags
+harmless pictures, and was made for photographs and paintings, not for drawings. It runs locally, on the processor.
+https://arxiv.org/abs/2210.04610 describes what it detects and what it misses.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from numpy.typing import NDArray
 from helpers.adapt import diffusers_folder
 from helpers.draw.engines import nvidia
 
-# What CLIP was trained with (openai/CLIP, clip.py): pixels of a side, mean and spread of each colour
+# CLIP's preprocessing (openai/CLIP, clip.py): side in pixels, mean and standard deviation of each colour
 _SIDE = 224
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-_SPREAD = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+_DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 
 
 def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
-    """The filter from its folder, `safety_checker` of a model.
+    """Load the filter from a model's folder `safety_checker`.
 
-    Returns a function of a picture, uint8 (height, width, 3), that says whether the filter flags it.
+    Returns a function that takes a picture, uint8 (height, width, 3), and returns whether the filter flags it.
 
-    Raises: UserError 69 for one that is damaged, or where PyTorch, which computes it, is missing.
+    Raises: UserError 69 for a damaged filter, or if PyTorch, which runs it, is missing.
     """
     nvidia.check_packages()
     files = diffusers_folder.weight_files(folder)
@@ -50,11 +50,11 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
         raise diffusers_folder.misfit(folder, error) from error
     if lost := sorted(found["missing_keys"]):
         raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
-    return lambda pixels: bool(checker(clip_input=_seen(pixels), images=[pixels.copy()])[1][0])
+    return lambda pixels: bool(checker(clip_input=_clip_input(pixels), images=[pixels.copy()])[1][0])
 
 
-def _seen(pixels: NDArray[np.uint8]) -> Any:
-    """The middle square of a picture as CLIP takes it: a tensor, (1, 3, 224, 224)."""
+def _clip_input(pixels: NDArray[np.uint8]) -> Any:
+    """The central square of a picture as CLIP's input: a tensor, (1, 3, 224, 224)."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
@@ -62,5 +62,5 @@ def _seen(pixels: NDArray[np.uint8]) -> Any:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - _SIDE) // 2, (image.height - _SIDE) // 2
     square = np.asarray(image.crop((left, top, left + _SIDE, top + _SIDE)), np.float32) / 255
-    normal = ((square - _MEAN) / _SPREAD).transpose(2, 0, 1)[None]
+    normal = ((square - _MEAN) / _DEVIATION).transpose(2, 0, 1)[None]
     return importlib.import_module("torch").from_numpy(np.ascontiguousarray(normal))

@@ -1,7 +1,7 @@
-"""How noise becomes a picture: DDIM, Euler, Euler ancestral, DPM-Solver++ 2M and LCM, in numpy.
+"""The samplers, in numpy: DDIM, Euler, Euler ancestral, DPM-Solver++ 2M and LCM.
 
-Each does what diffusers 0.42.1 does in the scheduler of the same name, down to where it rounds to float32, so that a
-model's `scheduler_config.json` means the same here. `test_samplers.py` compares them step by step.
+Each matches the scheduler of the same name in diffusers 0.42.1, including where it rounds to float32, so that a model's
+`scheduler_config.json` has the same effect. `test_samplers.py` compares them step by step.
 
 DDIM: Song et al. 2020, https://arxiv.org/abs/2010.02502. Euler, Euler ancestral and Karras' noise levels: Karras et
 al. 2022, https://arxiv.org/abs/2206.00364. DPM-Solver++: Lu et al. 2022, https://arxiv.org/abs/2211.01095. Zero
@@ -25,7 +25,7 @@ from helpers.core.errors import UserError
 
 Array = NDArray[Any]  # float32 throughout
 
-# Settings that would change the picture and are computed here for one value only, the one diffusers has by default.
+# Settings that would change the picture and are supported only with diffusers' default value.
 _FIXED: dict[str, Any] = {
     "thresholding": False,
     "interpolation_type": "linear",
@@ -46,10 +46,10 @@ _FIXED: dict[str, Any] = {
 
 
 class Sampling:
-    """One way from noise to picture: unit noise times `initial_sigma`, then scale, predict, step for each timestep.
+    """One sampler: start from unit noise times `initial_sigma`, then scale, predict and step for each timestep.
 
-    config: scheduler_config.json of a model; what it does not say is what diffusers has by default. steps: 1 … its
-    num_train_timesteps. noise: gives fresh unit noise of the shape of the latents (Euler ancestral asks for it).
+    config: the model's scheduler_config.json; missing keys have diffusers' defaults. steps: 1 … its
+    num_train_timesteps. noise: returns fresh unit noise in the shape of the latents (for Euler ancestral and LCM).
     """
 
     spacing = "linspace"  # diffusers' default
@@ -63,7 +63,7 @@ class Sampling:
         self.spacing = _choice(config, "timestep_spacing", self.spacing, "leading", "trailing", "linspace")
         self.alphas = _alphas(config)  # the cumulative product, for each training timestep
         if not 1 <= steps < len(self.alphas):
-            message = f"{steps} steps cannot be drawn with this model: it has {len(self.alphas)} timesteps"
+            message = f"--steps {steps} is not possible: this model has {len(self.alphas)} timesteps"
             raise UserError(os.EX_USAGE, message, "Use --steps 20 or so.")
         self.initial_sigma = np.float32(1)
         self.timesteps: list[float] = self._spaced(steps).tolist()
@@ -80,11 +80,11 @@ class Sampling:
         return np.asarray(np.arange(trained, 0, -trained / steps).round()[:steps] - 1)
 
     def scale(self, latents: Array, step: int) -> Array:
-        """What the model wants to see of `latents` at `step` (0 … len(timesteps) - 1)."""
+        """The model's input for `latents` at `step` (0 … len(timesteps) - 1)."""
         return latents
 
     def step(self, latents: Array, step: int, output: Array) -> Array:
-        """The latents after `step`, from the model's `output` for these."""
+        """The latents after `step`; output: the model's noise or velocity prediction for `latents`."""
         raise NotImplementedError
 
 
@@ -106,7 +106,7 @@ class Ddim(Sampling):
         return np.asarray(np.sqrt(target) * clean + np.sqrt(1 - target) * noise)
 
     def _parts(self, latents: Array, now: int, output: Array) -> tuple[Array, Array]:
-        """The picture and the noise that the model sees in `latents`."""
+        """The clean latents and the noise, as the model predicts them."""
         signal, spread = np.sqrt(self.alphas[now]), np.sqrt(1 - self.alphas[now])
         if self.velocity:
             clean, noise = signal * latents - spread * output, signal * output + spread * latents
@@ -119,14 +119,14 @@ class Ddim(Sampling):
 
 
 class Lcm(Ddim):
-    """A latent consistency model's few steps: straight to the picture, then fresh noise up to the next level."""
+    """Latent consistency models: each step predicts the clean latents, then adds fresh noise for the next level."""
 
     clips = False
 
     def _spaced(self, steps: int) -> NDArray[Any]:
-        most = self.config.get("original_inference_steps", 50)  # those it was distilled from
+        most = self.config.get("original_inference_steps", 50)  # of the teacher's sampler in distillation
         if steps > most:
-            message = f"{steps} steps cannot be drawn with the sampler lcm: this model was distilled from {most}"
+            message = f"{steps} steps are too many for the sampler lcm: this model was distilled from {most}"
             raise UserError(os.EX_USAGE, message, "Use --steps 4 or so.")
         every = np.arange(most, 0, -1) * (len(self.alphas) // most) - 1
         return np.asarray(every[np.linspace(0, most, steps, endpoint=False).astype(int)])
@@ -143,14 +143,14 @@ class Lcm(Ddim):
 
 
 class _Sigmas(Sampling):
-    """What the samplers share that go down noise levels: sigma = spread / signal of each step, then the last one."""
+    """Common base of the samplers that work on noise levels: sigma = spread / signal for each step, plus the last."""
 
-    karras = False  # whether diffusers' scheduler of this name knows use_karras_sigmas
+    karras = False  # whether diffusers' scheduler of this name supports use_karras_sigmas
 
     def __init__(self, config: Mapping[str, Any], steps: int, noise: Callable[[], Array]) -> None:
         super().__init__(config, steps, noise)
         if config.get("rescale_betas_zero_snr", False):
-            self.alphas[-1] = 2**-24  # diffusers: not 0, so that the first sigma is 4096 and not infinite
+            self.alphas[-1] = 2**-24  # as in diffusers: not 0, so that the first sigma is 4096 instead of infinite
         every = np.sqrt((1 - self.alphas) / self.alphas)
         sigmas = np.interp(self.timesteps, np.arange(len(every)), every)
         if self.karras and config.get("use_karras_sigmas", False):
@@ -164,7 +164,7 @@ class _Sigmas(Sampling):
         return np.asarray(np.linspace(most ** (1 / 7), least ** (1 / 7), steps) ** 7)
 
     def _reach(self, sigmas: NDArray[Any], every: Array) -> tuple[float, float]:
-        """The highest and the lowest noise level that Karras' schedule goes between."""
+        """The highest and the lowest noise level of Karras' schedule."""
         return float(sigmas[0]), float(sigmas[-1])
 
     def _rounded(self, timesteps: NDArray[Any]) -> NDArray[Any]:
@@ -172,7 +172,7 @@ class _Sigmas(Sampling):
 
 
 class Euler(_Sigmas):
-    """Euler's method on the probability flow."""
+    """Euler's method on the probability flow ODE."""
 
     karras = True
 
@@ -198,7 +198,7 @@ class Euler(_Sigmas):
 
 
 class EulerAncestral(Euler):
-    """Euler's method down to below the next noise level, then fresh noise up to it."""
+    """An Euler step to below the next noise level, then fresh noise up to it."""
 
     karras = False
 
@@ -210,10 +210,10 @@ class EulerAncestral(Euler):
 
 
 class DpmSolver(_Sigmas):
-    """DPM-Solver++ 2M: second order from the step before, first order at the first step and near the end."""
+    """DPM-Solver++ 2M: second order, using the previous step; first order at the first step and near the end."""
 
     karras = True
-    before: Array  # the clean latents that the step before aimed at
+    before: Array  # the clean latents that the previous step predicted
 
     def _spaced(self, steps: int) -> NDArray[Any]:
         points = steps if self.spacing == "trailing" else steps + 1
@@ -263,11 +263,11 @@ SAMPLERS: dict[str, type[Sampling]] = {
 def start(name: str, config: Mapping[str, Any], steps: int, noise: Callable[[], Array]) -> Sampling:
     """The sampler `name` (a key of SAMPLERS) for the model whose scheduler_config.json is `config`.
 
-    The configuration may be of another scheduler: what both know is taken from it, as diffusers' from_config does.
+    The configuration may be that of another scheduler: the common keys are used, as in diffusers' from_config.
 
     Raises:
-        UserError: 64 for an unknown name or number of steps, 69 for a configuration that is damaged or not computed
-            here.
+        UserError: 64 for an unknown name or an impossible number of steps, 69 for a damaged or unsupported
+            configuration.
     """
     if name not in SAMPLERS:
         raise UserError(os.EX_USAGE, f"there is no sampler {name!r}", f"Samplers: {', '.join(SAMPLERS)}.")
@@ -280,7 +280,7 @@ def start(name: str, config: Mapping[str, Any], steps: int, noise: Callable[[], 
 
 
 def _alphas(config: Mapping[str, Any]) -> Array:
-    """How much of the picture's variance is left at each training timestep; float32 (num_train_timesteps,)."""
+    """The share of the picture's variance at each training timestep; float32 (num_train_timesteps,)."""
     kind = _choice(config, "beta_schedule", "linear", "scaled_linear", "squaredcos_cap_v2")
     count, first, last = (
         config.get(key, value)
@@ -304,7 +304,7 @@ def _alphas(config: Mapping[str, Any]) -> Array:
 
 
 def _line(first: float, last: float, count: int) -> Array:
-    """`count` points from first to last, to the last bit as torch.linspace rounds them to float32."""
+    """`count` points from first to last, bit for bit what torch.linspace gives in float32."""
     first, last = float(np.float32(first)), float(np.float32(last))
     step = float(np.float32(last - first) / np.float32(count - 1))
     index = np.arange(count)
@@ -312,7 +312,7 @@ def _line(first: float, last: float, count: int) -> Array:
 
 
 def _product(alphas: Array) -> Array:
-    """The cumulative product, in double and rounded, as torch computes it."""
+    """The cumulative product, computed in float64 and then rounded, as torch does."""
     return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
 
 
@@ -324,4 +324,4 @@ def _choice(config: Mapping[str, Any], key: str, default: str, *others: str) -> 
 
 
 def _unknown(key: str, value: object) -> UserError:
-    return UserError(os.EX_UNAVAILABLE, f"the model's scheduler has {key}={value!r}, which is not known here")
+    return UserError(os.EX_UNAVAILABLE, f"the model's scheduler has {key}={value!r}, which is not supported")

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair encoding, from `vocab.json` and `merges.txt` alone, with the words that did not fit."""
+"""CLIP's byte-pair encoding, from `vocab.json` and `merges.txt`; also returns the words that did not fit."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 # CLIP's own pattern (openai/CLIP, simple_tokenizer.py): special tokens, English endings, words, digits, the rest.
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-_LONGEST_WORD = 20  # characters; a longer run without a space is no word but a script that has none
+_LONGEST_WORD = 20  # characters; a longer run without a space is text in a script without spaces
 
 
 class Tokens(NamedTuple):
-    """A text as the text encoder takes it."""
+    """The text encoder's input."""
 
     ids: NDArray[np.int64]  # (length,): start, text, end, padding
-    cut: str  # the end of the text that did not fit, from the beginning of its first word; "" if all did
+    cut: str  # the end of the text that did not fit, from the start of a word; "" if all fits
 
 
 class Tokenizer:
-    """Turns text into exactly `length` token ids, the same as transformers' CLIPTokenizer gives.
+    """Turns text into exactly `length` token ids, the same as transformers' CLIPTokenizer.
 
-    folder: holds vocab.json and merges.txt, and may hold tokenizer_config.json and special_tokens_map.json, which say
-    what to pad with (Stable Diffusion 1.5: the end token; 2.x: "!"); padding: where they do not say. length: the text
+    folder: holds vocab.json and merges.txt. Optional tokenizer_config.json and special_tokens_map.json name the padding
+    token (Stable Diffusion 1.5: the end token; 2.x: "!"). padding: the padding token if they do not. length: the text
     encoder's positions, 77 for CLIP.
 
     Raises:
@@ -70,10 +70,10 @@ class Tokenizer:
         self._tokenizer.add_special_tokens(sorted({self._tokenizer.id_to_token(i) for i in ids}))
 
     def encode(self, text: str) -> Tokens:
-        """The ids of `text` between start and end, padded; what is too long is cut and returned beside them."""
+        """The ids of `text` with start and end token, padded; the part that is too long is returned as `cut`."""
         import numpy as np
 
-        text = text.encode("utf-8", "replace").decode()  # a lone surrogate is no text, and would be an exception
+        text = text.encode("utf-8", "replace").decode()  # a lone surrogate would raise an exception
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         room = self.length - 2
         ids = [self._start, *encoding.ids[:room], self._end]
@@ -83,7 +83,8 @@ class Tokenizer:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """What tokenizer_config.json says, overruled by special_tokens_map.json where transformers does that too."""
+    """The settings in tokenizer_config.json, overridden by special_tokens_map.json in the cases where transformers does
+    so too."""
     settings: dict[str, Any] = {}
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).exists() and "added_tokens_decoder" not in settings:
@@ -92,11 +93,11 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _text(token: Any) -> str:
-    """A special token stands in these files as itself or as {"content": itself, …}."""
+    """In these files a special token is either a string or {"content": string, …}."""
     return str(token["content"] if isinstance(token, dict) else token)
 
 
 def _from_word(text: str, start: int) -> str:
-    """`text` from the word that holds `start`."""
+    """`text` from the beginning of the word that contains position `start`."""
     word = len(re.sub(r"\S+$", "", text[:start]))
     return text[word if start - word < _LONGEST_WORD else start :].strip()
