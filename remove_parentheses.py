@@ -104,16 +104,16 @@ def is_annotation(text: str) -> bool:
     plain = _plain(text)
     if not plain:
         return not _speaks(text)
-    known = lists()
-    for tail in known.tails:
+    patterns = lists()
+    for tail in patterns.tails:
         plain = plain.removesuffix(tail)
     words = plain.split()
-    if plain in known.whole or any(plain == part or (len(part) > 1 and part in plain) for part in known.parts):
+    if plain in patterns.whole or any(plain == part or (len(part) > 1 and part in plain) for part in patterns.parts):
         return len(plain) <= 60
-    if len(words) > _LONGEST_ANNOTATION or words[0] in known.asides:
+    if len(words) > _LONGEST_ANNOTATION or words[0] in patterns.asides:
         return False
     return any(
-        " ".join(words[:count]) in known.starts or " ".join(words[-count:]) in known.ends
+        " ".join(words[:count]) in patterns.starts or " ".join(words[-count:]) in patterns.ends
         for count in range(1, min(3, len(words)) + 1)
     )
 
@@ -194,21 +194,21 @@ def _is_invented(text: str, annotated: bool) -> bool:
     annotated: whether annotations were removed from it. A doubtful sentence ("you", "Thank you.") may be real speech:
     it counts as invented only when it is repeated or came with an annotation.
     """
-    solid, known = _solid(text), lists()
+    solid, patterns = _solid(text), lists()
     if not 0 < len(solid) <= _LONGEST_INVENTION:
         return False
     # position up to which the text is made of known sentences → (how many, whether one of them is certain)
     reached = {0: (0, False)}
-    lengths = {len(sentence) for sentence in known.sentences | known.doubtful}
+    lengths = {len(sentence) for sentence in patterns.sentences | patterns.doubtful}
     for start in range(len(solid)):
         if start not in reached:
             continue
         count, certain = reached.pop(start)
         for length in lengths:
             sentence = solid[start : start + length]
-            if sentence in known.sentences or sentence in known.doubtful:
+            if sentence in patterns.sentences or sentence in patterns.doubtful:
                 before = reached.get(start + len(sentence), (0, False))
-                sure = certain or before[1] or sentence in known.sentences
+                sure = certain or before[1] or sentence in patterns.sentences
                 reached[start + len(sentence)] = (max(count + 1, before[0]), sure)
         if not reached:
             return False

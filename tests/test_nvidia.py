@@ -13,7 +13,7 @@ from small_models import BUILTIN, torch
 from helpers.core.errors import UserError
 from helpers.draw import engines
 from helpers.draw.choose_model import choose_model
-from helpers.draw.engines import nvidia, torch_engine
+from helpers.draw.engines import nvidia, torch_memory
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +109,8 @@ def test_the_best_device_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
         ((False, True), "mps", "f16"),
         ((False, False), "cpu", "f32"),
     ):
-        device = torch_engine._device(machine(*here))
-        assert (device.type, torch_engine._precision(machine(*here), device, "")) == (kind, usual)
+        device = torch_memory.device(machine(*here))
+        assert (device.type, torch_memory.precision(machine(*here), device, "")) == (kind, usual)
     with pytest.raises(UserError) as raised:  # an old card
-        torch_engine._precision(machine(True, False), torch.device("cuda"), "bf16")
+        torch_memory.precision(machine(True, False), torch.device("cuda"), "bf16")
     assert raised.value.code == 64 and "f16 or f32" in raised.value.remedy

@@ -27,7 +27,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import engines
 from helpers.draw.engines import openvino_graph
-from helpers.draw.engines.architecture import todays_name
+from helpers.draw.engines.architecture import diffusers_name
 from helpers.draw.engines.coreml_graph import identifier
 
 KINDS = {"linear-8": "macOS14", "palette-6": "macOS14", "mixed-4": "macOS14", "palette-4-grouped": "macOS15",
@@ -76,7 +76,7 @@ def test_decode_writes_what_the_packages_decode_to(small: tuple[str, Path, Path]
         for key, weight in mine.items():
             assert weight.dtype == np.float16
             assert weight.shape == original[key].shape
-            inner = identifier(todays_name(key))
+            inner = identifier(diffusers_name(key))
             if part != "VAEDecoder" or key.startswith(("decoder.", "post_quant_conv.")):
                 assert np.array_equal(weight.reshape(-1), expected[inner].reshape(-1)), key
             else:  # of the encoder, which is in no package
@@ -217,7 +217,7 @@ def test_gains_are_what_a_changed_weight_does_to_the_engine(part: str, chosen: t
     assert sensitivity.gains(source("tiny"), part) is gains
     assert min(gains.values()) > 0
     weights = read_weights(source("tiny") / part)
-    assert gains.keys() == {todays_name(key) for key, weight in weights.items() if weight.ndim > 1}
+    assert gains.keys() == {diffusers_name(key) for key, weight in weights.items() if weight.ndim > 1}
     inputs = sensitivity.samples(source("tiny"))[part]
 
     def outputs(folder: Path) -> list[Any]:
@@ -236,7 +236,7 @@ def test_gains_are_what_a_changed_weight_does_to_the_engine(part: str, chosen: t
         save_file({**weights, key: changed.astype(np.float32)}, weight_files(folder / part)[0])
         effect = np.mean([np.mean((a - b) ** 2) for a, b in zip(exact, outputs(folder), strict=True)])
         error = np.sum((changed.astype(np.float64) - weights[key]) ** 2)
-        assert gains[todays_name(key)] == pytest.approx(effect / error, rel=0.01), key
+        assert gains[diffusers_name(key)] == pytest.approx(effect / error, rel=0.01), key
 
 
 @pytest.mark.full

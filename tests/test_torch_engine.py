@@ -22,7 +22,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
 from helpers.draw.choose_model import Model
-from helpers.draw.engines import nvidia, torch_engine
+from helpers.draw.engines import nvidia, torch_engine, torch_memory
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
 
@@ -211,7 +211,7 @@ def test_bf16_draws_nearly_the_same() -> None:
 
 
 def test_the_decoder_of_xl_is_exact_where_f16_would_overflow(model: Callable[[str], Path], monkeypatch: Any) -> None:
-    monkeypatch.setitem(torch_engine._PRECISIONS, "cpu", ("f16",))
+    monkeypatch.setitem(torch_memory._PRECISIONS, "cpu", ("f16",))
     engine: Any = engines.load("torch", model("xl"))
     assert (engine._unet.dtype, engine._vae.dtype) == (torch.float16, torch.float32)
     other: Any = engines.load("torch", model("tiny"))

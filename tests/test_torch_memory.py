@@ -17,7 +17,7 @@ from torch_models import xl_model
 
 from helpers.core.errors import UserError
 from helpers.draw import engines
-from helpers.draw.engines import nvidia, torch_engine
+from helpers.draw.engines import nvidia, torch_engine, torch_memory
 
 
 @pytest.fixture(scope="module", params=["tiny", "xl"])
@@ -41,21 +41,23 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def needs(engine: Any) -> tuple[int, int]:
     """Bytes of the UNet, and of the others."""
-    return torch_engine._bytes(engine._unet), sum(map(torch_engine._bytes, (engine._vae, *engine._encoders)))
+    return torch_memory.size_in_bytes(engine._unet), sum(
+        map(torch_memory.size_in_bytes, (engine._vae, *engine._encoders))
+    )
 
 
 def test_what_is_kept_in_memory_follows_from_what_is_free(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plenty: Any = engines.load("torch", folder)
-    assert (plenty.level, plenty.pictures) == (torch_engine.RESIDENT, 8)
+    assert (plenty.level, plenty.pictures) == (torch_memory.RESIDENT, 8)
     expected = picture(plenty)
     unet, others = needs(plenty)
     for free, level in ((2 * (unet + others) + (64 << 20), 0), (unet + others - 1, 1), (unet, 2), (0, 2)):
-        monkeypatch.setattr(torch_engine, "_free", lambda *_, free=free: free)
-        if level == torch_engine.UNET_ONLY:  # a picture that needs next to nothing
-            monkeypatch.setattr(torch_engine, "_STEP", 0)
+        monkeypatch.setattr(torch_memory, "free", lambda *_, free=free: free)
+        if level == torch_memory.UNET_ONLY:  # a picture that needs next to nothing
+            monkeypatch.setattr(torch_memory, "_STEP", 0)
         engine: Any = engines.load("torch", folder)
         assert engine.level == level
-        assert level == torch_engine.RESIDENT or engine.pictures == 1
+        assert level == torch_memory.RESIDENT or engine.pictures == 1
         assert np.abs(picture(engine).astype(int) - expected).max() <= 2
 
 
@@ -63,7 +65,7 @@ def test_what_is_kept_in_memory_follows_from_what_is_free(folder: Path, monkeypa
 def test_a_setting_overrides_what_is_free(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, asked: bool, free: int, level: int
 ) -> None:
-    monkeypatch.setattr(torch_engine, "_free", lambda *_: free)
+    monkeypatch.setattr(torch_memory, "free", lambda *_: free)
     engine: Any = engines.load("torch", tiny, engines.Options(low_memory=asked))
     assert (engine.level, engine.pictures) == (level, 1)
 
@@ -75,7 +77,7 @@ def test_more_pictures_at_once_where_there_is_room(tiny: Path, monkeypatch: pyte
     decoding = 16 * 8 * 4 * 32 * 32
     assert step > decoding
     for free, pictures in ((step + 1, 1), (3 * step, 3), (1000 * step, 8)):
-        monkeypatch.setattr(torch_engine, "_free", lambda *_, free=free: unet + others + free)
+        monkeypatch.setattr(torch_memory, "free", lambda *_, free=free: unet + others + free)
         assert engines.load("torch", tiny).pictures == pictures
 
 
@@ -112,12 +114,12 @@ def test_a_call_that_memory_is_too_small_for_is_repeated_with_less_in_it(
     engine: Any = engines.load("torch", tiny)
     engine._call = Faulty(engine._call, error, 1)
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert (engine.level, engine.pictures) == (torch_engine.UNET_ONLY, 1)
+    assert (engine.level, engine.pictures) == (torch_memory.UNET_ONLY, 1)
     said = caplog.messages[:]
     assert len(said) == 1 and "is full; from now on only the UNet stays in it" in said[0]
     engine._call.calls = 0
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == torch_engine.LAYERS and "each layer is brought" in caplog.text
+    assert engine.level == torch_memory.LAYERS and "each layer is loaded" in caplog.text
 
 
 def test_text_and_decoder_are_repeated_too(folder: Path, caplog: Any) -> None:
@@ -127,12 +129,12 @@ def test_text_and_decoder_are_repeated_too(folder: Path, caplog: Any) -> None:
     engine._encoders[0].forward = Faulty(engine._encoders[0].forward, FULL[0], 1)
     engine._vae.decode = Faulty(engine._vae.decode, FULL[0], 1)
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == torch_engine.UNET_ONLY and engine._vae.use_tiling
+    assert engine.level == torch_memory.UNET_ONLY and engine._vae.use_tiling
     said = caplog.messages[:]
     assert len(said) == 2 and "only the UNet stays in it" in said[0] and "decoded in tiles" in said[1]
     engine._vae.decode.calls = 0
     assert np.abs(picture(engine).astype(int) - expected).max() <= 2
-    assert engine.level == torch_engine.LAYERS and "each layer is brought" in caplog.text
+    assert engine.level == torch_memory.LAYERS and "each layer is loaded" in caplog.text
 
 
 def test_memory_that_is_too_small_for_a_layer_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,13 +151,13 @@ def test_memory_that_runs_out_while_the_model_is_put_into_it(tiny: Path, monkeyp
 
     def full(self: torch_engine.Torch, level: int) -> None:
         self.level = level
-        if level == torch_engine.RESIDENT:
+        if level == torch_memory.RESIDENT:
             raise FULL[0]
         place(self, level)
 
     monkeypatch.setattr(torch_engine.Torch, "_place", full)
     engine: Any = engines.load("torch", tiny)
-    assert engine.level == torch_engine.UNET_ONLY and picture(engine).any()
+    assert engine.level == torch_memory.UNET_ONLY and picture(engine).any()
 
 
 def test_another_fault_of_the_device_is_said_and_not_repeated(tiny: Path) -> None:
@@ -182,10 +184,10 @@ def test_a_picture_is_decoded_in_tiles_only_where_it_does_not_fit(tiny: Path, mo
     latents = np.random.RandomState(0).randn(1, 4, 32, 128).astype(np.float32)
     plenty: Any = engines.load("torch", tiny, size=(256, 64))
     expected, (unet, _) = plenty.decode(latents), needs(plenty)
-    monkeypatch.setattr(torch_engine, "_STEP", 0)
-    enough = unet + torch_engine._bytes(plenty._vae) + 16 * 8 * 4 * 256 * 64
+    monkeypatch.setattr(torch_memory, "_STEP", 0)
+    enough = unet + torch_memory.size_in_bytes(plenty._vae) + 16 * 8 * 4 * 256 * 64
     for free, level, tiled in ((enough, 1, False), (enough - 1, 1, True), (0, 2, True)):
-        monkeypatch.setattr(torch_engine, "_free", lambda *_, free=free: free)
+        monkeypatch.setattr(torch_memory, "free", lambda *_, free=free: free)
         engine: Any = engines.load("torch", tiny, engines.Options(low_memory=True), size=(256, 64))
         assert (engine.level, engine._vae.use_tiling) == (level, tiled)
         assert np.allclose(engine.decode(latents), expected, atol=1e-5) is not tiled
@@ -197,7 +199,7 @@ def test_a_picture_is_decoded_in_tiles_only_where_it_does_not_fit(tiny: Path, mo
 
 def test_layers_leave_nothing_on_the_device(tiny: Path) -> None:
     engine: Any = engines.load("torch", tiny)
-    engine._place(torch_engine.LAYERS)
+    engine._place(torch_memory.LAYERS)
     layer = engine._unet.conv_in
     kept, seen = layer.weight.data_ptr(), []
     layer.register_forward_pre_hook(lambda layer, _: seen.append(layer.weight.data_ptr()))
@@ -270,7 +272,7 @@ def test_less_memory_forgets_what_was_recorded(tiny: Path, graphs: type[torch_mo
     known = inputs(engine, 1)
     for _ in range(3):
         expected = engine.predict_noise(*known)
-    engine._place(torch_engine.LAYERS)
+    engine._place(torch_memory.LAYERS)
     assert np.allclose(engine.predict_noise(*known), expected, atol=1e-5)
     assert np.allclose(engine.predict_noise(*known), expected, atol=1e-5)
     assert graphs.replays == 2
@@ -345,7 +347,7 @@ def test_what_was_compiled_for_more_memory_is_not_used(
     calls: list[int] = []
     known = inputs(plain := engines.load("torch", tiny), 1)
     engine = warmed(tiny, monkeypatch, compiler)
-    engine._place(torch_engine.UNET_ONLY)
+    engine._place(torch_memory.UNET_ONLY)
     lowered.set()
     engine._call.compiling.join()
     assert len(calls) == 2  # not recorded

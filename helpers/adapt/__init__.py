@@ -1,4 +1,4 @@
-"""Checkpoints as people bring them: folders in the layout of diffusers, their configuration and weights.
+"""Reads checkpoints: folders in the layout of diffusers, their configuration and weights.
 
 Imports core and catalog.
 """

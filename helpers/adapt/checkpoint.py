@@ -1,4 +1,4 @@
-"""A model's files on this machine, and what tells them from any others."""
+"""The files of a model on this machine, and a key for caches made from them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Checkpoint:
     folder: Path
 
     def identity(self, files: Iterable[Path]) -> str:
-        """A hash of the folder's path and of the names, sizes and times of those of its files that matter. A cache that
-        has it in its keys never serves what was made of a file that has changed since.
+        """A hash of the folder's path and of the names, sizes and times of the given files. A
+        cache with it in the key never returns an entry for files that have changed.
 
         Raises: OSError for a file that is missing.
         """
-        known = [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
-        return hashlib.sha256(repr([str(self.folder.resolve()), known]).encode()).hexdigest()
+        stats = [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
+        return hashlib.sha256(repr([str(self.folder.resolve()), stats]).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The parts of a model folder in the layout of diffusers: configuration and weights of one part, never a pickle."""
+"""Read the parts of a model folder in the layout of diffusers: configuration and weights, never a pickle."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from helpers.core.errors import UserError
 
 _FETCH = "Fetch the model again."
-_NO_PICKLE = "Use a copy of the model with *.safetensors; with PyTorch (A2I_ENGINE=torch), A2I_ALLOW_PICKLE=1 opens it."
-# Far above what any model has; a file that says more is damaged, or made to fill the memory.
-_LARGEST_FILE = 64 << 20  # bytes that are read as a whole; CLIP's vocabulary has 1 MB
-_LARGEST, _LONGEST = 1_000_000, 10_000  # a number, and a list (1000 betas)
+_NO_PICKLE = "Use a copy of the model with *.safetensors. With A2I_ENGINE=torch, A2I_ALLOW_PICKLE=1 opens it."
+# Limits far above those of any model; a file beyond them is damaged or made to exhaust memory.
+_LARGEST_FILE = 64 << 20  # bytes, for files read into memory; CLIP's vocabulary has 1 MB
+_LARGEST, _LONGEST = 1_000_000, 10_000  # of numbers, and of lists (1000 betas)
 _MOST = {
     "layers_per_block": 8,
     "num_hidden_layers": 64,
@@ -30,7 +30,7 @@ _MOST = {
 }
 _MOST |= dict.fromkeys(("transformer_layers_per_block", "reverse_transformer_layers_per_block"), 32)
 _LONGEST_TEXT = 1024  # tokens; CLIP's are 77
-_LARGEST_SIDE = 4096  # pixels of the size that a model was trained at
+_LARGEST_SIDE = 4096  # pixels of the model's native size
 _DTYPES = {
     "F32": np.float32,
     "F16": np.float16,
@@ -42,21 +42,21 @@ _DTYPES = {
 
 
 def library(name: str) -> Any:
-    """torch, diffusers or transformers. Their loaders are called with `local_files_only`; that they never ask a hub
-    for anything is also in the environment of our programs (`stage.run`)."""
+    """torch, diffusers or transformers. Their loaders are called with `local_files_only`; `stage.run` also sets
+    environment variables that keep them offline."""
     return importlib.import_module(name)
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A JSON file of a model, with no setting that no model has: a number of layers, say, that would fill the memory.
+    """A JSON file of a model. Implausible values are refused, such as a number of layers that would exhaust memory.
 
     Raises:
-        UserError: 69 if it is missing, no JSON object, or absurd.
+        UserError: 69 if it is missing, not a JSON object, or implausible.
     """
     try:
         config = json.loads(plain(path).read_text(encoding="utf-8"))
         if not isinstance(config, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         for key, value in config.items():
             _check_plausible(key, value)
     except OSError as error:
@@ -67,9 +67,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain(path: Path) -> Path:
-    """`path`, a file that is read as a whole. Raises OSError, or ValueError for one that is no file or too large."""
+    """`path`, checked before it is read into memory. Raises OSError, or ValueError for no regular file or a large one."""
     if not stat.S_ISREG((status := path.stat()).st_mode):
-        raise ValueError("no file")
+        raise ValueError("not a regular file")
     if status.st_size > _LARGEST_FILE:
         raise ValueError(f"{status.st_size} bytes")
     return path
@@ -87,28 +87,28 @@ def _check_plausible(key: str, value: Any) -> None:
 
 
 def damaged(path: Path, why: object) -> UserError:
-    """The error for a file of a model that is not what it should be."""
+    """The error for a damaged file of a model."""
     return UserError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {str(why)[:200]}", _FETCH)
 
 
 def factor(vae: Mapping[str, Any]) -> int:
-    """Pixels per latent: each block of the autoencoder but the last halves the picture. Raises KeyError, TypeError."""
+    """The VAE scale factor: each block of the VAE but the last halves the picture. Raises KeyError or TypeError."""
     blocks = vae.get("block_out_channels") or vae["decoder_block_out_channels"]
     if not isinstance(blocks, list) or len(blocks) > 8:
-        raise TypeError("block_out_channels is no list of one to eight numbers")
+        raise TypeError("block_out_channels is not a list of one to eight numbers")
     return int(2 ** (len(blocks) - 1))
 
 
 def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], *encoders: Mapping[str, Any]) -> None:
-    """Refuse parts that do not belong together, and kinds of model that want more than a prompt.
+    """Refuse parts of different models, and models that need more inputs than a prompt.
 
-    Raises: UserError 69, KeyError or TypeError for what a configuration does not say.
+    Raises: UserError 69, KeyError or TypeError for a missing setting.
     """
     width, channels = sum(encoder["hidden_size"] for encoder in encoders), vae["latent_channels"]
     for key, value in (("in_channels", channels), ("out_channels", channels), ("cross_attention_dim", width)):
         found = unet[key]
         if found != value and found != [value] * len(unet["block_out_channels"]):
-            raise unknown("unet", key, found, f"its other parts want {value}")
+            raise unknown("unet", key, found, f"but its other parts need {value}")
     for encoder in encoders:
         if not 3 <= (length := encoder["max_position_embeddings"]) <= _LONGEST_TEXT:
             raise unknown("text_encoder", "max_position_embeddings", length)
@@ -121,14 +121,14 @@ def misfit(folder: Path, error: Exception) -> UserError:
     return UserError(os.EX_UNAVAILABLE, message, _FETCH)
 
 
-def unknown(part: str, key: str, value: object, why: str = "which is not computed here") -> UserError:
-    """The error for a setting of a part of a model."""
+def unknown(part: str, key: str, value: object, why: str = "which is not supported") -> UserError:
+    """The error for an unsupported setting."""
     message = f"the model's {part}/config.json has {key[:80]}={repr(value)[:80]}, {why}"
     return UserError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
 def check_amount(described: int, files: list[Path]) -> None:
-    """Refuse a configuration that describes far more numbers than the safetensors files hold, before they take memory.
+    """Refuse a configuration with far more parameters than the safetensors files hold, before memory is allocated.
 
     Raises: ValueError; safetensors' own exceptions for a damaged file.
     """
@@ -139,12 +139,12 @@ def check_amount(described: int, files: list[Path]) -> None:
         with safe_open(file, "numpy") as tensors:
             held += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     if described > 2 * held:
-        raise ValueError(f"{described} numbers are described, {held} are there")
+        raise ValueError(f"the configuration has {described} parameters, the files have {held}")
 
 
 def native_size(unet: Mapping[str, Any], factor: int) -> tuple[int, int]:
-    """Width and height in pixels that the model was trained at. Raises: UserError 69 for a size that none is."""
-    native = unet.get("sample_size") or 64  # latents: of a side, or height and width
+    """Width and height in pixels that the model was trained at. Raises: UserError 69 for an invalid size."""
+    native = unet.get("sample_size") or 64  # in latents: one side, or height and width
     rows, columns = native if isinstance(native, list) and len(native) == 2 else (native, native)
     if not (isinstance(rows, int) and isinstance(columns, int) and 0 < max(rows, columns) * factor <= _LARGEST_SIDE):
         raise unknown("unet", "sample_size", native)
@@ -155,8 +155,8 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
     """The safetensors files of one part of a model (`unet/`): one file or its shards, of the first of `variants`.
 
     Raises:
-        UserError: 69 if there is none; a model that is there as a pickle only is refused, because opening a pickle
-            runs whatever it says.
+        UserError: 69 if there is none; a model that has only a pickle is refused, because opening a pickle can run
+            any code.
     """
     stems = ("diffusion_pytorch_model", "model")
     for variant in variants:
@@ -170,13 +170,13 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
                     raise UserError(os.EX_UNAVAILABLE, f"the model has no {str(lost[0])[:400]}", _FETCH)
                 return shards
     if any(folder.glob("*.bin")) or any(folder.glob("*.ckpt")):
-        message = f"{folder} holds its weights as a pickle only, which could run anything and is not opened"
+        message = f"{folder} holds its weights as a pickle only, which could run any code"
         raise UserError(os.EX_UNAVAILABLE, message, _NO_PICKLE)
     raise UserError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
 
 
 def _float8_values() -> NDArray[np.float16]:
-    """What each byte means as an 8-bit float with 4 bits of exponent and 3 of mantissa, without infinities.
+    """The value of each byte as an 8-bit float with 4 exponent and 3 mantissa bits, without infinities (E4M3).
 
     Micikevicius et al., FP8 Formats for Deep Learning, 2022 (arXiv:2209.05433), table 1.
     """
@@ -188,10 +188,10 @@ def _float8_values() -> NDArray[np.float16]:
 
 
 def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
-    """Every tensor of one part of a model by name: float32 or float16, straight from the file's pages.
+    """Every tensor of one part of a model by name: float32 or float16, memory-mapped.
 
     Raises:
-        UserError: 69 for a file that is missing, damaged or of another kind.
+        UserError: 69 for a file that is missing, damaged or in another format.
     """
     weights: dict[str, NDArray[Any]] = {}
     for file in weight_files(folder):
@@ -218,7 +218,7 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
         if name == "__metadata__":
             continue
         if tensor["dtype"] not in _DTYPES:
-            raise ValueError(f"{name[:80]} is {tensor['dtype']}, which is not known here")
+            raise ValueError(f"{name[:80]} is {tensor['dtype']}, which is not supported")
         begin, end = tensor["data_offsets"]
         dtype = np.dtype(_DTYPES[tensor["dtype"]])
         array = np.frombuffer(pages, dtype, (end - begin) // dtype.itemsize, 8 + length + begin)

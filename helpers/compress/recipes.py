@@ -130,11 +130,11 @@ def mixed_bits(
     """
     from helpers.adapt.diffusers_folder import misfit, read_weights
     from helpers.compress import palettes, sensitivity
-    from helpers.draw.engines.architecture import todays_name
+    from helpers.draw.engines.architecture import diffusers_name
     from helpers.draw.engines.coreml_graph import identifier
 
     part = part_of(package)
-    original_names = {identifier(todays_name(name)): todays_name(name) for name in read_weights(source / part)}
+    original_names = {identifier(diffusers_name(name)): diffusers_name(name) for name in read_weights(source / part)}
     for name in weights.keys() - original_names.keys():
         raise _changed(name, package.stem)
     say(f"measuring the effect of each of {len(weights)} layers of {package.stem}")
@@ -190,7 +190,7 @@ def decode(folder: Path, source: Path, target: Path) -> None:
     from safetensors.numpy import save_file
 
     from helpers.adapt.diffusers_folder import misfit, read_weights, weight_files
-    from helpers.draw.engines.architecture import todays_name
+    from helpers.draw.engines.architecture import diffusers_name
     from helpers.draw.engines.coreml_graph import identifier
 
     shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.safetensors", "*.index.*"))
@@ -200,7 +200,7 @@ def decode(folder: Path, source: Path, target: Path) -> None:
     for part, by_name in decoded.items():
         weights = read_weights(source / part)
         for name, weight in weights.items():
-            array = by_name.get(identifier(todays_name(name)), weight)
+            array = by_name.get(identifier(diffusers_name(name)), weight)
             if part == "unet" and array is weight:
                 raise _changed(name, "the Unet")
             try:

@@ -16,7 +16,7 @@ from helpers.compress import palettes
 from helpers.core import openvino
 from helpers.draw import diffusion, engines
 from helpers.draw.engines import openvino_graph
-from helpers.draw.engines.architecture import todays_names
+from helpers.draw.engines.architecture import diffusers_names
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array
@@ -95,7 +95,7 @@ def gains(source: Path, part: str) -> dict[str, float]:
 def _with_open_weights(source: Path, part: str, inputs: list[Inputs]) -> tuple[Any, dict[str, NDArray[Any]]]:
     """The compiled network, whose matrices and kernels are additional inputs after its own, and these weights."""
     op = openvino.runtime().opset15
-    config, weights = read_config(source / part / "config.json"), todays_names(read_weights(source / part))
+    config, weights = read_config(source / part / "config.json"), diffusers_names(read_weights(source / part))
     if part == "unet":
         batch, _, height, width = inputs[0][0].shape
         model = openvino_graph.unet(config, weights, batch, height, width, inputs[0][2].shape[1])

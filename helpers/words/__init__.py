@@ -1,4 +1,4 @@
-"""Text to text: confirmation by a person, repetition and hallucinations of a recogniser.
+"""Text to text: confirmation by the user; removal of a recogniser's repetitions and hallucinations.
 
 Imports core.
 """

@@ -28,10 +28,10 @@ def collapse(text: str, least: int = LEAST) -> str:
     if len(text) > _TOO_LONG:
         return text
     words = [(found[0].casefold(), *found.span()) for found in _WORD.finditer(text)]
-    said = [word for word, _, _ in words]
+    spoken = [word for word, _, _ in words]
     kept, copied, at = [], 0, 0
-    while at < len(said):
-        size, end = _loop(said, at, least)
+    while at < len(spoken):
+        size, end = _loop(spoken, at, least)
         if size:
             kept.append(text[copied : words[at + size - 1][2]])
             copied = words[end - 1][2]
@@ -40,16 +40,16 @@ def collapse(text: str, least: int = LEAST) -> str:
     return collapsed if collapsed == text else collapse(collapsed, least)  # a loop of loops
 
 
-def _loop(said: list[str], at: int, least: int) -> tuple[int, int]:
+def _loop(spoken: list[str], at: int, least: int) -> tuple[int, int]:
     """(words of the phrase that is repeated from word `at` on, word after the loop), or (0, 0) where no loop starts."""
-    for size in range(1, min(LONGEST, (len(said) - at) // least) + 1):
-        if said[at] != said[at + size]:
+    for size in range(1, min(LONGEST, (len(spoken) - at) // least) + 1):
+        if spoken[at] != spoken[at + size]:
             continue
-        phrase, end = said[at : at + size], at + size
-        while said[end : end + size] == phrase:
+        phrase, end = spoken[at : at + size], at + size
+        while spoken[end : end + size] == phrase:
             end += size
         if end - at >= least * size and any(word[0].isalpha() for word in phrase):
-            rest = said[end:]
+            rest = spoken[end:]
             return size, end + (len(rest) if len(rest) < size and rest == phrase[: len(rest)] else 0)
     return 0, 0
 

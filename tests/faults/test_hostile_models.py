@@ -114,7 +114,7 @@ def test_a_network_larger_than_its_weights(tiny: Path, tmp_path: Path) -> None:
     """A model with far fewer weights than its sizes need is refused before VRAM is allocated for it."""
     path = Path(shutil.copytree(tiny, tmp_path / "model")) / "unet" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"block_out_channels": [80_000, 160_000]}))
-    with pytest.raises(UserError, match=r"numbers are described, \d+ are there"):
+    with pytest.raises(UserError, match=r"parameters, the files have \d+"):
         engines.load("torch", tmp_path / "model")
 
 

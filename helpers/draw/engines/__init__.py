@@ -1,4 +1,4 @@
-"""One small module per way of computing. `load` is the only door: nothing outside an engine imports its framework."""
+"""The engines, one module each. Use `load`: only an engine's own module imports its framework."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Kind:
-    """What is known of an engine before its framework is imported."""
+    """An engine as far as it is described without importing its framework."""
 
-    module: str  # its `load` takes what `load` below takes, without the name
+    module: str  # its `load` has the arguments of `load` below, without the name
     about: Callable[[], str]  # for --doctor: "OpenVINO on the processor"
-    draws: Callable[[Path], bool]  # whether it draws with the model in a folder
-    is_here: Callable[[], bool] = lambda: False  # whether this machine uses it without being asked to
-    advice: Callable[[], str] = lambda: ""  # what is missing for it, on one line, if it would be quicker
-    role: Callable[[], str] = lambda: ""  # of its default model in the catalogue, if that is not its name
-    models: str = ""  # the engine whose models in the catalogue it draws with, if not its own
+    draws: Callable[[Path], bool]  # whether it can run the model in a folder
+    is_here: Callable[[], bool] = lambda: False  # whether this machine uses it by default
+    advice: Callable[[], str] = lambda: ""  # one line: what to install, if the engine would be faster but lacks it
+    role: Callable[[], str] = lambda: ""  # catalogue role of its default model, if that is not the engine's name
+    models: str = ""  # the engine whose catalogue models it uses, if not its own
 
 
 def _is_coreml(folder: Path) -> bool:
@@ -51,8 +51,8 @@ def _mac() -> Machine:
     return system.machine()
 
 
-# The registry, the quickest engine first: an engine is one module beside this one and one entry here. The name is what
-# A2I_ENGINE takes.
+# The registry, fastest engine first. To add an engine, add a module in this folder and an entry here; the key is the
+# value of A2I_ENGINE.
 ENGINES = {
     "coreml": Kind(
         "helpers.draw.engines.coreml",
@@ -83,19 +83,19 @@ SPELLINGS = {"cuda": "torch", "cpu": "openvino"}  # names of earlier versions
 
 @dataclass(frozen=True)
 class Options:
-    """How a machine is to draw, for all engines; each takes what concerns it."""
+    """Options of all engines; each engine uses those that apply to it."""
 
-    low_memory: bool | None = None  # keep only what computes in memory; None: where memory is short
-    compute_units: str = ""  # Core ML's; "": what was found to work
-    allow_pickle: bool = False  # open weights that are Python pickles
-    apple_python: str = ""  # the Python with Apple's python_coreml_stable_diffusion, for the engine apple
-    goes_on: bool = False  # many pictures will be drawn, so that compiling in the background pays
-    cache: Path | None = None  # where an engine keeps what it compiles; None: in `.cache` of the repository
+    low_memory: bool | None = None  # load each network only while it runs; None: only if memory is short
+    compute_units: str = ""  # for Core ML; "": the fastest that was found to work
+    allow_pickle: bool = False  # allow weights that are Python pickles
+    apple_python: str = ""  # for the engine apple: the Python that has Apple's python_coreml_stable_diffusion
+    goes_on: bool = False  # many pictures will be drawn: compiling in the background pays off
+    cache: Path | None = None  # for compiled networks; None: the repository's `.cache`
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a model draws best with. `audio_to_image.json` in its folder may say it; each key of that is optional."""
+    """Recommended settings of a model. `audio_to_image.json` in its folder may override each of them."""
 
     sampler: str = "dpm++"  # a name of helpers.draw.samplers.SAMPLERS
     steps: int = 20
@@ -103,19 +103,19 @@ class Defaults:
 
 
 class Engine(Protocol):
-    """A loaded Stable Diffusion model: three functions and what one has to know to call them.
+    """A loaded Stable Diffusion model: three functions and the values needed to call them.
 
-    All arrays are float32 and C-contiguous. n is the number of pictures that are drawn at once, and with guidance
-    twice that number: the unwanted halves first.
+    All arrays are float32 and C-contiguous. n is the batch size: the number of pictures, and with guidance twice
+    that, the negative prompt's half first.
     """
 
     name: str  # in ENGINES
-    version: str  # what computes, for run.json: "openvino 2026.4.1"
+    version: str  # of the framework, for run.json: "openvino 2026.4.1"
     precision: str  # "f32", "bf16" or "f16"
-    size: tuple[int, int]  # width and height in pixels that predict_noise and decode were made for
-    pictures: int  # that are drawn at once, at most
+    size: tuple[int, int]  # width and height of the picture in pixels; fixed at load
+    pictures: int  # most pictures in one batch
     channels: int  # of a latent: 4 for Stable Diffusion
-    factor: int  # pixels per latent, in each direction: 8 for Stable Diffusion
+    factor: int  # the VAE scale factor, pixels per latent in each direction: 8 for Stable Diffusion
     scheduler: dict[str, Any]  # scheduler_config.json of the model
     tokenizer: Tokenizer
     defaults: Defaults
@@ -136,17 +136,17 @@ class Engine(Protocol):
         ...
 
     def warm(self, pictures: int = 1) -> None:
-        """Run everything once, so that the first picture is as quick as the next; call it while nobody waits.
+        """Run all networks once, so that the first picture is not slower than the next; call it while idle.
 
-        pictures: that will be drawn at once.
+        pictures: the batch size to expect.
         """
         ...
 
 
 def available(asked: str = "") -> tuple[str, ...]:
-    """The engines that this machine draws with, the quickest first; `asked` (A2I_ENGINE) leaves that one.
+    """The engines that this machine can use, fastest first; with `asked` (A2I_ENGINE) only that one.
 
-    Raises: UserError 64 for a name that is none of ENGINES.
+    Raises: UserError 64 for a name that is not in ENGINES.
     """
     if asked:
         asked = SPELLINGS.get(asked, asked)
@@ -157,12 +157,12 @@ def available(asked: str = "") -> tuple[str, ...]:
 
 
 def engines_of(folder: Path) -> tuple[str, ...]:
-    """The engines that draw with the model in `folder`."""
+    """The engines that can run the model in `folder`."""
     return tuple(name for name, kind in ENGINES.items() if kind.draws(folder))
 
 
 def role(name: str) -> str:
-    """The catalogue's role for the pictures of an engine on this machine."""
+    """The catalogue role of an engine's default model on this machine."""
     kind = ENGINES[name]
     return kind.role() or (role(kind.models) if kind.models else name)
 
@@ -179,11 +179,11 @@ def load(
     """Load the model in `folder` into the engine `name`.
 
     size: width and height in pixels, None for the size the model was trained at; guidance: whether predict_noise
-    will be called with n = 2; precision: of the engine's own, "" for its usual one.
+    will be called with n = 2; precision: one of the engine's, "" for its default.
 
     Raises:
-        UserError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or of a kind that
-            the engine does not compute.
+        UserError: 64 for a size the model cannot draw, 69 for a model that is missing, damaged or not supported
+            by the engine.
     """
     name = SPELLINGS.get(name, name)
     if name not in ENGINES:
@@ -194,10 +194,10 @@ def load(
 
 
 def check_size(size: tuple[int, int], factor: int) -> None:
-    """Refuse a size (width, height) that is no multiple of `factor`, the model's pixels per latent.
+    """Refuse a size (width, height) that is not a multiple of `factor`, the model's VAE scale factor.
 
     Raises:
-        UserError: 64, with the nearest size that the model draws.
+        UserError: 64, with the nearest size that the model can draw.
     """
     width, height = size
     if min(size) < factor or width % factor or height % factor:
@@ -211,8 +211,8 @@ def _unknown(name: str) -> UserError:
 
 
 def defaults(folder: Path) -> Defaults:
-    """What the model in `folder` draws best with; without `audio_to_image.json`, what suits Stable Diffusion, or a
-    model of few steps if its scheduler is one's.
+    """Recommended settings of the model in `folder`: from `audio_to_image.json`, otherwise the usual ones of Stable
+    Diffusion, or of few-step models if its scheduler is typical of those.
 
     Raises:
         UserError: 69 for a file that is damaged or has an unknown key.
@@ -223,12 +223,12 @@ def defaults(folder: Path) -> Defaults:
     if not path.exists():
         return _usual(folder)
     try:
-        known = Defaults(**read_config(path))
-        if not (isinstance(known.sampler, str) and type(known.steps) is int and known.steps > 0 <= known.guidance):
-            raise ValueError(f"{known}")
+        found = Defaults(**read_config(path))
+        if not (isinstance(found.sampler, str) and type(found.steps) is int and found.steps > 0 <= found.guidance):
+            raise ValueError(f"{found}")
     except (TypeError, ValueError) as error:
         raise damaged(path, error) from error
-    return known
+    return found
 
 
 _FEW = re.compile(r"turbo|lightning|hyper|lcm|consistency", re.IGNORECASE)
@@ -236,8 +236,9 @@ _ANCESTRAL = "EulerAncestralDiscreteScheduler"
 
 
 def _usual(folder: Path) -> Defaults:
-    """LCM has a scheduler of its own; Turbo, Lightning and Hyper come with Euler's and trailing timesteps, which no
-    other model published with diffusers has. A name with a number of steps (`sdxl-lightning-8step`) says that, too."""
+    """Few-step models are recognised by their scheduler: LCM has its own; Turbo, Lightning and Hyper use Euler with
+    trailing timesteps, as no other published model does. The folder's name may give the steps (`sdxl-lightning-8step`).
+    """
     from helpers.adapt.diffusers_folder import read_config
 
     path = folder / "scheduler" / "scheduler_config.json"

@@ -1,8 +1,8 @@
 """The three networks of Stable Diffusion, layer by layer, from the configuration and weights that diffusers reads.
 
-A walk through the network calls one method of `Layers` per layer; what the method returns is up to who computes:
-`openvino_graph.py` makes nodes of an OpenVINO graph, `coreml_graph.py` operations of a Core ML program. A setting that
-would change the arithmetic and is not computed here is an error that names it; so is a weight that no layer took.
+The functions below call one method of `Layers` per layer. Its subclasses build the graph: `openvino_graph.py` makes
+OpenVINO nodes, `coreml_graph.py` Core ML operations. An unsupported setting that would change the result is an error
+that names it; so is a weight that no layer used.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Config = Mapping[str, Any]
 Weights = Mapping[str, NDArray[Any]]
 Node = TypeVar("Node")
 
-# Settings with the values that are computed here (the first one is what diffusers has by default).
+# Settings and their supported values (diffusers' default first).
 _UNET: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "addition_embed_type": (None,),
@@ -53,7 +53,7 @@ _UNET: dict[str, tuple[Any, ...]] = {
     "time_embedding_type": ("positional",),
     "timestep_post_act": (None,),
 }
-# … and those that any value is computed for, or that mean nothing without one of the above.
+# … and settings that may have any value, or have no effect without one of the above.
 _UNET_FREE = {
     *("addition_embed_type_num_heads", "addition_time_embed_dim", "attention_head_dim", "block_out_channels"),
     *("cross_attention_dim", "down_block_types", "dropout", "flip_sin_to_cos", "freq_shift", "in_channels"),
@@ -75,21 +75,21 @@ _TEXT: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu"), "mode
 
 
 class Layers(ABC, Generic[Node]):
-    """Layers by the name of their weights; remembers which weights were taken.
+    """Builds layers by the name of their weights; records which weights were used.
 
-    A node is a picture (n, channels, h, w) or tokens, a sequence of vectors (n, length, channels); each subclass keeps
-    tokens in the order of axes that its runtime likes.
+    A node is a picture (n, channels, h, w) or tokens, a sequence of vectors (n, length, channels); each subclass
+    chooses the order of a token's axes for its runtime.
     """
 
     def __init__(self, weights: Weights, groups: int = 32, eps: float = 1e-5) -> None:
         self.weights, self.groups, self.eps = weights, groups, eps
-        self.taken: set[str] = set()
+        self.used: set[str] = set()
 
     def array(self, name: str) -> NDArray[Any]:
-        """The weight `name`. Raises UserError 69 if the model does not have it."""
+        """The weight `name`. Raises UserError 69 if the model lacks it."""
         if name not in self.weights:
             raise UserError(os.EX_UNAVAILABLE, f"the model's weights lack {name}", "Fetch the model again.")
-        self.taken.add(name)
+        self.used.add(name)
         return self.weights[name]
 
     @abstractmethod
@@ -177,26 +177,26 @@ class Layers(ABC, Generic[Node]):
             y = self.add(y, self.linear(self.gated(z), f"{block}.ff.net.2"))
         return self.add(x, self.picture(self.linear(y, f"{name}.proj_out"), self.size(x)))
 
-    def check_all_taken(self, part: str, prefixes: tuple[str, ...] = ("",)) -> None:
+    def check_all_used(self, part: str, prefixes: tuple[str, ...] = ("",)) -> None:
         """Raises UserError 69 if a weight whose name begins with one of the prefixes was not used."""
         for key in self.weights:
-            if key.startswith(prefixes) and key not in self.taken and not key.endswith("position_ids"):
-                message = f"the model's {part} has a part that is not known here: {key[:200]}"
+            if key.startswith(prefixes) and key not in self.used and not key.endswith("position_ids"):
+                message = f"the model's {part} has an unknown weight: {key[:200]}"
                 raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
-def todays_name(name: str) -> str:
-    """The name of a weight that stands for `name` of a file: text encoders have a prefix or not, and the attention of
-    old autoencoders (Stable Diffusion 1) had names of its own."""
+def diffusers_name(name: str) -> str:
+    """Map a weight's name in a checkpoint to today's diffusers name: text encoders may have a prefix, and the attention
+    of old autoencoders (Stable Diffusion 1) was named differently."""
     name = name.removeprefix("text_model.")
     for old, new in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0")):
         name = name.replace(f"mid_block.attentions.0.{old}.", f"mid_block.attentions.0.{new}.")
     return name
 
 
-def todays_names(weights: Weights) -> Weights:
-    """The weights of a file under the names that the layers below use."""
-    return {todays_name(name): array for name, array in weights.items()}
+def diffusers_names(weights: Weights) -> Weights:
+    """The weights of a checkpoint under today's diffusers names, which the functions below use."""
+    return {diffusers_name(name): array for name, array in weights.items()}
 
 
 def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
@@ -211,24 +211,24 @@ def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
         y = layers.activate(y, config.get("hidden_act", "quick_gelu"))
         x = layers.add(x, layers.linear(y, f"{name}.mlp.fc2"))
     x = layers.layer_norm(x, "final_layer_norm", eps)
-    layers.check_all_taken("text_encoder")
+    layers.check_all_used("text_encoder")
     return x
 
 
 def check_text_encoder(config: Config) -> None:
-    """Raises UserError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for an unsupported configuration."""
     _check("text_encoder", config, _TEXT, None)
 
 
 def check_unet(config: Config) -> None:
-    """Raises UserError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for an unsupported configuration."""
     _check("unet", config, _UNET, _UNET_FREE)
 
 
 def unet(layers: Layers[Node], config: Config, latents: Node, features: Node, text: Node) -> Node:
     """UNet2DConditionModel; features: a token, the sinusoids of `frequencies` → prediction in the shape of latents."""
     count = len(config["block_out_channels"])
-    # What diffusers calls attention_head_dim here is the number of heads (diffusers issue 2011).
+    # diffusers' attention_head_dim is in fact the number of heads (diffusers issue 2011).
     heads = _each(config.get("attention_head_dim", 8), count)
     depths = _each(config.get("transformer_layers_per_block", 1), count)
     repeats = _each(config.get("layers_per_block", 2), count)
@@ -261,7 +261,7 @@ def unet(layers: Layers[Node], config: Config, latents: Node, features: Node, te
         if index < count - 1:
             x = layers.conv(layers.upsample(x, layers.size(skips[-1])), f"{name}.upsamplers.0.conv")
     x = layers.conv(layers.activate(layers.group_norm(x, "conv_norm_out"), "silu"), "conv_out")
-    layers.check_all_taken("unet")
+    layers.check_all_used("unet")
     return x
 
 
@@ -271,7 +271,7 @@ def unet_text_width(config: Config) -> int:
 
 
 def frequencies(config: Config) -> NDArray[np.float32]:
-    """Of the sinusoids of a timestep, (block_out_channels[0] / 2,); float32 like diffusers'."""
+    """The frequencies of the timestep embedding, (block_out_channels[0] / 2,); float32 as in diffusers."""
     half = config["block_out_channels"][0] // 2
     exponent = -np.log(10000) * np.arange(half, dtype=np.float32) / np.float32(half - config.get("freq_shift", 0))
     waves: NDArray[np.float32] = np.exp(exponent.astype(np.float32))
@@ -279,12 +279,12 @@ def frequencies(config: Config) -> NDArray[np.float32]:
 
 
 def cosine_first(config: Config) -> bool:
-    """Whether the cosines stand before the sines."""
+    """Whether the cosines come before the sines in the timestep embedding."""
     return bool(config.get("flip_sin_to_cos", True))
 
 
 def check_decoder(config: Config) -> None:
-    """Raises UserError 69 for a configuration that is not computed here."""
+    """Raises UserError 69 for an unsupported configuration."""
     _check("vae", config, _DECODER, _DECODER_FREE)
     for kind in config["up_block_types"]:
         if kind != "UpDecoderBlock2D":
@@ -292,7 +292,7 @@ def check_decoder(config: Config) -> None:
 
 
 def decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
-    """AutoencoderKL's decoder; x: latents as the encoder made them, without their scaling → picture, nominally -1…1."""
+    """AutoencoderKL's decoder; x: latents without the scaling factor → picture, nominally -1…1."""
     if config.get("use_post_quant_conv", True):
         x = layers.conv(x, "post_quant_conv")
     x = layers.resnet(layers.conv(x, "decoder.conv_in"), "decoder.mid_block.resnets.0")
@@ -311,12 +311,12 @@ def decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
             x = layers.upsample(x, (2 * height, 2 * width))
             x = layers.conv(x, f"decoder.up_blocks.{index}.upsamplers.0.conv")
     x = layers.conv(layers.activate(layers.group_norm(x, "decoder.conv_norm_out"), "silu"), "decoder.conv_out")
-    layers.check_all_taken("vae", ("decoder.", "post_quant_conv."))
+    layers.check_all_used("vae", ("decoder.", "post_quant_conv."))
     return x
 
 
 def _each(value: Any, count: int) -> list[int]:
-    """A setting for each block, where the configuration may give one for all."""
+    """A setting per block; the configuration may have one value for all blocks."""
     return list(value) if isinstance(value, list) else [value] * count
 
 
@@ -326,11 +326,11 @@ def _attends(kind: str, direction: str) -> bool:
     return kind.startswith("Cross")
 
 
-def _check(part: str, config: Config, known: Mapping[str, tuple[Any, ...]], free: set[str] | None) -> None:
-    """Refuse a setting with another value than those in `known`, and (unless free is None) one that is in neither."""
+def _check(part: str, config: Config, supported: Mapping[str, tuple[Any, ...]], free: set[str] | None) -> None:
+    """Refuse a setting with a value not in `supported`, and (unless free is None) a setting in neither."""
     for key, value in config.items():
-        if key in known:
-            if value not in known[key]:
+        if key in supported:
+            if value not in supported[key]:
                 raise unknown(part, key, value)
         elif free is not None and key not in free and not key.startswith("_") and value not in (None, False):
             raise unknown(part, key, value)

@@ -176,7 +176,7 @@ def _part(x: Node, axis: int, begin: int, end: int) -> Node:
 def text_encoder(config: Config, weights: Weights, system: str) -> Program:
     """CLIPTextModel: input_ids, float32 (1, length) → last_hidden_state, float32 (1, length, width)."""
     architecture.check_text_encoder(config)
-    layers = _Layers("original", architecture.todays_names(weights))
+    layers = _Layers("original", architecture.diffusers_names(weights))
     with _function(system, input_ids=((1, config["max_position_embeddings"]), types.fp32)) as function:
         tokens = mb.cast(x=function.inputs["input_ids"], dtype="int32")
         x = mb.gather(x=layers.weight("embeddings.token_embedding.weight"), indices=tokens, axis=0)
@@ -221,7 +221,7 @@ def decoder(config: Config, weights: Weights, height: int, width: int, system: s
     """AutoencoderKL's decoder: z, float16 (1, channels, height, width), latents divided by the model's scaling factor →
     image, float32 (1, 3, …), nominally -1…1."""
     architecture.check_decoder(config)
-    layers = _Layers("original", architecture.todays_names(weights), config.get("norm_num_groups", 32), 1e-6)
+    layers = _Layers("original", architecture.diffusers_names(weights), config.get("norm_num_groups", 32), 1e-6)
     with _function(system, z=((1, config["latent_channels"], height, width), types.fp16)) as function:
         x = architecture.decoder(layers, config, function.inputs["z"])
         return _program(function, mb.cast(x=x, dtype="fp32", name="image"))

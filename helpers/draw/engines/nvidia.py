@@ -1,4 +1,4 @@
-"""Whether this machine has what draws on an NVIDIA GPU; found out without importing PyTorch, in under a millisecond."""
+"""Checks for an NVIDIA driver and the packages for it, without importing PyTorch, in under a millisecond."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from helpers.core.errors import UserError
 
 INSTALL = extras.command("torch")
 _VERSION = Path("/proc/driver/nvidia/version")
-_SIGNS = (_VERSION, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # Linux, containers, Windows' Linux
+_SIGNS = (_VERSION, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # Linux, containers, WSL
 
 
 def has_driver() -> bool:
-    """Whether an NVIDIA driver is loaded; on a machine without such a GPU it is not."""
+    """Whether an NVIDIA driver is loaded."""
     return any(sign.exists() for sign in _SIGNS)
 
 
@@ -26,13 +26,11 @@ def missing() -> str:
 
 
 def advice() -> str:
-    """What to tell somebody whose GPU is not used because packages are missing, on one line; "" where nothing is."""
+    """One line for a user whose GPU is not used because a package is missing; "" if none is."""
     if not (has_driver() and (package := missing())):
         return ""
     size = extras.EXTRAS["torch"].size
-    return (
-        f"the NVIDIA GPU is not used, {package} is missing: {INSTALL} (about {size}); A2I_ENGINE=openvino keeps it so"
-    )
+    return f"the NVIDIA GPU is not used, {package} is missing: {INSTALL} (about {size}); A2I_ENGINE=openvino hides this"
 
 
 def check_packages() -> None:
@@ -41,10 +39,9 @@ def check_packages() -> None:
 
 
 def check(torch: Any) -> None:
-    """Ask the driver for the GPU; torch: the module, which says that it is not available.
+    """Find out why torch.cuda is not available; torch: the module.
 
-    Raises: UserError 69 with what keeps PyTorch from using it: no GPU that it may see, a driver that is too old for
-    it, a PyTorch that was made without CUDA.
+    Raises: UserError 69 with the reason: no visible GPU, a driver that is too old, a PyTorch without CUDA.
     """
     remedy = "A2I_ENGINE=openvino draws on the processor."
     try:
@@ -56,7 +53,7 @@ def check(torch: Any) -> None:
             why = f"the NVIDIA driver {found[0] if found else ''} is too old for PyTorch {torch.__version__}"
             remedy = f"Update the driver. Until then: {remedy}"
         elif "not compiled with CUDA" in why:
-            remedy = f"Install the one with it: {INSTALL} --force-reinstall"
+            remedy = f"Install PyTorch with CUDA: {INSTALL} --force-reinstall"
         elif os.environ.get("CUDA_VISIBLE_DEVICES") is not None:
             remedy = f"CUDA_VISIBLE_DEVICES hides it. {remedy}"
         raise UserError(os.EX_UNAVAILABLE, f"PyTorch cannot use the NVIDIA GPU: {why}", remedy) from error

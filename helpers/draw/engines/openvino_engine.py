@@ -1,4 +1,4 @@
-"""Stable Diffusion on the processor, computed by the OpenVINO runtime; no torch.
+"""Stable Diffusion on the processor, with the OpenVINO runtime, without PyTorch.
 
 The graphs are built from an ordinary diffusers folder (`openvino_graph.py`) and compiled for one picture size.
 """
@@ -33,28 +33,33 @@ if TYPE_CHECKING:
 
     from helpers.draw.engines import Array, Engine
 
-_PARTS = ("unet", "vae", "text_encoder")  # the one that takes longest first
+_PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first
 
 
 class OpenVino:
-    """The engine; helpers.draw.engines.Engine says what its members are."""
+    """The engine; its members are described in helpers.draw.engines.Engine."""
 
     name = "openvino"
     pictures = 1
 
     def __init__(
-        self, folder: Path, configs: dict[str, dict[str, Any]], networks: dict[str, openvino.Network], **known: Any
+        self,
+        folder: Path,
+        configs: dict[str, dict[str, Any]],
+        networks: dict[str, openvino.Network],
+        size: tuple[int, int],
+        unet_bytes: int,
     ) -> None:
         self.version = openvino.version()
         self.precision: str = networks["unet"].precision
-        self.size: tuple[int, int] = known["size"]
+        self.size = size
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
         self.scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
         self.tokenizer = Tokenizer(folder / "tokenizer", configs["text_encoder"]["max_position_embeddings"])
         self.defaults: Defaults = defaults(folder)
         self._unet = configs["unet"]
-        self._small = known["bytes"] < 256 << 20
+        self._small = unet_bytes < 256 << 20
         self._networks = networks
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
@@ -69,13 +74,13 @@ class OpenVino:
         return self._networks["vae"](latents)[0]
 
     def warm(self, pictures: int = 1) -> None:
-        """Not for big models, whose first step takes longer than what it would save."""
+        """Big models warm only the text encoder: a step of their UNet takes longer than warming saves."""
         for part in _PARTS if self._small else ("text_encoder",):
             self._networks[part].warm()
 
 
 def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
-    """What helpers.draw.engines.load does for the engine "openvino"."""
+    """helpers.draw.engines.load for the engine "openvino"."""
     precision = precision or "f32"
     if precision not in openvino.PRECISIONS:
         raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
@@ -90,7 +95,7 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     except (KeyError, TypeError, AttributeError) as error:
         raise misfit(folder, error) from error
     check_size((width, height), scale)
-    openvino.runtime()  # here: only one of the threads below would import it without its converter
+    openvino.runtime()  # before the threads: only one of them would import it without its converter
     latents = (height // scale, width // scale)
     shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
     code = [Path(__file__).with_name(name).read_bytes() for name in ("architecture.py", "openvino_graph.py")]
@@ -98,7 +103,7 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     def prepare(part: str) -> openvino.Network:
         files = [folder / part / "config.json", *weight_files(folder / part)]
         identity = [Checkpoint(folder).identity(files), code, shapes[part]]
-        # The text decides what is drawn and costs next to nothing: it is always computed exactly.
+        # The text encoder is cheap and its errors change the picture: always float32.
         exact = "f32" if part == "text_encoder" else precision
         try:
             return openvino.compiled(
@@ -110,27 +115,27 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
             )
         except (UserError, OSError):
             raise
-        except Exception as error:  # the runtime's own, and whatever a strange setting leads to
+        except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
             raise misfit(folder / part, error) from error
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
         networks = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
-    weight = sum(file.stat().st_size for file in weight_files(folder / "unet"))
-    return OpenVino(folder, configs, networks, size=(width, height), bytes=weight)
+    unet_bytes = sum(file.stat().st_size for file in weight_files(folder / "unet"))
+    return OpenVino(folder, configs, networks, (width, height), unet_bytes)
 
 
 def compiled_copies(folder: Path) -> list[Path]:
-    """The files of the cache that were compiled from the model in `folder`, whether it is still there or not."""
+    """The compiled files in the cache for the model in `folder`, which may have been deleted."""
     return list(openvino.CACHE.glob(_name(folder, "*")))
 
 
 def _name(folder: Path, part: str) -> str:
-    """How the names of a part's compiled copies begin."""
+    """The prefix of the names of a part's compiled files."""
     return f"{openvino.short(folder.resolve())}-{part}"
 
 
 def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
-    """One part of the model; shape: what its function in openvino_graph.py takes."""
+    """One part of the model; shape: the further arguments of its function in openvino_graph.py."""
     from helpers.draw.engines import openvino_graph
 
     builders: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Stable Diffusion's three networks as OpenVINO graphs, from the configuration and weights that diffusers reads.
 
-Each function takes one part's `config.json` and weights and returns an `openvino.Model` of fixed shapes; what stands in
-them is in `architecture.py`. Tokens are (n, length, channels).
+Each function takes one part's `config.json` and weights and returns an `openvino.Model` of fixed shapes; the layers
+are in `architecture.py`. Tokens are (n, length, channels).
 """
 
 from __future__ import annotations
@@ -92,10 +92,10 @@ class _Layers(Layers[Node]):
 
 class _DecoderLayers(_Layers):
     def group_norm(self, x: Node, name: str, eps: float | None = None) -> Node:
-        """In means over the picture, then over the channels of a group, so that the convolutions' memory layout stays.
+        """Mean over the picture, then over the channels of a group, which keeps the convolutions' memory layout.
 
         OpenVINO's own GroupNormalization reshapes channels into groups, which costs two copies of x: with it the
-        built-in model's decoder takes twice as long. In the UNet, where pictures are small, it is the quicker one.
+        built-in model's decoder takes twice as long. In the UNet, with its smaller feature maps, it is faster.
         """
         n, channels = x.shape[:2]
 
@@ -114,7 +114,7 @@ class _DecoderLayers(_Layers):
 def text_encoder(config: Config, weights: Weights) -> Model:
     """CLIPTextModel: tokens, int64 (1, length) → the last hidden state, (1, length, width)."""
     architecture.check_text_encoder(config)
-    layers = _Layers(architecture.todays_names(weights))
+    layers = _Layers(architecture.diffusers_names(weights))
     tokens = op.parameter([1, config["max_position_embeddings"]], np.int64, "tokens")
     x = op.gather(layers.weight("embeddings.token_embedding.weight"), tokens, op.constant(0))
     x = op.add(x, layers.weight("embeddings.position_embedding.weight"))
@@ -134,7 +134,7 @@ def unet(config: Config, weights: Weights, batch: int, height: int, width: int, 
 
 
 def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
-    """The sinusoids of a timestep, (1, block_out_channels[0]), as the UNet takes them."""
+    """The sinusoids of a timestep, (1, block_out_channels[0]), the UNet's time input."""
     angles = np.float32(timestep) * architecture.frequencies(config)
     waves = [np.cos(angles), np.sin(angles)]
     return np.concatenate(waves if architecture.cosine_first(config) else waves[::-1], dtype=np.float32)[None]
@@ -143,7 +143,7 @@ def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
 def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
     """AutoencoderKL's decoder: scaled latents (1, channels, height, width) → picture (1, 3, …), nominally -1…1."""
     architecture.check_decoder(config)
-    layers = _DecoderLayers(architecture.todays_names(weights), config.get("norm_num_groups", 32), 1e-6)
+    layers = _DecoderLayers(architecture.diffusers_names(weights), config.get("norm_num_groups", 32), 1e-6)
     latents = op.parameter([1, config["latent_channels"], height, width], np.float32, "latents")
     x = op.multiply(latents, op.constant(np.float32(1 / config.get("scaling_factor", 0.18215))))
     x = op.add(x, op.constant(np.float32(config.get("shift_factor") or 0)))

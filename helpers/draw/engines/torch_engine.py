@@ -1,9 +1,9 @@
-"""Stable Diffusion with PyTorch and diffusers: on an NVIDIA GPU, else on a Mac's GPU (MPS), else on the processor.
+"""Stable Diffusion with PyTorch and diffusers: on an NVIDIA GPU, a Mac's GPU (MPS) or the processor.
 
-A model is a folder in diffusers' layout: Stable Diffusion 1, 2 and XL and what was distilled from them. The networks
-are diffusers' own; the sampling loop is ours (`diffusion.py`), so that a seed gives the same picture with every engine.
-What the memory of the card does not hold is kept outside it while it is not used; where it was reckoned wrongly and
-runs out, the call is repeated with less in it.
+A model is a folder in diffusers' layout: Stable Diffusion 1, 2 and XL and models distilled from them. The networks are
+diffusers' own; the sampling loop is ours (`diffusion.py`), so that a seed gives the same picture with every engine.
+Parts that do not fit in VRAM are kept in RAM while they are not used (`torch_memory.py`). If the estimate was too low
+and memory runs out, more is moved to RAM and the call is repeated.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_size, defaults, nvidia, xl
+from helpers.draw.engines import Defaults, Options, check_size, defaults, nvidia, torch_memory, xl
+from helpers.draw.engines.torch_memory import LAYERS, RESIDENT
 from helpers.draw.engines.torch_unet import Unet
 from helpers.draw.tokenizer import Tokenizer
 
@@ -32,31 +33,34 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "LatentConsistencyModelPipeline")
-_PRECISIONS = {"cuda": ("f16", "bf16", "f32"), "mps": ("f16", "f32"), "cpu": ("f32", "bf16")}  # the usual one first
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
-_MOST = 8  # pictures at once: the GPU is busy with fewer
-
-# Memory that the UNet and the decoder need beside their weights, in layers of the full size and the first width
-_STEP, _DECODING = 64, 16
-
-_FULL = "out of memory|can't allocate|ALLOC_FAILED"  # what CUDA and MPS, the processor, and CUDA's libraries say
-
-# What is in the memory of the card: everything; the UNet, and the others while they compute; each layer of the UNet
-# while it computes.
-RESIDENT, UNET_ONLY, LAYERS = range(3)
+_FULL = "out of memory|can't allocate|ALLOC_FAILED"  # in errors of CUDA and MPS, of the processor, of CUDA's libraries
 
 
 class Torch:
-    """The engine; helpers.draw.engines.Engine says what its members are."""
+    """The engine; its members are described in helpers.draw.engines.Engine."""
 
     name = "torch"
 
-    def __init__(self, torch: Any, folder: Path, parts: dict[str, Any], device: Any, **known: Any) -> None:
-        self._where = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-        self.version = f"torch {torch.__version__} {self._where}"
-        self.precision: str = known["precision"]
-        self.size: tuple[int, int] = known["size"]
-        self.factor: int = known["factor"]
+    def __init__(
+        self,
+        torch: Any,
+        folder: Path,
+        parts: dict[str, Any],
+        device: Any,
+        *,
+        options: Options,
+        precision: str,
+        size: tuple[int, int],
+        factor: int,
+        guidance: bool,
+        zero_empty: bool,
+    ) -> None:
+        self._device_name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
+        self.version = f"torch {torch.__version__} {self._device_name}"
+        self.precision = precision
+        self.size = size
+        self.factor = factor
         self._vae, self._unet = parts.pop("vae"), parts.pop("unet")
         self._encoders: list[Any] = list(parts.values())
         config = self._vae.config
@@ -70,12 +74,21 @@ class Torch:
         tokenizers = [Tokenizer(folder / name, length) for name, length in zip(_TOKENIZERS, lengths, strict=False)]
         self._pooled: int = self._encoders[1].config.projection_dim if len(lengths) > 1 else 0
         self.tokenizer = xl.BothTokenizers(*tokenizers) if self._pooled else tokenizers[0]
-        self._zero_empty: bool = known["zero_empty"]
-        self._torch, self._device, self._rows = torch, device, 2 if known["guidance"] else 1
+        self._zero_empty = zero_empty
+        self._torch, self._device, self._rows = torch, device, 2 if guidance else 1
         self._warms = device.type != "cpu"
-        self._options: Options = known["options"]
+        self._options = options
         self._call = Unet(torch, self._unet, device, self.size, self._pooled)
-        self.level, self.pictures, tiles = self._plan()
+        self.level, self.pictures, tiles = torch_memory.plan(
+            self._unet,
+            self._vae,
+            self._encoders,
+            free=torch_memory.free(torch, device),
+            size=self.size,
+            factor=self.factor,
+            rows=self._rows,
+            low_memory=self._options.low_memory,
+        )
         if tiles:
             self._tile()
         self._retried(lambda: None, self.level)
@@ -85,9 +98,9 @@ class Torch:
             return np.zeros((1, self.tokenizer.length + 1, self._unet.config.cross_attention_dim), np.float32)
 
         def compute() -> Array:
-            known = self._torch.from_numpy(np.atleast_2d(tokens))
+            batch = self._torch.from_numpy(np.atleast_2d(tokens))
             outputs = []
-            for encoder, ids in zip(self._encoders, known, strict=True):
+            for encoder, ids in zip(self._encoders, batch, strict=True):
                 with self._present(encoder):
                     outputs.append(encoder(ids[None].to(self._device), output_hidden_states=bool(self._pooled)))
             if not self._pooled:
@@ -110,20 +123,19 @@ class Torch:
     def decode(self, latents: Array) -> Array:
         def compute() -> Array:
             with self._present(self._vae):
-                known = self._torch.from_numpy(latents / np.float32(self._scaling) + np.float32(self._shift))
-                known = known.to(self._device, self._vae.dtype)
-                return _array(self._vae.decode(known, return_dict=False)[0])
+                unscaled = self._torch.from_numpy(latents / np.float32(self._scaling) + np.float32(self._shift))
+                unscaled = unscaled.to(self._device, self._vae.dtype)
+                return _array(self._vae.decode(unscaled, return_dict=False)[0])
 
         return self._retried(compute, decodes=True)
 
     def warm(self, pictures: int = 1) -> None:
-        """Compute each network with the shapes that will come, on a GPU twice, so that the calls are recorded; if
-        many pictures will come, also begin to compile the UNet. On a processor the first step would take longer than
-        what this saves."""
+        """On a GPU, run each network with the expected shapes, the UNet twice so that its calls are recorded. If many
+        pictures are expected, also start to compile the UNet. On a processor a step takes longer than this saves."""
         text = self.encode_text(self.tokenizer.encode("a").ids)
         if not self._warms:
             return
-        self._torch.backends.cudnn.benchmark = True  # trying each convolution's ways costs a second, once for a shape
+        self._torch.backends.cudnn.benchmark = True  # trying the convolution algorithms costs a second, once per shape
         rows = min(pictures, self.pictures) * self._rows
         width, height = self.size
         latents = np.zeros((rows, self.channels, height // self.factor, width // self.factor), np.float32)
@@ -134,33 +146,11 @@ class Torch:
         if self._options.goes_on and self._call.records:
             self._call.compile(latents, text)
 
-    def _plan(self) -> tuple[int, int, bool]:
-        """What is kept in memory, how many pictures are drawn at once, and whether they are decoded in tiles, by the
-        memory that is free now.
-
-        What the networks need beside their weights is an estimate that was not measured on a GPU.
-        """
-        width, height = self.size
-        free = _free(self._torch, self._device)
-        unet, others = _bytes(self._unet), sum(map(_bytes, (self._vae, *self._encoders)))
-        channels, size = self._unet.config.block_out_channels[0], next(self._unet.parameters()).element_size()
-        step = _STEP * channels * size * self._rows * width * height // self.factor**2
-        config = self._vae.config
-        first = (config.decoder_block_out_channels if _is_tiny(self._vae) else config.block_out_channels)[0]
-        decoding = _DECODING * first * next(self._vae.parameters()).element_size() * width * height
-        frugal = self._options.low_memory
-        if frugal is None:
-            frugal = free <= unet + others + max(step, decoding)
-        if not frugal:
-            return RESIDENT, max(1, min(_MOST, (free - unet - others) // max(step, 1))), False
-        level = UNET_ONLY if free > unet + step else LAYERS
-        return level, 1, free < (unet if level == UNET_ONLY else 0) + _bytes(self._vae) + decoding
-
     def _tile(self) -> None:
-        """Decode in tiles from now on, of half the size the decoder was trained at: a quarter of the memory, and a
-        picture that differs slightly, as each tile is normalised by itself."""
+        """Decode in tiles of half the native size from now on: a quarter of the memory. The picture differs slightly,
+        because each tile is normalised separately."""
         self._vae.enable_tiling()
-        if not _is_tiny(self._vae):
+        if not torch_memory.is_tiny(self._vae):
             self._vae.tile_latent_min_size //= 2
             self._vae.tile_sample_min_size //= 2
 
@@ -176,13 +166,13 @@ class Torch:
         if level == LAYERS:
             self._call.records = False
             self._unet.to("cpu")
-            _bring_layers(self._unet, self._device)
+            torch_memory.bring_layers(self._unet, self._device)
         else:
             self._unet.to(self._device, memory_format=torch.channels_last)
 
     @contextlib.contextmanager
     def _present(self, part: Any) -> Iterator[None]:
-        """`part` is on the device, and afterwards where it belongs."""
+        """Move `part` to the device for the `with` block, and back to RAM afterwards unless it stays resident."""
         if self.level > RESIDENT:
             part.to(self._device)
         try:
@@ -193,34 +183,37 @@ class Torch:
                 part.to("cpu")
 
     def _retried(self, compute: Callable[[], T], level: int | None = None, decodes: bool = False) -> T:
-        """What `compute` gives; with less in the memory of the card each time that it is too little. level: to be
-        taken first; decodes: whether tiles would help.
+        """The result of `compute`. When memory runs out, move more to RAM and try again. level: the memory level to set
+        first; decodes: whether decoding in tiles would help.
 
-        Raises: UserError 69 when nothing is left to be taken out, or for any other fault of the device.
+        Raises: UserError 69 if nothing more can be moved, or for any other error of the device.
         """
         while True:
             try:
                 if level is not None:
                     self._place(level)
                 return compute()
-            except (RuntimeError, MemoryError) as error:  # what torch raises for everything, MPS also for its memory
-                what = str(error).partition("\n")[0]
-                if not (isinstance(error, MemoryError) or re.search(_FULL, what)):
-                    message = f"{self.version} cannot compute this model: {what}"
+            except (
+                RuntimeError,
+                MemoryError,
+            ) as error:  # torch raises it for every error; MPS also when memory is full
+                reason = str(error).partition("\n")[0]
+                if not (isinstance(error, MemoryError) or re.search(_FULL, reason)):
+                    message = f"{self.version} cannot run this model: {reason}"
                     raise UserError(
                         os.EX_UNAVAILABLE, message, "A2I_ENGINE=openvino draws on the processor."
                     ) from error
-            level = self._lower(decodes)  # not in the handler: the error holds on to the memory of the call
+            level = self._lower(decodes)  # outside the handler: the exception keeps the call's tensors alive
 
     def _lower(self, decodes: bool) -> int:
         tiles = decodes and self.level > RESIDENT and not self._vae.use_tiling
         if self.level == LAYERS and not tiles:
-            message = f"the memory of {self._where} is too small for {'x'.join(map(str, self.size))}"
-            remedy = "Close what else uses it, or draw a smaller --size. A2I_ENGINE=openvino draws on the processor."
+            message = f"the memory of {self._device_name} is too small for {'x'.join(map(str, self.size))}"
+            remedy = "Close other programs or draw a smaller --size. A2I_ENGINE=openvino draws on the processor."
             raise UserError(os.EX_UNAVAILABLE, message, remedy)
-        levels = ("only the UNet stays in it, which is slower", "each layer is brought when needed, which is slower")
-        what = "pictures are decoded in tiles, which changes them slightly" if tiles else levels[self.level]
-        log.warning("the memory of %s is full; from now on %s", self._where, what)
+        levels = ("only the UNet stays in it, which is slower", "each layer is loaded when needed, which is slower")
+        change = "pictures are decoded in tiles, which changes them slightly" if tiles else levels[self.level]
+        log.warning("the memory of %s is full; from now on %s", self._device_name, change)
         self._call.forget()
         if self._device.type == "cuda":
             self._torch.cuda.empty_cache()
@@ -230,14 +223,14 @@ class Torch:
 
 
 def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
-    """What helpers.draw.engines.load does for the engine "torch"."""
+    """helpers.draw.engines.load for the engine "torch"."""
     nvidia.check_packages()
     index = folder / "model_index.json"
     if not index.is_file():
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     kind = diffusers_folder.read_config(index)
     if kind.get("_class_name") not in _PIPELINES:
-        message = f"{folder} is a {kind.get('_class_name')}; this engine draws with Stable Diffusion 1, 2 and XL"
+        message = f"{folder} is a {kind.get('_class_name')}; this engine runs only Stable Diffusion 1, 2 and XL"
         raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
     names = ["text_encoder", *(["text_encoder_2"] if kind.get("text_encoder_2") else []), "unet", "vae"]
     configs = {part: diffusers_folder.read_config(folder / part / "config.json") for part in names}
@@ -250,12 +243,12 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
         raise diffusers_folder.misfit(folder, error) from error
     check_size(size, factor)
     torch = diffusers_folder.library("torch")
-    device = _device(torch)
-    precision = _precision(torch, device, precision)
-    if device.type == "cuda" and precision != "f32":  # 10 bits of mantissa, as many as f16, and the range of f32
+    device = torch_memory.device(torch)
+    precision = torch_memory.precision(torch, device, precision)
+    if device.type == "cuda" and precision != "f32":  # TF32 has f16's 10 bits of mantissa and f32's range
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     parts = {}
-    for part in names:  # XL's decoder overflows; others say force_upcast only because diffusers does by default
+    for part in names:  # XL's decoder overflows; others have force_upcast only as diffusers' default
         exact = part == "vae" and precision == "f16" and "text_encoder_2" in names and configs[part].get("force_upcast")
         source = _source(folder / part, "f32" if exact else precision, options.allow_pickle)
         parts[part] = _load(torch, folder / part, configs[part], source, "f32" if exact else precision)
@@ -274,7 +267,7 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
 
 
 def _source(folder: Path, precision: str, allow_pickle: bool) -> tuple[list[Path], dict[str, Any]]:
-    """The weights in `folder`, and what from_pretrained has to be told of them. Raises as weights.weight_files."""
+    """The weight files in `folder`, and the kwargs of from_pretrained for them. Raises as weight_files does."""
     try:
         variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
         files = diffusers_folder.weight_files(folder, variants)
@@ -282,16 +275,15 @@ def _source(folder: Path, precision: str, allow_pickle: bool) -> tuple[list[Path
         pickles = sorted(folder.glob("*.bin"))
         if not allow_pickle or not pickles:
             raise
-        files = pickles[-1:]  # torch opens it with weights_only: even so a pickle is for those who trust its author
+        files = pickles[-1:]  # torch opens it with weights_only; even so, only for a trusted author
     variant = re.search(r"\.(fp16|bf16)[.-]", files[0].name)
     return files, {"use_safetensors": files[0].suffix == ".safetensors", "variant": variant[1] if variant else None}
 
 
 def _load(
-    torch: Any, folder: Path, config: dict[str, Any], found_at: tuple[list[Path], dict[str, Any]], precision: str
+    torch: Any, folder: Path, config: dict[str, Any], source: tuple[list[Path], dict[str, Any]], precision: str
 ) -> Any:
-    """One network from what `_source` gave, still in the computer's memory. Raises UserError 69 for one that is damaged
-    or not known here."""
+    """Load one network from the result of `_source` into RAM. Raises UserError 69 if it is damaged or not supported."""
     home = "transformers" if folder.name.startswith("text") else "diffusers"
     kinds = {
         "text_encoder": "CLIPTextModel",
@@ -299,25 +291,26 @@ def _load(
         "unet": "UNet2DConditionModel",
         "vae": "AutoencoderTiny" if config.get("_class_name") == "AutoencoderTiny" else "AutoencoderKL",
     }
-    files, source = found_at
+    files, kwargs = source
     library = diffusers_folder.library(home)
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[precision]
-    more = {} if home == "transformers" else {"low_cpu_mem_usage": False}  # without it, it wants accelerate
+    if home == "diffusers":
+        kwargs = {**kwargs, "low_cpu_mem_usage": False}  # True needs accelerate
     kind = getattr(library, kinds[folder.name])
     try:
-        if source["use_safetensors"]:
+        if kwargs["use_safetensors"]:
             with torch.device("meta"):
-                known = kind(kind.config_class(**config)) if home == "transformers" else kind.from_config(config)
-                described = sum(one.numel() for one in known.parameters())
+                empty = kind(kind.config_class(**config)) if home == "transformers" else kind.from_config(config)
+                described = sum(one.numel() for one in empty.parameters())
             diffusers_folder.check_amount(described, files)
-        part, found = kind.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **source, **more
+        part, info = kind.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **kwargs
         )
     except Exception as error:  # torch, safetensors, diffusers and transformers have exceptions of their own
         raise diffusers_folder.misfit(folder, error) from error
-    if lost := sorted(found["missing_keys"]):
+    if lost := sorted(info["missing_keys"]):
         raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
     if folder.name == "unet":
         _fuse(part)
@@ -327,69 +320,12 @@ def _load(
 
 
 def _fuse(unet: Any) -> None:
-    """Compute query, key and value of an attention layer in one multiplication, and let the three go."""
+    """Compute query, key and value of an attention layer in one multiplication, and delete the separate layers."""
     unet.fuse_qkv_projections()
     for module in unet.modules():
         if getattr(module, "fused_projections", False):
             for name in ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v"):
                 delattr(module, name)
-
-
-def _bring_layers(unet: Any, device: Any) -> None:
-    """Have the weights of each layer copied to the device when it computes, and let go of there afterwards."""
-
-    def bring(layer: Any, kept: dict[str, Any]) -> None:
-        for name, weight in kept.items():
-            getattr(layer, name).data = weight.to(device, copy=True, non_blocking=True)
-
-    def drop(layer: Any, kept: dict[str, Any]) -> None:
-        for name, weight in kept.items():
-            getattr(layer, name).data = weight
-
-    for layer in unet.modules():
-        if kept := {name: parameter.data for name, parameter in layer.named_parameters(recurse=False)}:
-            layer.register_forward_pre_hook(lambda layer, *_, kept=kept: bring(layer, kept))
-            layer.register_forward_hook(lambda layer, *_, kept=kept: drop(layer, kept))
-
-
-def _device(torch: Any) -> Any:
-    """The best device of this machine. Raises UserError 69 where there is an NVIDIA GPU that cannot be used."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if nvidia.has_driver():
-        nvidia.check(torch)
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-
-
-def _precision(torch: Any, device: Any, asked: str) -> str:
-    """Raises: UserError 64 for one that the device does not compute."""
-    possible = [
-        name
-        for name in _PRECISIONS[device.type]
-        if (device.type, name) != ("cuda", "bf16") or torch.cuda.is_bf16_supported(including_emulation=False)
-    ]
-    if asked and asked not in possible:
-        message = f"there is no precision {asked!r} on this device ({device.type})"
-        raise UserError(os.EX_USAGE, message, f"Use {' or '.join(possible)}.")
-    return asked or possible[0]
-
-
-def _free(torch: Any, device: Any) -> int:
-    """Bytes of memory that the device has left."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
-def _bytes(module: Any) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
-
-
-def _is_tiny(vae: Any) -> bool:
-    """Whether it is TAESD, which needs no tiles."""
-    return type(vae).__name__ == "AutoencoderTiny"
 
 
 def _array(tensor: Any) -> Array:

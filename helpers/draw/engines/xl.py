@@ -1,6 +1,6 @@
-"""What Stable Diffusion XL has beside Stable Diffusion: two text encoders, a pooled vector of the prompt, sizes.
+"""Stable Diffusion XL's additional inputs: a second text encoder, a pooled prompt embedding, the picture's sizes.
 
-Its text encoding travels as one array, (n, length + 1, width): the last row is the pooled vector, padded with zeros.
+Text embeddings are passed as one array, (n, length + 1, width): the last row is the pooled embedding, zero-padded.
 Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class BothTokenizers(Tokenizer):
-    """Those of the two text encoders, which pad differently: ids are (2, length)."""
+    """The tokenizers of the two text encoders, which pad differently: ids are (2, length)."""
 
     def __init__(self, first: Tokenizer, second: Tokenizer) -> None:
         self.length, self._both = first.length, (first, second)
@@ -36,11 +36,11 @@ def packed(first: Array, second: Array, pooled: Array) -> Array:
 
 
 def unpacked(text: Array, pooled: int) -> tuple[Array, Array]:
-    """The hidden states, (n, length, width), and the pooled vectors, (n, pooled), of what `packed` made."""
+    """The hidden states, (n, length, width), and the pooled embeddings, (n, pooled), from `packed`."""
     return text[:, :-1], text[:, -1, :pooled]
 
 
 def time_ids(size: tuple[int, int]) -> list[int]:
-    """Section 2.2: the size the picture would have been trained from, where it was cropped, and its size."""
+    """Section 2.2: original size, crop position and target size, each as height and width."""
     width, height = size
     return [height, width, 0, 0, height, width]
