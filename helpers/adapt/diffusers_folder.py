@@ -67,7 +67,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def plain(path: Path) -> Path:
-    """`path`, checked before it is read into memory. Raises OSError, or ValueError for no regular file or a large one."""
+    """`path`, checked before it is read. Raises OSError, or ValueError if it is no regular file or too large."""
     if not stat.S_ISREG((status := path.stat()).st_mode):
         raise ValueError("not a regular file")
     if status.st_size > _LARGEST_FILE:
