@@ -20,7 +20,7 @@ import whisper_fixture
 from helpers.catalog import ggml
 from helpers.catalog.ggml import Model
 from helpers.core.errors import UserError
-from helpers.listen import whisper, whisper_worker
+from helpers.listen import recogniser_process, whisper, whisper_worker
 from helpers.listen.whisper import Whisper
 
 SENTENCE = "a red apple on a wooden table"
@@ -109,7 +109,11 @@ def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
     """What the worker, run in this process, answers to `pcm`."""
     ours, theirs = Pipe()
     settings = {"path": str(path), "language": language, "translate": False, "threads": 1, "prompt": "a cat"}
-    worker = threading.Thread(target=pytest.raises, args=(EOFError, whisper_worker.serve, theirs, settings))
+
+    def load() -> whisper_worker.Worker:
+        return whisper_worker.Worker(settings)
+
+    worker = threading.Thread(target=pytest.raises, args=(EOFError, recogniser_process.serve, theirs, load))
     worker.start()
     with ours:
         ours.recv_bytes()

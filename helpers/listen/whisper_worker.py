@@ -1,23 +1,17 @@
 """The process in which whisper.cpp runs: `python -m helpers.listen.whisper_worker FD SETTINGS`.
 
-Over a multiprocessing connection on descriptor FD it gets PCM, one recording per message, and answers each with a JSON
-object: {"text": …, "language": …, "confidence": …}, or {"code": …, "message": …, "remedy": …} before it ends. Its
-first answer, {}, says that the model is loaded. It ends with the connection, so it never outlives the stage.
+It answers each recording with {"text": …, "language": …, "confidence": …}; see recogniser_process.py.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import os
-import signal
-import sys
-from multiprocessing.connection import Connection
 from typing import Any
 
 from helpers.core.errors import UserError
 from helpers.core.pcm import RATE, WINDOW
+from helpers.listen.recogniser_process import main
 
 # Whisper's own rule (openai/whisper, transcribe.py): words that it finds unlikely (mean log probability of a token) are
 # decoded again at a higher temperature, and are dropped if it also takes the sound for no speech.
@@ -140,24 +134,5 @@ def _is_unlikely(segment: Any) -> bool:
     return not segment.probability >= math.exp(UNLIKELY)  # NaN for a segment without tokens
 
 
-def serve(connection: Connection, settings: dict[str, Any]) -> None:
-    """Load the model, then answer recordings. Raises EOFError when the other end is closed."""
-
-    def answer(**what: object) -> None:
-        connection.send_bytes(json.dumps(what).encode())
-
-    try:
-        worker = Worker(settings)
-    except ModuleNotFoundError as error:
-        return answer(missing=error.name)
-    except UserError as error:
-        return answer(code=error.code, message=error.message, remedy=error.remedy)
-    answer()
-    while True:
-        answer(**worker.transcribe(connection.recv_bytes()))
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the stage, which ends us
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        serve(Connection(int(sys.argv[1])), json.loads(sys.argv[2]))
+    main(Worker)

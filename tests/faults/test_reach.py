@@ -330,8 +330,7 @@ def is_private(pipe: Pipe, run: str, mask: str, tmp_path: Path) -> None:
 MAY = {  # module: what of the network it may import, and why
     "helpers/catalog/hub.py": {"urllib", "httpx2", "huggingface_hub"},  # the models
     "helpers/core/system.py": {"socket"},  # the name of this machine
-    "helpers/listen/whisper.py": {"multiprocessing"},  # a pair of sockets to its own child
-    "helpers/listen/whisper_worker.py": {"multiprocessing"},  # the child's end of it
+    "helpers/listen/recogniser_process.py": {"multiprocessing"},  # a pair of sockets to its own child
     "helpers/words/confirm.py": {"asyncio"},
 }
 NETWORK = (
