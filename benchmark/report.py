@@ -68,7 +68,7 @@ README = {  # what stands in the README, by the name of its ratio
         "a step of Stable Diffusion 2.1's shapes at bf16, against diffusers on PyTorch"
     ),
 }
-COUNTED = ("pictures", "words")  # units of whole numbers
+COUNTED = ("pictures", "words", "recordings")  # units of whole numbers
 
 
 def markdown(results: Results) -> str:

@@ -10,16 +10,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmark.clips import EXAMPLES as EXAMPLES
 from benchmark.voices import encode, speak
-
-EXAMPLES = {  # file: (voice, text)
-    "burger.wav": ("slt", "a delicious burger on a blue background"),
-    "cat.mp3": ("rms", "draw me a cat on the beach"),
-    "castle.m4a": ("espeak-us", "please draw a castle at sunset"),
-    "penguin.ogg": ("awb", "a happy penguin at night"),
-    "unicorn.flac": ("kal", "I would like a unicorn in the forest"),
-    "rocket.mp4": ("espeak-gb", "show me a rocket in space"),
-}
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,11 +18,10 @@ import pytest
 from small_models import random_model
 from whole_pipe import Pipe
 
-from benchmark import gpu, image, microphone, models, pipe, results, shapes, speech
+from benchmark import clips, gpu, image, microphone, models, pipe, results, shapes, speech
 from benchmark.results import Results
 from benchmark.speech import Heard, Sample
 from benchmark.worker import Worker
-from examples import make_examples
 from helpers.core import stage, system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
@@ -250,7 +249,7 @@ def test_word_errors_are_counted_without_case_and_punctuation() -> None:
 def test_the_recogniser_is_measured(made: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("A2I_MODELS", str(tmp_path))
     shutil.copy(pipe.SAID, tmp_path / "burger.wav")
-    (tmp_path / "burger.txt").write_text(make_examples.EXAMPLES["burger.wav"][1])
+    (tmp_path / "burger.txt").write_text(clips.EXAMPLES["burger.wav"][1])
     speech.measure(made, False, lambda: None, tmp_path)
     figures = {name.removeprefix("speech / builtin / "): figure for name, figure in made.figures.items()}
     assert figures["word error rate"].median == 0 and figures["words right"].median == 7
