@@ -80,7 +80,7 @@ class Text:
 
 
 class Folder:
-    """A path, `~` included."""
+    """A path of a folder or file, `~` included."""
 
     def __call__(self, text: str) -> Path:
         return Path(text).expanduser()
@@ -176,6 +176,8 @@ class Settings:
     engine: str = _option(Text(), "", "the engine that draws")
     precision: str = _option(Text(), "", "f32, bf16 or f16; by engine")
     models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
+    vocabulary: Path = _option(Folder(), ROOT / "vocabulary.txt", "a file of names for the recogniser, one a line")
+    replacements: Path = _option(Folder(), ROOT / "replacements.csv", "a file: heard,meant")
     low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
     apple_python: str = _option(Text(), "", "the Python that has Apple's python_coreml_stable_diffusion")

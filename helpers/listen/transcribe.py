@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,7 @@ from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.recognisers import Recogniser
 from helpers.listen.transcript import Transcript
 from helpers.words import stop_phrases
+from helpers.words.own_words import Corrections
 
 NAME = "transcribe"
 QUICK = 0.6  # seconds; less than the silence after which record ends the recording
@@ -62,13 +64,18 @@ class Partial:
 class Lines:
     """Recognises recordings, and writes a line for each."""
 
-    def __init__(self, recogniser: Recogniser, settings: Settings, pipe: BinaryIO) -> None:
+    def __init__(self, recogniser: Recogniser, settings: Settings, pipe: BinaryIO, corrections: Corrections) -> None:
         self._recogniser, self._settings, self._pipe = recogniser, settings, pipe
+        self._corrections = corrections
         # To translate with the usual language means that the language is detected
         self._detects = settings.language == "auto" or (settings.language == "en" and settings.translate)
 
     def recognise(self, pcm: bytes, number: int) -> Transcript:
-        """The transcript of recording `number`. Raises: UserError 65 if there are no words in it."""
+        """The transcript of recording `number`, with the user's replacements and without fillers. In a session, what
+        the recogniser heard is kept before.
+
+        Raises: UserError 65 if there are no words in it.
+        """
         began = time.monotonic()
         transcript = self._recogniser.transcribe(pcm)
         if self._detects and transcript.language:
@@ -79,23 +86,30 @@ class Lines:
             message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
             remedy = "Speak closer to the microphone, or choose another: --list-devices."
             raise UserError(os.EX_DATAERR, message, remedy)
+        self._keep(transcript.text, number)
+        written = "en" if self._settings.translate else transcript.language or self._settings.language
+        text = self._corrections.applied(transcript.text, written)
+        if not text:
+            raise UserError(os.EX_DATAERR, f"only this was heard: {transcript.text}", "Say what you want to see.")
         # The first 300 characters: a longer event would not reach a fifo in one piece
         seconds = round(time.monotonic() - began, 3)
-        stage.event("line", number=number, seconds=seconds, text=transcript.text[:300])
-        stage.say(f"heard: {transcript.text}")
-        return transcript
+        stage.event("line", number=number, seconds=seconds, text=text[:300])
+        stage.say(f"heard: {text}")
+        return replace(transcript, text=text)
 
-    def write(self, text: str, number: int) -> None:
-        """Write the line of recording `number`. In a session it is marked, and its transcript is kept before."""
-        folder = self._settings.session
-        if folder and text:
+    def _keep(self, text: str, number: int) -> None:
+        """Write the transcript of recording `number` into the session, if there is one."""
+        if folder := self._settings.session:
             file = session.transcript(folder, number)
             try:
                 write_whole(file, f"{text}\n".encode())
             except OSError as error:
                 message = f"cannot write {file}: {error.strerror}"
                 raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error
-        self._pipe.write(encode(Line(text, number, Origin.SPOKEN), marked=bool(folder)))
+
+    def write(self, text: str, number: int) -> None:
+        """Write the line of recording `number`; in a session it is marked."""
+        self._pipe.write(encode(Line(text, number, Origin.SPOKEN), marked=bool(self._settings.session)))
         self._pipe.flush()
 
     def of_stream(self, stream: PcmStream) -> None:
@@ -166,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     settings = with_arguments(settings, arguments)
     pipe = stage.take_stdout()
+    corrections = Corrections(settings.replacements)
     stream = None if arguments.files else PcmStream(settings.loop, note_recording)
     request = recognisers.Request(
         settings.whisper, settings.language, settings.translate, arguments.threads, settings.models
@@ -174,7 +189,7 @@ def main(argv: list[str] | None = None) -> int:
         stage.event("ready", recogniser=printable(recogniser.name))
         from helpers.listen.speech_gate import SpeechGate  # numpy; after --help, and while the microphone is open
 
-        lines = Lines(SpeechGate(recogniser), settings, pipe)
+        lines = Lines(SpeechGate(recogniser), settings, pipe, corrections)
         if stream:
             lines.of_stream(stream)
         else:

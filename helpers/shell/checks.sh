@@ -38,6 +38,8 @@ check_options() { # sets speech: whether there is sound to recognise
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
+  [ -z "${A2I_VOCABULARY:-}" ] || A2I_VOCABULARY=$(absolute "$A2I_VOCABULARY")
+  [ -z "${A2I_REPLACEMENTS:-}" ] || A2I_REPLACEMENTS=$(absolute "$A2I_REPLACEMENTS")
 }
 
 check_names() { # whether the models and the engine exist that our own stages will ask for

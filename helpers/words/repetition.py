@@ -15,10 +15,8 @@ IMPOSSIBLE = 14.0  # words per second; the world record is 11 (655 words per min
 _TOO_LONG = 10_000  # letters; a window of 30 s holds far fewer
 
 # A word, or one letter of a script without spaces: Thai, Lao, Burmese, Khmer, Japanese, Chinese.
-_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(
-    rf"[{_UNSPACED}]|[^\W_{_UNSPACED}](?:[^\s.,;:!?…\"“”«»()\[\]。、，！？।{_UNSPACED}]*[^\W_{_UNSPACED}])?"
-)
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}](?:[^\s.,;:!?…\"“”«»()\[\]。、，！？।{UNSPACED}]*[^\W_{UNSPACED}])?")
 
 
 def collapse(text: str, least: int = LEAST) -> str:
