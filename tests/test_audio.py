@@ -79,7 +79,7 @@ def test_decodes_with_the_bundled_ffmpeg(sounds: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert "imageio_ffmpeg" in next(ffmpeg_process.ffmpeg_programs())
     assert abs(pitch(audio.decode(sounds / "tone.m4a")) - 440) < 2
-    refused(Path(__file__), 65, "is not audio that FFmpeg can read")
+    refused(Path(__file__), 65, "is not a sound file, but a text")
 
 
 def test_decodes_a_video(sounds: Path, tmp_path: Path) -> None:

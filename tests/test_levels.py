@@ -49,3 +49,8 @@ def test_a_device_at_the_wrong_speed(speed: float, monkeypatch: pytest.MonkeyPat
 
 def test_too_short_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hear(tone(0.1, 2), monkeypatch, 2).complaint() == ""
+
+
+def test_an_offset_is_not_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A muted microphone of a sound card with an offset of 1 %."""
+    assert hear(np.full(50_000, 328, "<i2").tobytes(), monkeypatch).is_silent()

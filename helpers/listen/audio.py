@@ -9,17 +9,20 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from helpers.core.errors import UserError
 from helpers.core.pcm import RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
-from helpers.listen import ffmpeg_process
+from helpers.listen import ffmpeg_process, file_kinds, tracks
+from helpers.listen.tracks import WHOLE, Part, Track
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 60.0  # seconds in which FFmpeg finds a sample in a file; it takes 0.1 for any file that it can read
+SEARCH = 10.0  # seconds in which the tracks and channels of a file are tried, where nobody speaks in their mix
 SLOW = 2.0  # seconds without a sample after which we look whether the program runs at all
 
 # The containers that may be opened: those that hold their own sound. FFmpeg's other formats are refused: a playlist
@@ -55,7 +58,8 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     source: a file name, or "-" for an audio file on stdin.
     FFmpeg opens this file and no other, and reads little more than `seconds` of it; a warning is logged for a longer
     one. It has a minute for the first sample of a file, and any time for that of a stream. From a damaged file comes
-    what is readable. Where the system's FFmpeg is broken, or cannot read a file, the bundled one is tried.
+    what is readable. Where the system's FFmpeg is broken, or cannot read a file, the bundled one is tried. Where nobody
+    speaks in the sound, another track or channel is taken in which somebody does (`tracks.py`).
 
     Raises: UserError 65 no sound in it, not audio, or silent; 66 no such file, or a folder; 69 no FFmpeg that works;
     77 not permitted.
@@ -63,7 +67,7 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     name = "stdin" if str(source) == "-" else str(source)
     window = 2 * round(seconds * RATE)
     with _opened(source) as (url, stdin):
-        pcm = _decoded(name, url, stdin, window)
+        pcm = _spoken_part(name, url, stdin, window)
     longer = len(pcm) > window
     del pcm[min(window, len(pcm) // 2 * 2) :]
     part = f"the first {seconds:g} seconds of {name} are" if longer else f"{name} is"
@@ -74,17 +78,86 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     return bytes(pcm)
 
 
-def _decoded(name: str, url: str, stdin: int | BinaryIO, window: int) -> bytearray:
-    """At least a sample of PCM from the first FFmpeg that can read it, and little more than `window` bytes."""
+def _spoken_part(name: str, url: str, stdin: int | BinaryIO, window: int) -> bytearray:
+    """The PCM of the usual mix; where nobody speaks in it, of the track or channel in which somebody does."""
+    found: list[Track] = []
+    failure: UserError | None = None
+    pcm = bytearray()
+    try:
+        pcm = _decoded(name, url, stdin, window, found=found)
+    except UserError as error:
+        failure = error
+    if found and all(track.protected for track in found):
+        what = f"{name} is protected against copying (DRM), so its sound cannot be read"
+        raise UserError(os.EX_DATAERR, what, "Give a recording without protection.")
+    others = tracks.parts(found)
+    if not others and failure:
+        raise failure
+    if others:
+        from helpers.listen.endpointing import is_spoken  # numpy
+
+        if not is_spoken(bytes(pcm[: window - window % 2])):
+            return _other_part(name, url, stdin, window, pcm, found, failure)
+    return pcm
+
+
+def _other_part(
+    name: str,
+    url: str,
+    stdin: int | BinaryIO,
+    window: int,
+    mix: bytearray,
+    found: list[Track],
+    failure: UserError | None,
+) -> bytearray:
+    """The PCM of the track or channel in which somebody speaks, or `mix`. Raises: `failure`, why there is no mix."""
+    from helpers.listen.endpointing import is_spoken
+
+    silent = loudest_dbfs(mix) <= SILENCE_DBFS
+    if stdin == subprocess.DEVNULL:
+        until = time.monotonic() + SEARCH
+        candidates = (part for part in tracks.parts(found) if time.monotonic() < until)
+        part, speaks, pcm = tracks.choose(candidates, lambda part: _part(name, url, window, part), is_spoken)
+        if part and (speaks or silent):
+            log.warning("nobody speaks in the mix of %s: %s is used", name, tracks.describe(part, found))
+            return bytearray(pcm)
+    elif silent and not failure:
+        remedy = "Give the file by its name: then its other tracks and channels are tried."
+        raise UserError(os.EX_DATAERR, f"{name} is silent", remedy)
+    if failure:
+        raise failure
+    return mix
+
+
+def _part(name: str, url: str, window: int, part: Part) -> bytes:
+    """The PCM of a part of a file; empty if it cannot be decoded."""
+    try:
+        pcm = _decoded(name, url, subprocess.DEVNULL, window, part)
+    except UserError:
+        return b""
+    return bytes(pcm[: len(pcm) // 2 * 2])
+
+
+def _decoded(
+    name: str, url: str, stdin: int | BinaryIO, window: int, part: Part = WHOLE, found: list[Track] | None = None
+) -> bytearray:
+    """At least a sample of PCM from the first FFmpeg that can read it, and little more than `window` bytes. found: gets
+    the tracks of the file."""
     import ffmpeg
 
     only = {"protocol_whitelist": "file,pipe,cache", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
+    more = {"ignore_length": 1} if url.startswith("file:") and file_kinds.says_too_little(Path(name)) else {}
     defects: dict[str, str] = {}
     failure: UserError | None = None
     for program in ffmpeg_process.ffmpeg_programs():
         try:
-            with ffmpeg_process.Ffmpeg(program, ffmpeg.input(url, **only), stdin) as process:
+            source = ffmpeg.input(url, **only, **more)
+            if part.stream is not None:
+                source = source[str(part.stream)]
+            with ffmpeg_process.Ffmpeg(program, source, stdin, channel=part.channel) as process:
                 pcm, late = _read(process, window, stdin == subprocess.DEVNULL, program)
+                if found is not None:
+                    found[:] = tracks.read(process.log())
                 if len(pcm) >= 2:
                     return pcm
                 defect = process.defect()
@@ -150,10 +223,13 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
 def _undecodable(name: str, complaint: str) -> UserError:
     """Why FFmpeg, which said `complaint`, got no sound out of `name`."""
     remedy = "Record it again, or give another file."
-    if "does not contain any stream" in complaint or "matches no streams" in complaint:
+    kind = file_kinds.describe(Path(name)) if name != "stdin" else None
+    if kind:
+        what, remedy = f"{name} is not a sound file, but {kind[0]}", kind[1]
+    elif "does not contain any stream" in complaint or "matches no streams" in complaint:
         what, remedy = f"there is no sound in {name}", "It has pictures only: give a file with a voice in it."
     elif "not on whitelist" in complaint:  # a format or a protocol
-        what, remedy = f"{name} is not a sound file", "Playlists are not followed: give the sound itself."
+        what = f"{name} is not a sound file, or of a format that is not read"
     elif missing := _NO_DECODER.search(complaint):
         what = f"this FFmpeg has no decoder for the sound in {name} ({(missing[1] or missing[2])[:40]})"
         return UserError(os.EX_UNAVAILABLE, what, ffmpeg_process.install_ffmpeg())

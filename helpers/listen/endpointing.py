@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.listen import vad
+from helpers.listen.highpass import HighPass
 
 BEFORE = 0.8  # seconds kept before the first frame of speech; in noise the network may detect it 0.3 s late
 AFTER = 0.3  # seconds kept after the last frame of speech
@@ -32,7 +33,7 @@ class Endpointer:
 
     def __init__(self, silence: float, longest: float = math.inf) -> None:
         """silence: seconds without speech that end an utterance; longest: seconds after which it is cut."""
-        self._detector = vad.Detector()
+        self._detector, self._highpass = vad.Detector(), HighPass()
         self._limit = silence / vad.FRAME_SECONDS
         self._longest = longest / vad.FRAME_SECONDS
         self._pcm = bytearray()  # less than a frame
@@ -50,7 +51,7 @@ class Endpointer:
     def feed(self, pcm: bytes) -> Iterator[bytes | None]:
         """Take in sound of any length; yield the parts that are speech, and None at the end of each utterance."""
         self._pcm += pcm
-        for probability in self._detector.feed(pcm):
+        for probability in self._detector.feed(self._highpass.feed(pcm)):
             frame = bytes(self._pcm[:_FRAME_BYTES])
             del self._pcm[:_FRAME_BYTES]
             self._recent.append(probability >= vad.BEGINS)

@@ -34,7 +34,11 @@ LARGEST = 1 << 30  # bytes of a stream that FFmpeg may keep in a temporary file,
 # of a long file needs less.
 MEMORY = 1 << 26
 SOON = 5.0  # seconds in which any FFmpeg prints its version
-_TAIL = 1 << 16  # bytes at the end of FFmpeg's stderr that are read
+_TAIL = 1 << 16  # bytes at the end, or at the beginning, of FFmpeg's stderr that are read
+
+# Lines of FFmpeg's stderr that are no complaint, and the level before one that is; others have no level.
+_CHATTER = re.compile(r"(?:\[[^\]]* @ 0x[0-9a-f]+\] *)*\[(?:info|warning|verbose)\]")
+_LEVEL = re.compile(r"^((?:\[[^\]]* @ 0x[0-9a-f]+\] *)*)\[(?:error|fatal|panic)\] *")
 
 # Lines on FFmpeg's stderr that do not say what went wrong.
 _NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec (")
@@ -115,10 +119,15 @@ class Ffmpeg:
         source: Any,
         stdin: int | BinaryIO = subprocess.DEVNULL,
         environment: Mapping[str, str] | None = None,
+        channel: int | None = None,
     ) -> None:
-        """environment: variables of the program beside ours."""
-        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None)
-        stream = stream.global_args("-nostdin", "-hide_banner", "-loglevel", "error", "-max_alloc", str(MEMORY))
+        """environment: variables of the program beside ours; channel: the only one to use, from 0, instead of a mix of
+        all."""
+        only = {} if channel is None else {"af": f"pan=mono|c0=c{channel}"}
+        stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None, **only)
+        # "level": each line begins with its level; "info" lists the tracks
+        stream = stream.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info")
+        stream = stream.global_args("-max_alloc", str(MEMORY))
         self._program = program
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
         try:
@@ -150,7 +159,12 @@ class Ffmpeg:
             return f"it ended with: {signal.strsignal(-code)}"
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
         lines = self._log.read().decode(errors="replace").splitlines()
-        return "\n".join(line.strip() for line in lines if not any(noise in line for noise in _NOISE))
+        said = [_LEVEL.sub(r"\1", line, count=1).strip() for line in lines if not _CHATTER.match(line)]
+        return "\n".join(line for line in said if line and not any(noise in line for noise in _NOISE))
+
+    def log(self) -> str:
+        """The beginning of its stderr, so far: what it says about its input."""
+        return os.pread(self._log.fileno(), _TAIL, 0).decode(errors="replace")
 
     def defect(self) -> str:
         """After a failure: what is wrong with the program itself; empty if it is its input that is wrong."""

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from typing import TYPE_CHECKING
 
 from helpers.core.pcm import RATE, SILENCE_DBFS, level_dbfs, samples_above
+
+if TYPE_CHECKING:
+    from helpers.listen.highpass import HighPass
 
 CLIPPED = 0.002  # share of the samples; a shout clips a few, too high a gain clips many
 _FULL_SCALE = 32_700  # of 32,768; some devices clip a little below
@@ -19,6 +23,7 @@ class LevelCheck:
     def __init__(self) -> None:
         self._samples = 0
         self.loudest = -math.inf  # dBFS, of any 50 ms
+        self._highpass: HighPass | None = None
         self._clipped = 0
         self._since = math.nan  # when _SETTLED seconds had come
         self._last = math.nan
@@ -29,8 +34,12 @@ class LevelCheck:
         return self._samples / RATE
 
     def feed(self, pcm: bytes) -> float:
-        """Take in at most 50 ms of sound; returns its level in dBFS."""
-        level = level_dbfs(pcm)
+        """Take in at most 50 ms of sound; returns its level in dBFS, without an offset and rumble."""
+        if not self._highpass:
+            from helpers.listen.highpass import HighPass  # numpy; not while the microphone opens
+
+            self._highpass = HighPass()
+        level = level_dbfs(self._highpass.feed(pcm))
         self.loudest = max(self.loudest, level)
         self._clipped += samples_above(pcm, _FULL_SCALE)
         self._samples += len(pcm) // 2

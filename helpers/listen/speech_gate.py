@@ -6,6 +6,7 @@ import dataclasses
 
 from helpers.core.text import printable
 from helpers.listen.endpointing import is_spoken
+from helpers.listen.highpass import highpass
 from helpers.listen.recognisers import Recogniser
 from helpers.listen.transcript import Transcript
 
@@ -27,6 +28,6 @@ class SpeechGate:
         sound = pcm.rstrip(b"\0")
         sound += bytes(len(sound) % 2)
         if not self._last or self._last[0] != sound:
-            transcript = self._recogniser.transcribe(sound) if is_spoken(sound) else Transcript("", "")
+            transcript = self._recogniser.transcribe(highpass(sound)) if is_spoken(sound) else Transcript("", "")
             self._last = sound, dataclasses.replace(transcript, text=printable(transcript.text))
         return self._last[1]

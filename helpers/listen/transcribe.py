@@ -81,7 +81,9 @@ class Lines:
         if self._detects and transcript.language:
             stage.event("language", found=transcript.language, number=number)
         if not transcript.text:
-            loudest = loudest_dbfs(pcm)
+            from helpers.listen.highpass import highpass  # numpy; the recogniser has loaded it
+
+            loudest = loudest_dbfs(highpass(pcm))
             level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
             message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
             remedy = "Speak closer to the microphone, or choose another: --list-devices."
@@ -140,19 +142,27 @@ class Lines:
     def of_files(self, files: list[str]) -> None:
         """A line for each file, of its first seconds, in order.
 
-        Raises: the first UserError, after the other files.
+        Raises: after all files, the UserError of the one that failed; of several, how many did.
         """
-        failure: UserError | None = None
+        failures: list[tuple[str, UserError]] = []
         for number, file in enumerate(files, 1):
             try:
                 pcm = audio.decode(file, self._settings.time or WINDOW)
                 self.write(self.recognise(pcm, number).text, number)
             except UserError as error:
-                if len(files) > 1:
-                    stage.say(printable(f"{NAME}: {file}: {error.message}"))
-                failure = failure or error
-        if failure:
-            raise failure
+                failures.append((file, error))
+        if len(failures) > 1:
+            for file, failure in failures:
+                stage.say(printable(f"{NAME}: {_of(file, failure)}"))
+            first = failures[0][1]
+            raise UserError(first.code, f"{len(failures)} of {len(files)} recordings cannot be used", first.remedy)
+        for file, failure in failures:
+            raise UserError(failure.code, _of(file, failure) if len(files) > 1 else failure.message, failure.remedy)
+
+
+def _of(file: str, error: UserError) -> str:
+    """What is wrong, with the file's name once."""
+    return error.message if file in error.message else f"{file}: {error.message}"
 
 
 def thread_count(text: str) -> int:
