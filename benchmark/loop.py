@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -122,12 +123,12 @@ def wait_for(path: Path, stage: str, what: str, count: int = 1, patience: float 
         time.sleep(0.1)
 
 
-def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Path) -> bool:
-    """Run a session and print the figures. Returns whether everything was correct."""
+def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Path, whisper: str) -> bool:
+    """Run a session with the recogniser `whisper` and print the figures. Returns whether everything was correct."""
     noted, output = folder / "events", folder / "outputs"
     noted.touch()
     with microphone() as environment, (folder / "log").open("w") as log:
-        settings = {"A2I_EVENTS": str(noted), "A2I_WHISPER": "builtin", "A2I_OUTPUT": str(output)}
+        settings = {"A2I_EVENTS": str(noted), "A2I_WHISPER": whisper, "A2I_OUTPUT": str(output)}
         command = [str(ROOT / "pipeline.sh"), "--loop", "--no-open", "--seed", "1"]
         pipe = subprocess.Popen(
             command, env={**environment, **settings}, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log
@@ -154,7 +155,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
         printed = pipe.stdout.read().decode().splitlines()
         code = pipe.wait(60)
     left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-    drawn = [(Path(path).parent / "prompt.txt").read_text().strip() for path in printed]
+    drawn = [plain((Path(path).parent / "prompt.txt").read_text()) for path in printed]
     other = [(text, one) for (text, _), one in zip(said, drawn, strict=False) if one != text]
     right = len(drawn) == len(said) and all(wer(text, one) < 0.5 for text, one in other)
     quarter = max(1, len(sizes) // 4)
@@ -170,6 +171,11 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
     return right and code == 0 and not left and not left_over
 
 
+def plain(text: str) -> str:
+    """The words as the built-in recogniser writes them."""
+    return re.sub(r"[^\w' ]", "", text.strip().lower())
+
+
 def print_parts(noted: Path) -> None:
     """The median seconds between the last word and the picture, and their parts."""
     times: dict[str, dict[int, float]] = {}
@@ -178,6 +184,7 @@ def print_parts(noted: Path) -> None:
     ended = {event["number"]: event["time"] - event["silent"] for event in events(noted, "record", "heard")}
     steps = [("silence", ended, times["heard"]), ("recognition", times["heard"], times["line"])]
     steps += [("text", times["line"], times["prompt"]), ("drawing and PNG", times["prompt"], times["drawn"])]
+    steps += [("from the end of the recording to the picture", times["heard"], times["drawn"])]
     steps += [("from the last word to the picture", ended, times["drawn"])]
     for name, before, after in steps:
         print(f"{name}: {median(after[number] - before[number] for number in times['drawn']):.2f} s")
@@ -187,11 +194,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--utterances", type=int, default=60)
     parser.add_argument("--seconds", type=float, default=15, help="seconds between two prompts (default %(default)s)")
+    parser.add_argument("--whisper", default="builtin", help="the recogniser (default %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         said = prompts(folder / "said", options.utterances)
-        return 0 if session(said, folder / "said" / "stop.wav", options.seconds, folder) else 1
+        return 0 if session(said, folder / "said" / "stop.wav", options.seconds, folder, options.whisper) else 1
 
 
 if __name__ == "__main__":

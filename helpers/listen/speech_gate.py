@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 from helpers.core.text import printable
 from helpers.listen.endpointing import is_spoken
@@ -14,7 +15,10 @@ from helpers.listen.transcript import Transcript
 class SpeechGate:
     """`recogniser`, but called only for sound with speech, because Whisper hears "Thank you." in noise. Its text is on
     one line and safe to show. The last transcript is kept: asked again about the same recording, the gate returns it.
+    seconds: that the recogniser's last answer took.
     """
+
+    seconds = 0.0
 
     def __init__(self, recogniser: Recogniser) -> None:
         self._recogniser = recogniser
@@ -28,6 +32,13 @@ class SpeechGate:
         sound = pcm.rstrip(b"\0")
         sound += bytes(len(sound) % 2)
         if not self._last or self._last[0] != sound:
-            transcript = self._recogniser.transcribe(highpass(sound)) if is_spoken(sound) else Transcript("", "")
+            transcript = self._timed(highpass(sound)) if is_spoken(sound) else Transcript("", "")
             self._last = sound, dataclasses.replace(transcript, text=printable(transcript.text))
         return self._last[1]
+
+    def _timed(self, pcm: bytes) -> Transcript:
+        began = time.monotonic()
+        try:
+            return self._recogniser.transcribe(pcm)
+        finally:
+            self.seconds = time.monotonic() - began

@@ -12,7 +12,7 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from helpers.core import session, stage
 from helpers.core.errors import UserError
@@ -23,35 +23,38 @@ from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
 from helpers.listen import audio, recognisers
 from helpers.listen.pcm_stream import PcmStream
-from helpers.listen.recognisers import Recogniser
 from helpers.listen.transcript import Transcript
 from helpers.words import stop_phrases
 from helpers.words.own_words import Corrections
 
+if TYPE_CHECKING:
+    from helpers.listen.speech_gate import SpeechGate
+
 NAME = "transcribe"
-QUICK = 0.6  # seconds; less than the silence after which record ends the recording
+# Seconds that the recogniser may take if it is asked in a pause. If the speaker goes on, the next pause is noticed a
+# second later or more: the end of this one (0.1 s at least), a word (0.4), and again 0.45 of silence. A recogniser that
+# takes no longer is then free again, and never delays the final words.
+QUICK = 1.0
 
 
 class Partial:
-    """Writes the words recognised so far, while the speaker pauses, into a file for record's line on the terminal.
+    """Recognises what was said so far while the speaker pauses, and writes it into a file for record's line on the
+    terminal.
 
-    If nothing follows, these are the final words, and the speech gate returns them again without asking the recogniser.
-    A pause is skipped if the recogniser is too slow to answer before the recording ends.
+    If nothing follows, these are the final words: the speech gate returns them again without asking the recogniser, or
+    they come when it has finished, earlier than if it were asked at the end of the recording. It is asked only if its
+    last answer was quick enough; so the rule follows the speed of this machine and what else runs on it.
     """
 
-    def __init__(self, recogniser: Recogniser, folder: Path | None) -> None:
+    def __init__(self, gate: SpeechGate, folder: Path | None) -> None:
         """folder: the session; without one, nothing is written."""
-        self._recogniser = recogniser
+        self._gate = gate
         self._file = (folder or Path(os.devnull)) / session.PARTIAL
-        self._seconds = 0.0  # that the last answer took
 
-    def show(self, pcm: bytes) -> None:
-        if self._seconds > QUICK:
-            return
-        began = time.monotonic()
-        with contextlib.suppress(UserError):  # it is reported at the end of the recording
-            self._write(self._recogniser.transcribe(pcm).text)
-        self._seconds = time.monotonic() - began
+    def pause(self, pcm: bytes) -> None:
+        if self._gate.seconds <= QUICK:
+            with contextlib.suppress(UserError):  # it is reported at the end of the recording
+                self._write(self._gate.transcribe(pcm).text)
 
     def clear(self) -> None:
         self._write("")
@@ -64,7 +67,7 @@ class Partial:
 class Lines:
     """Recognises recordings, and writes a line for each."""
 
-    def __init__(self, recogniser: Recogniser, settings: Settings, pipe: BinaryIO, corrections: Corrections) -> None:
+    def __init__(self, recogniser: SpeechGate, settings: Settings, pipe: BinaryIO, corrections: Corrections) -> None:
         self._recogniser, self._settings, self._pipe = recogniser, settings, pipe
         self._corrections = corrections
         # To translate with the usual language means that the language is detected
@@ -124,7 +127,7 @@ class Lines:
         for pcm, complete in stream.recordings():
             if not complete:
                 if not stream.has_more():
-                    partial.show(pcm)
+                    partial.pause(pcm)
                 continue
             number += 1
             text = ""
