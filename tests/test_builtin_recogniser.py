@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from benchmark import spoken_prompts
+from benchmark import own_names, spoken_prompts
 from benchmark.denoise import listen
 from benchmark.speech import word_error_rate
 from benchmark.spoken_prompts import Recording
 from benchmark.voices import speak
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
-from helpers.listen import audio, builtin_recogniser
+from helpers.listen import audio, builtin_recogniser, pronunciation
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
 OTHER = (  # speech that has nothing to do with the little world
@@ -112,6 +115,68 @@ def test_recordings_do_not_colour_each_other(recordings: list[Recording], recogn
     recogniser.transcribe(loud)
     recogniser.transcribe(pcm(np.random.default_rng(0).normal(0, 9000, len(SECONDS))))
     assert recogniser.transcribe(first).text == alone == recordings[0].prompt.text
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, str]]:
+    """Six of the forty sentences with names that it does not know, in two voices."""
+    folder, said = tmp_path_factory.mktemp("names"), own_names.SENTENCES[8:14]
+    for number, text in enumerate(said):
+        speak(("rms", "awb")[number % 2], text, folder / f"{number}.wav")
+    return [(audio.decode(folder / f"{number}.wav"), text) for number, text in enumerate(said)]
+
+
+def wrong(recogniser: BuiltinRecogniser, names: list[tuple[bytes, str]]) -> int:
+    """How many names are not in what was recognised."""
+    missing = 0
+    for sound, text in names:
+        heard = ""
+        with contextlib.suppress(UserError):
+            heard = recogniser.transcribe(sound).text
+        missing += not any(name in text.split() and name in heard.split() for name in own_names.NAMES)
+    return missing
+
+
+def test_it_learns_names(
+    names: list[tuple[bytes, str]], recordings: list[Recording], recogniser: BuiltinRecogniser
+) -> None:
+    """All forty sentences in five voices: docs/recording.md."""
+    learned = BuiltinRecogniser(vocabulary=(*own_names.NAMES, "cat", "東京", "R2D2"))
+    assert wrong(recogniser, names) == len(names)
+    assert wrong(learned, names) <= 1
+    for recording in recordings[::6]:  # nothing else changes
+        sound = audio.decode(recording.path)
+        assert learned.transcribe(sound).text == recogniser.transcribe(sound).text
+
+
+@pytest.mark.parametrize(
+    ("name", "phones"),
+    {
+        "Berlin": "B ER L IH N",  # of the dictionary
+        "Zorblax": "Z AO R B L AE K S",
+        "Vexley": "V EH K S L IY",
+        "Thrindle": "TH R IH N D AH L",
+        "Fjørd-Ågnès": "F JH AO R D AE G N EH S",
+        "BKW": "B IY K EY D AH B AH L Y UW",
+    }.items(),
+)
+def test_how_a_name_is_said(name: str, phones: str) -> None:
+    assert phones in pronunciation.pronunciations([name])[name]
+
+
+@pytest.mark.parametrize("name", ["東京", "R2D2", "…"])
+def test_a_name_that_english_letters_do_not_spell(name: str) -> None:
+    assert pronunciation.pronunciations([name]) == {}
+
+
+@given(st.text(st.sampled_from("abcdefghijklmnopqrstuvwxyz"), min_size=1, max_size=30))
+def test_every_name_has_pronunciations_in_the_phones_of_the_recogniser(word: str) -> None:
+    variants = pronunciation.by_rule(word)
+    assert len(variants) <= pronunciation.MOST and {p for v in variants for p in v.split()} <= set(PHONES.split())
+
+
+# Of the CMU dictionary
+PHONES = "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH"
 
 
 def test_it_prints_nothing(recordings: list[Recording], capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmark.voices import speak
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.words import own_words
 from helpers.words.own_words import Corrections
 
 
@@ -132,6 +133,27 @@ def test_only_fillers_are_lost(parts: list[tuple[str, str]]) -> None:
     assert ", ," not in said and not said.startswith((",", "."))
 
 
+def test_names_are_lines(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\ufeffZorblax\r\n\n# mine\nNew Zorbland\n Zorblax \nMüller\n")
+    assert own_words.vocabulary(tmp_path / "names.txt") == ("Zorblax", "New Zorbland", "Müller")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "problem"),
+    [
+        (b"Zorblax\n12\n", 2, "letter"),
+        (b"a" * 101, 1, "longer"),
+        (b"\n\xff", 2, "UTF-8"),
+        (b"\n".join(b"a%d" % i for i in range(501)), 501, "more than 500"),
+    ],
+)
+def test_a_bad_name_is_said_with_its_number(tmp_path: Path, text: bytes, line: int, problem: str) -> None:
+    (tmp_path / "names.txt").write_bytes(text)
+    with pytest.raises(UserError, match=rf"names.txt, line {line}: .*{problem}") as caught:
+        own_words.vocabulary(tmp_path / "names.txt")
+    assert caught.value.code == 65
+
+
 @pytest.fixture(scope="module")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("voice") / "castle.wav"
@@ -166,9 +188,18 @@ def test_a_bad_row_ends_the_stage(voice: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_name_is_recognised_and_spelt_as_listed(tmp_path: Path) -> None:
+    speak("rms", "draw me a zorblax in the snow", tmp_path / "said.wav")
+    (tmp_path / "names.txt").write_text("Zorblax\n")
+    written = transcribed(tmp_path / "said.wav", tmp_path, A2I_VOCABULARY=str(tmp_path / "names.txt"))[1]
+    assert written == "\x1e1 spoken\x1fdraw me a Zorblax in the snow\n"
+
+
 def test_a_typed_prompt_is_not_corrected() -> None:
     """Nothing on the way of a typed prompt knows the corrections."""
     using = {
-        path.name for path in (ROOT / "helpers").rglob("*.py") if "words.own_words" in path.read_text(encoding="utf-8")
+        path.name
+        for path in (ROOT / "helpers").rglob("*.py")
+        if "own_words import Corrections" in path.read_text(encoding="utf-8")
     }
     assert using - {"own_words.py"} == {"transcribe.py"}

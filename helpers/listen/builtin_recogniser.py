@@ -1,7 +1,8 @@
 """The recogniser that needs no download: pocketsphinx with its own acoustic model of US English, and a language model
 of the subjects that the built-in image model can draw (training.builtin.language_model).
 
-It loads in a tenth of a second, takes about a twentieth of the length of a recording, and knows some 500 words.
+It loads in a tenth of a second, takes about a twentieth of the length of a recording, and knows some 500 words, and
+the names that the user has listed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from helpers.catalog import catalog
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
-from helpers.listen import denoise
+from helpers.listen import denoise, pronunciation
 from helpers.listen.transcript import Transcript
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ MARGIN = RATE // 5  # samples of silence that stay before the first word and aft
 # Words outside its vocabulary become a random sequence of words in it. A score below this is taken for such a sequence:
 # it refused 1 in 100 correctly recognised prompts (synthetic voices), and 7 in 10 sentences about something else.
 LEAST_SCORE = -9.5
+FLUENT = -2.0  # the mean log probability of a word in a caption
 
 
 @contextlib.contextmanager
@@ -43,7 +45,7 @@ def load(choice: Choice) -> Iterator[BuiltinRecogniser]:
     """The loaded recogniser, which lowers noise first. Raises: UserError 69 if its files are missing."""
     better = catalog.read().speech(choice.language, choice.translate).name
     log.warning("the built-in recogniser knows few words; a better one: ./download_model.py %s", better)
-    yield BuiltinRecogniser(denoise.denoised)
+    yield BuiltinRecogniser(denoise.denoised, choice.vocabulary)
 
 
 class BuiltinRecogniser:
@@ -51,8 +53,9 @@ class BuiltinRecogniser:
 
     name, languages, translates = "pocketsphinx", "en", False
 
-    def __init__(self, prepare: Callable[[bytes], bytes] = lambda pcm: pcm) -> None:
-        """prepare: what is done to a recording first, for example against noise.
+    def __init__(self, prepare: Callable[[bytes], bytes] = lambda pcm: pcm, vocabulary: Iterable[str] = ()) -> None:
+        """prepare: what is done to a recording first, for example against noise; vocabulary: names that it should
+        expect, each of one or more words.
 
         Raises: UserError 69 if its files are missing.
         """
@@ -66,6 +69,19 @@ class BuiltinRecogniser:
         except RuntimeError as error:
             message = f"the built-in recogniser cannot be loaded from {FOLDER}"
             raise UserError(os.EX_UNAVAILABLE, message, "Get its files back: git restore models/builtin") from error
+        self._learn(word for name in vocabulary for word in name.split())
+
+    def _learn(self, words: Iterable[str]) -> None:
+        """Add the words that it does not know, each as likely as the average one in its language model."""
+        new = {key: word for word in words if not self._decoder.lookup_word(key := plain(word))}
+        entries = [
+            (key if number == 1 else f"{key}({number})", phones)
+            for key, variants in (pronunciation.pronunciations(new).items() if new else ())
+            for number, phones in enumerate(variants, 1)
+        ]
+        self._spelling = {key: new[key] for key, _ in entries if key in new}
+        for number, (key, phones) in enumerate(entries, 1):
+            self._decoder.add_word(key, phones, update=number == len(entries))
 
     def transcribe(self, pcm: bytes) -> Transcript:
         """The words in `pcm` (s16le, 16 kHz, mono), in lower case; none if nothing in it is louder than the rest.
@@ -80,7 +96,7 @@ class BuiltinRecogniser:
                 f'Say it simply, as in "a cat on the beach", or get a better recogniser: ./download_model.py {better}'
             )
             raise UserError(os.EX_DATAERR, message, remedy)
-        return Transcript(text, "en")
+        return Transcript(" ".join(self._spelling.get(word, word) for word in text.split()), "en")
 
     def _recognised(self, speech: bytes) -> tuple[str, float]:
         """The nearest words, and a score of how well they fit; see LEAST_SCORE."""
@@ -101,9 +117,19 @@ class BuiltinRecogniser:
         """The mean log probability of a word of `text` in the language model: about -2, for random words -5."""
         words = ["<s>", *text.split(), "</s>"]
         model = self._decoder.get_lm()
-        steps = range(1, len(words))
-        scores = (model.prob(words[max(0, i - 2) : i + 1][::-1]) for i in steps)  # word first
-        return math.log(1.0001) * float(sum(scores)) / len(steps)  # pocketsphinx counts in powers of 1.0001
+        scores = [
+            model.prob(words[max(0, i - 2) : i + 1][::-1])  # word first
+            for i in range(1, len(words))
+            if not {words[i], words[i - 1]} & self._spelling.keys()  # of which the model knows nothing
+        ]
+        if not scores:
+            return FLUENT
+        return math.log(1.0001) * float(sum(scores)) / len(scores)  # pocketsphinx counts in powers of 1.0001
+
+
+def plain(word: str) -> str:
+    """A word of the user's as its dictionary has it: in lower case, without what could be taken for a variant."""
+    return word.casefold().strip(".,;:!?()").partition("(")[0]
 
 
 def trimmed(pcm: bytes) -> bytes:

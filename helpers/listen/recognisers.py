@@ -62,13 +62,14 @@ RECOGNISERS = {
 class Request:
     """What is wanted. model: a model of the catalogue, a file (with a slash), a recogniser by name, or empty for the
     best one on this machine; language: a code or `auto`; threads: by default one per processor; models: the folder of
-    downloaded models."""
+    downloaded models; vocabulary: names that the recogniser should expect."""
 
     model: str = ""
     language: str = "en"
     translate: bool = False
     threads: int | None = None
     models: Path = Settings.models
+    vocabulary: tuple[str, ...] = ()
 
     def lacks(self, languages: str, translates: bool) -> str:
         """Why a recogniser or model with these abilities cannot do it; empty if it can."""
@@ -86,6 +87,7 @@ class Choice:
     language: str
     translate: bool
     threads: int | None
+    vocabulary: tuple[str, ...] = ()
 
 
 def load(request: Request) -> contextlib.AbstractContextManager[Recogniser]:
@@ -137,7 +139,7 @@ def choose(request: Request) -> Choice:
 def _choice(request: Request, kind: str, path: Path | None = None) -> Choice:
     if path and kind == "whisper":
         ggml.inspect(path)  # a damaged model is refused now
-    return Choice(kind, path, request.language, request.translate, request.threads)
+    return Choice(kind, path, request.language, request.translate, request.threads, request.vocabulary)
 
 
 def _best_model(request: Request, models: catalog.Catalog) -> Choice | None:

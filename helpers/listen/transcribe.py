@@ -24,7 +24,7 @@ from helpers.core.text import printable
 from helpers.listen import audio, recognisers
 from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.transcript import Transcript
-from helpers.words import stop_phrases
+from helpers.words import own_words, stop_phrases
 from helpers.words.own_words import Corrections
 
 if TYPE_CHECKING:
@@ -196,7 +196,12 @@ def main(argv: list[str] | None = None) -> int:
     corrections = Corrections(settings.replacements)
     stream = None if arguments.files else PcmStream(settings.loop, note_recording)
     request = recognisers.Request(
-        settings.whisper, settings.language, settings.translate, arguments.threads, settings.models
+        settings.whisper,
+        settings.language,
+        settings.translate,
+        arguments.threads,
+        settings.models,
+        own_words.vocabulary(settings.vocabulary),
     )
     with recognisers.load(request) as recogniser:
         stage.event("ready", recogniser=printable(recogniser.name))
