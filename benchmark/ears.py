@@ -75,16 +75,19 @@ def word_error_rate(heard: Iterable[Heard]) -> float:
 class Ears:
     """The stage transcribe of a loop, with a model; it is loaded when this returns."""
 
-    def __init__(self, model: str, root: Path = ROOT) -> None:
-        """Raises: UserError 70 if it does not start."""
+    def __init__(self, model: str, root: Path = ROOT, threads: int = 0) -> None:
+        """threads: 0 for its own choice. Raises: UserError 70 if it does not start."""
+        self.model, self.root, self.threads = model, root, threads
         self._folder = tempfile.TemporaryDirectory(prefix="audio-to-image.")
         self._events, self._said = Path(self._folder.name) / "events", (Path(self._folder.name) / "said").open("wb+")
         kept = {name: value for name, value in os.environ.items() if not name.startswith("A2I_")}
         models = {name: value for name, value in os.environ.items() if name == "A2I_MODELS"}
         environment = kept | models | {"A2I_EVENTS": str(self._events), "PYTHONUTF8": "1", "PYTHONPATH": str(root)}
         began = time.monotonic()
+        command = [sys.executable, "-m", "helpers.listen.transcribe", "--loop"]
+        command += ["--whisper", model] if model else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "helpers.listen.transcribe", "--loop", *(["--whisper", model] if model else [])],
+            [*command, *(["--threads", str(threads)] if threads else [])],
             cwd=root,
             env=environment,
             stdin=subprocess.PIPE,
@@ -192,7 +195,7 @@ def drawing() -> Iterator[None]:
             thread.join()
 
 
-def beside(ears: Ears, spoken_clips: list[Clip], model: str, root: Path = ROOT) -> dict[str, list[float]]:
+def beside(ears: Ears, spoken_clips: list[Clip]) -> dict[str, list[float]]:
     """The seconds for eight clips alone, beside a drawing, and beside a second recogniser that is busy, too."""
     some = spoken_clips[::5][:8]
     found = {"alone": [ears.hear(clip).seconds for clip in some]}
@@ -204,7 +207,7 @@ def beside(ears: Ears, spoken_clips: list[Clip], model: str, root: Path = ROOT) 
         while not over.is_set():
             other.hear(some[0])
 
-    with Ears(model, root) as other:
+    with Ears(ears.model, ears.root, ears.threads) as other:
         thread = threading.Thread(target=keep_busy)
         thread.start()
         found["beside another recogniser"] = [ears.hear(clip).seconds for clip in some]
@@ -218,74 +221,68 @@ def beside(ears: Ears, spoken_clips: list[Clip], model: str, root: Path = ROOT) 
 
 def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
     """Add the figures of the speech model in A2I_WHISPER, or else of the best one on this machine."""
-    with tempfile.TemporaryDirectory(prefix="audio-to-image.") as folder:
-        measured(results, os.environ.get("A2I_WHISPER", ""), ROOT, Path(folder), PARTS, tick, every=6 if quick else 1)
+    model = os.environ.get("A2I_WHISPER", "")
+    with tempfile.TemporaryDirectory(prefix="audio-to-image.") as folder, Ears(model) as ears:
+        measured(results, ears, Path(folder), PARTS, lambda heard: tick(), every=6 if quick else 1)
 
 
 def measured(
     results: Results,
-    model: str,
-    root: Path,
+    ears: Ears,
     folder: Path,
     parts: Iterable[str],
-    tick: Callable[[], object],
+    on_heard: Callable[[Heard], object],
     every: int = 1,
-) -> list[Heard]:
-    """Add the figures of these parts, and return all that was heard. every: 6 takes one clip of six."""
-    told: list[Heard] = []
-    with Ears(model, root) as ears:
-        about = f"ears / {re.sub('[^ -~]|/', '', ears.name)}"
+) -> None:
+    """Add the figures of these parts. every: 6 takes one clip of six; on_heard: called with each."""
+    about = f"ears / {re.sub('[^ -~]|/', '', ears.name)}"
 
-        def listen(all_of_them: Iterable[Clip]) -> list[Heard]:
-            heard = []
-            for clip in list(all_of_them)[::every]:
-                heard.append(ears.hear(clip))
-                tick()
-            told.extend(heard)
-            return heard
+    def listen(all_of_them: Iterable[Clip]) -> list[Heard]:
+        heard = []
+        for clip in list(all_of_them)[::every]:
+            heard.append(ears.hear(clip))
+            on_heard(heard[-1])
+        return heard
 
-        def add(subject: str, quantity: str, unit: str, values: list[float], how: str) -> None:
-            results.add(f"{about}{', ' if subject else ''}{subject} / {quantity}", unit, values, how)
+    def add(subject: str, quantity: str, unit: str, values: list[float], how: str) -> None:
+        results.add(f"{about}{', ' if subject else ''}{subject} / {quantity}", unit, values, how)
 
-        def count(subject: str, heard: list[Heard]) -> None:
-            add(subject, "recordings", "recordings", [len(heard)], "benchmark/clips.py")
-            add(
-                subject, "with a line", "recordings", [sum(bool(one.text) for one in heard)], "a picture would be drawn"
-            )
-            add(subject, "invented", "recordings", [sum(one.invented for one in heard)],
-                "the line shares no content word with what was said")  # fmt: skip
+    def count(subject: str, heard: list[Heard]) -> None:
+        add(subject, "recordings", "recordings", [len(heard)], "benchmark/clips.py")
+        add(subject, "with a line", "recordings", [sum(bool(one.text) for one in heard)], "a picture would be drawn")
+        add(subject, "invented", "recordings", [sum(one.invented for one in heard)],
+            "the line shares no content word with what was said")  # fmt: skip
 
-        said = clips.spoken_clips(folder)
-        if "words" in parts:
-            groups: dict[str, list[Heard]] = defaultdict(list)
-            for one in listen(said):
-                groups["all spoken"].append(one)
-                groups[one.clip.group].append(one)
-            for group, heard in groups.items():
-                add(group, "word error rate", "%", [word_error_rate(heard)], "case and punctuation do not count")
-                count(group, heard)
-            everything = groups["all spoken"]
-            add("", "recognition", "s", [one.seconds for one in everything], "from the end of a recording to its line")
-            add("", "real-time factor", "s/s", [one.seconds / one.length for one in everything], "for each recording")
-            add("", "loading", "s", [ears.loading], "from the start of its process; once")
-            add("", "memory", "MB", [ears.memory()], "of its processes, after the recordings")
-        for ratio in clips.RATIOS if "noise" in parts else ():
-            heard = listen(clips.noisy_clips(folder, ratio))
-            subject = "noisy, clean" if ratio is None else f"noisy, {ratio} dB"
-            add(subject, "word error rate", "%", [word_error_rate(heard)], "case and punctuation do not count")
-            count(subject, heard)
-        if "silence" in parts:
-            count("without speech", listen(clips.silent_clips()))
-        if "throat" in parts:
-            kinds: dict[str, list[Heard]] = defaultdict(list)
-            for one in listen(clips.throat_clips(folder)):
-                kinds[one.clip.group].append(one)
-            for kind, heard in kinds.items():
-                count(f"like speech, {kind}", heard)
-        if "beside" in parts:
-            for place, seconds in beside(ears, said, model, root).items():
-                add(place, "recognition", "s", seconds, "the same recordings")
-    return told
+    said = clips.spoken_clips(folder) if {"words", "beside"} & set(parts) else []
+    if "words" in parts:
+        groups: dict[str, list[Heard]] = defaultdict(list)
+        for one in listen(said):
+            groups["all spoken"].append(one)
+            groups[one.clip.group].append(one)
+        for group, heard in groups.items():
+            add(group, "word error rate", "%", [word_error_rate(heard)], "case and punctuation do not count")
+            count(group, heard)
+        everything = groups["all spoken"]
+        add("", "recognition", "s", [one.seconds for one in everything], "from the end of a recording to its line")
+        add("", "real-time factor", "s/s", [one.seconds / one.length for one in everything], "for each recording")
+        add("", "loading", "s", [ears.loading], "from the start of its process; once")
+        add("", "memory", "MB", [ears.memory()], "of its processes, after the recordings")
+    for ratio in clips.RATIOS if "noise" in parts else ():
+        heard = listen(clips.noisy_clips(folder, ratio))
+        subject = "noisy, clean" if ratio is None else f"noisy, {ratio} dB"
+        add(subject, "word error rate", "%", [word_error_rate(heard)], "case and punctuation do not count")
+        count(subject, heard)
+    if "silence" in parts:
+        count("without speech", listen(clips.silent_clips()))
+    if "throat" in parts:
+        kinds: dict[str, list[Heard]] = defaultdict(list)
+        for one in listen(clips.throat_clips(folder)):
+            kinds[one.clip.group].append(one)
+        for kind, heard in kinds.items():
+            count(f"like speech, {kind}", heard)
+    if "beside" in parts:
+        for place, seconds in beside(ears, said).items():
+            add(place, "recognition", "s", seconds, "the same recordings")
 
 
 def main() -> int:
@@ -297,26 +294,27 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=ROOT, help="the checkout whose programs are measured")
     parser.add_argument("--clips", type=Path, default=Path(tempfile.gettempdir()) / "clips", help="keeps the voices")
     parser.add_argument("--every", type=int, default=1, help="6: one clip of six")
+    parser.add_argument("--threads", type=int, default=0, help="1 is quicker where the processor is busy")
     parser.add_argument("--texts", action="store_true", help="also what was heard, where it is not what was said")
     options = parser.parse_args()
     from benchmark import report, results
 
-    found = results.new(quick=False)
+    found, seconds = results.new(quick=False), []
+
+    def note(one: Heard) -> None:
+        seconds.append(one.seconds)
+        if options.texts and spoken(one.text) != spoken(one.clip.said):
+            mark = "INVENTED" if one.invented else ""
+            name = f"{one.clip.group}: {one.clip.name} ({one.seconds:.2f} s)"
+            print(f"{name}: {one.clip.said!r} -> {one.text!r} {mark}", flush=True)
+
     model = str(Path(options.model).resolve()) if "/" in options.model else options.model
-    told = measured(
-        found, model, options.root.resolve(), options.clips, options.what.split(","), lambda: None, options.every
-    )
-    if options.texts:
-        for one in told:
-            if spoken(one.text) != spoken(one.clip.said):
-                mark = "INVENTED" if one.invented else ""
-                print(
-                    f"{one.clip.group}: {one.clip.name} ({one.seconds:.2f} s): {one.clip.said!r} -> {one.text!r} {mark}"
-                )
+    with Ears(model, options.root.resolve(), options.threads) as ears:
+        measured(found, ears, options.clips, options.what.split(","), note, options.every)
     for figure in found.figures.values():
         print(f"{figure.name.removeprefix('ears / ')}: {report.cell(figure)}")
-    if seconds := [one.seconds for one in told]:
-        print(f"{len(told)} recordings, {median(seconds):.2f} s in the middle, {max(seconds):.2f} s at most")
+    if seconds:
+        print(f"{len(seconds)} recordings, {median(seconds):.2f} s in the middle, {max(seconds):.2f} s at most")
     return 0
 
 

@@ -14,7 +14,6 @@ from benchmark.clips import Clip
 from benchmark.ears import Ears, Heard
 from benchmark.noises import Sound
 from helpers.core.errors import UserError
-from helpers.core.paths import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +74,9 @@ def test_the_figures(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch)
     some = list(islice(clips.noisy_clips(folder, None), 2))  # one of the two is about a burger
     monkeypatch.setattr(clips, "spoken_clips", lambda _: some)
     found = results.new(quick=True)
-    told = ears.measured(found, str(model), ROOT, folder, ("words",), lambda: None)
+    told: list[Heard] = []
+    with Ears(str(model), threads=1) as loaded:
+        ears.measured(found, loaded, folder, ("words",), told.append)
     name = "ears / whisper.cpp model.bin"
     assert [one.text for one in told] == ["a burger"] * 2
     assert found.figures[f"{name}, all spoken / with a line"].median == 2
