@@ -26,12 +26,12 @@ from helpers.core.stage import Parser, run, say
 if TYPE_CHECKING:
     from benchmark.results import Results
 
-SECTIONS = ("pipe", "speech", "image", "models")
+SECTIONS = ("pipe", "speech", "ears", "image", "models")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m benchmark", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=(*SECTIONS, "all", "report"), metavar="{pipe,speech,image,models,all,report}")
+    parser.add_argument("what", choices=(*SECTIONS, "all", "report"), metavar=f"{{{','.join(SECTIONS)},all,report}}")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: faster, but less accurate")
     parser.add_argument(
         "-o", "--output", type=Path, default=ROOT / "outputs" / "benchmark", metavar="DIR",
@@ -40,6 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--check", type=Path, metavar="STORED.json", help="end with 1 if a ratio is worse than in these results"
     )
+    parser.add_argument("--keep", action="store_true", help="keep the other sections of benchmarks.json in DIR")
     parser.add_argument(
         "--recordings", type=Path, metavar="DIR", help="speech: your own, WAV with TXT beside it, or LibriSpeech"
     )
@@ -68,6 +69,8 @@ def main(argv: list[str] | None = None) -> int:
             found.notes.append(f"PyTorch with all of the processor: OMP_NUM_THREADS was {threads}")
         sections = SECTIONS if arguments.what == "all" else (arguments.what,)
         measure(found, sections, arguments.recordings)
+        if arguments.keep:
+            found = results.replaced(results.load(folder / "benchmarks.json"), found, sections)
         results.save(found, folder / "benchmarks.json")
     plots.draw(found, folder)
     text = report.markdown(found)
@@ -91,11 +94,12 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
     """
     from tqdm import tqdm
 
-    from benchmark import image, models, pipe, speech
+    from benchmark import ears, image, models, pipe, speech
 
     measures: dict[str, Callable[[Callable[[], object]], None]] = {
         "pipe": lambda tick: pipe.measure(found, found.quick, tick),
         "speech": lambda tick: speech.measure(found, found.quick, tick, recordings),
+        "ears": lambda tick: ears.measure(found, found.quick, tick),
         "image": lambda tick: image.measure(found, found.quick, tick),
         "models": lambda tick: models.measure(found, found.quick, tick),
     }

@@ -24,7 +24,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from benchmark import clips
+from benchmark import clips, pipe, speech
 from benchmark.clips import Clip
 from benchmark.results import Results
 from helpers.core.errors import UserError
@@ -66,10 +66,7 @@ def content(text: str) -> set[str]:
 
 def word_error_rate(heard: Iterable[Heard]) -> float:
     """In per cent. Case, punctuation and alternative spellings do not count."""
-    import jiwer
-
-    pairs = [(spoken(one.clip.said), spoken(one.text)) for one in heard]
-    return 100 * float(jiwer.wer([said for said, _ in pairs], [text for _, text in pairs]))
+    return 100 * speech.errors((one.clip.said, one.text) for one in heard)
 
 
 class Ears:
@@ -220,10 +217,15 @@ def beside(ears: Ears, spoken_clips: list[Clip]) -> dict[str, list[float]]:
 
 
 def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
-    """Add the figures of the speech model in A2I_WHISPER, or else of the best one on this machine."""
+    """Add the figures of the speech model in A2I_WHISPER, or else of the best one on this machine: what it hears, and
+    the pipe with it."""
     model = os.environ.get("A2I_WHISPER", "")
+    if not model and speech.names() == ["builtin"]:
+        results.notes.append("ears: no speech model is installed; A2I_WHISPER=FILE measures one")
+        return
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as folder, Ears(model) as ears:
         measured(results, ears, Path(folder), PARTS, lambda heard: tick(), every=6 if quick else 1)
+    pipe.measure(results, quick, tick, "ears", pipe.SCENES[1:])
 
 
 def measured(

@@ -13,7 +13,7 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,19 +45,25 @@ SCENES = (
 )
 
 
-def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
-    """Add the figures, ratios and timelines of this section. Raises: UserError 70 if a way fails twice."""
+def measure(
+    results: Results,
+    quick: bool,
+    tick: Callable[[], object],
+    section: str = "pipe",
+    scenes: Sequence[Scene] = SCENES,
+) -> None:
+    """Add the figures, ratios and timelines of these scenes. Raises: UserError 70 if a way fails twice."""
     with tempfile.TemporaryDirectory(prefix="audio-to-image.") as name:
         folder = Path(name)
         ways: dict[str, Callable[[Scene, Path], Events]] = {THEIRS: one_after_another, OURS: this_pipe}
         for run in (this_pipe, one_after_another):  # creates the environment and caches the compiled models
-            run(SCENES[0], folder)
+            run(scenes[0], folder)
         caches = ("warm", "cold") if drop_cache([]) else ("warm",)
         if len(caches) == 1:
             results.notes.append(
                 "pipe: this system cannot drop files from its cache on request, so there are no cold runs"
             )
-        for scene in SCENES[:2] if quick else SCENES:
+        for scene in scenes[:2] if quick else scenes:
             for cache in caches[-1:] if quick else caches:
                 runs: dict[str, list[Events]] = {way: [] for way in ways}
                 for _ in range(2 if quick else 3 if scene.end else 5):
@@ -69,7 +75,7 @@ def measure(results: Results, quick: bool, tick: Callable[[], object]) -> None:
                             results.notes.append(note)
                             runs[way].append(once(ways[way], scene, cache, folder))
                         tick()
-                add(results, scene, cache, runs)
+                add(results, scene, cache, runs, section)
 
 
 def once(way: Callable[[Scene, Path], Events], scene: Scene, cache: str, folder: Path) -> Events:
@@ -79,18 +85,20 @@ def once(way: Callable[[Scene, Path], Events], scene: Scene, cache: str, folder:
     return way(scene, folder)
 
 
-def add(results: Results, scene: Scene, cache: str, runs: dict[str, list[Events]]) -> None:
+def add(results: Results, scene: Scene, cache: str, runs: dict[str, list[Events]], section: str = "pipe") -> None:
     """Add the times of the runs of a scene."""
     what = "from the last word to the picture" if scene.end else "from the start to the picture"
     for way, events in runs.items():
         seconds = [waited(one) for one in events]
-        name = f"pipe / {scene.name}, {cache} / {way}"
-        how = "the built-in models" if not os.environ.get("A2I_MODEL") else "the chosen models"
+        name = f"{section} / {scene.name}, {cache} / {way}"
+        chosen = os.environ.get("A2I_MODEL") or os.environ.get("A2I_WHISPER")
+        how = "the chosen models" if chosen else "the built-in models"
         results.add(name, "s", seconds, f"{what}, {how}; both ways alternately")
         middle = sorted(events, key=waited)[len(events) // 2]
-        results.timelines.append(timeline(f"{scene.name}, {cache}: {way}", middle))
-    names = [f"pipe / {scene.name}, {cache} / {way}" for way in (THEIRS, OURS)]
-    results.compare(f"pipe: {THEIRS} / {OURS}, {scene.name}, {cache}", *names)
+        if section == "pipe":  # the others are not in its plot
+            results.timelines.append(timeline(f"{scene.name}, {cache}: {way}", middle))
+    names = [f"{section} / {scene.name}, {cache} / {way}" for way in (THEIRS, OURS)]
+    results.compare(f"{section}: {THEIRS} / {OURS}, {scene.name}, {cache}", *names)
 
 
 def waited(events: Events) -> float:

@@ -25,6 +25,15 @@ SECTIONS = {  # title, what is measured, its plot
         "of the recognition divided by the length of the recording.",
         "",
     ),
+    "ears": (
+        "Speech recognition with real weights",
+        "One speech model by the whole way from the sound to the line of text, with the fixed recordings of "
+        "`benchmark/clips.py`: prompts, everyday sentences, the examples and a real voice; the same under noise; "
+        "recordings in which nobody speaks; and sounds like speech, which nobody should get a picture of. An "
+        "invented line shares no content word with what was said. Then the pipe with this model. Whisper base for it: "
+        "`python tests/real_weights.py q5_1`.",
+        "",
+    ),
     "image": (
         "Drawing",
         "The engines on this machine. The CPU engine compared with diffusers on PyTorch, used as in its quick start. "

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -179,6 +180,17 @@ def load(file: Path) -> Results:
         raise UserError(os.EX_NOINPUT, f"cannot read {file}: {error.strerror}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(os.EX_DATAERR, f"{file} does not contain results of this benchmark: {error}") from error
+
+
+def replaced(stored: Results, now: Results, sections: Sequence[str]) -> Results:
+    """`stored` with these sections of `now` instead of its own; the date names them."""
+    ours = re.compile(rf"({'|'.join(sections)})( / |: )")
+    merged = Results(**{**vars(stored), "date": f"{stored.date}, {', '.join(sections)} {now.date}"})
+    merged.figures = {name: one for name, one in stored.figures.items() if not ours.match(name)} | now.figures
+    merged.ratios = {name: one for name, one in stored.ratios.items() if not ours.match(name)} | now.ratios
+    merged.notes = [note for note in stored.notes if not ours.match(note)] + now.notes
+    merged.timelines = now.timelines or stored.timelines  # of the pipe alone
+    return merged
 
 
 def regressions(now: Results, stored: Results) -> list[str]:

@@ -90,10 +90,15 @@ def add(results: Results, name: str, heard: list[Heard]) -> None:
 
 def word_error_rate(heard: Iterable[Heard]) -> float:
     """Wrong words divided by spoken words. Case, punctuation and alternative spellings do not count."""
+    return errors((item.sample.said, item.written) for item in heard)
+
+
+def errors(pairs: Iterable[tuple[str, str]]) -> float:
+    """The word error rate of (said, written), 0…: 1 if as many words are wrong as were said."""
     import jiwer
 
-    pairs = [(spoken(item.sample.said), spoken(item.written)) for item in heard]
-    return float(jiwer.wer([said for said, _ in pairs], [written for _, written in pairs]))
+    said, written = zip(*((spoken(said), spoken(written)) for said, written in pairs), strict=True)
+    return float(jiwer.wer(list(said), list(written)))
 
 
 def names() -> list[str]:

@@ -155,12 +155,12 @@ def test_a_regression_is_exit_code_1(
 
 
 def test_a_section_that_fails_is_noted_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark import image, models, pipe, speech
+    from benchmark import ears, image, models, pipe, speech
 
     def broken(*_: object) -> None:
         raise UserError(70, "no picture was drawn")
 
-    for module in (image, models, speech):
+    for module in (ears, image, models, speech):
         monkeypatch.setattr(module, "measure", lambda made, *_: made.add("x / y / z", "s", [1], ""))
     monkeypatch.setattr(pipe, "measure", broken)
     made = results.new(quick=True)
@@ -269,3 +269,16 @@ def test_a_machine_without_a_counter_says_so(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(energy.Silent, match="no energy counter"), energy.counter():
         pass
+
+
+def test_one_section_is_measured_again_and_the_others_stay() -> None:
+    stored, now = found(), results.new(quick=False)
+    stored.date, now.date = "2026-01-01", "2026-02-02"
+    stored.add("ears / x / recognition", "s", [9.0], "then")
+    stored.add("ears / gone / recognition", "s", [9.0], "then")
+    stored.notes.append("ears: nothing")
+    now.add("ears / x / recognition", "s", [1.0], "now")
+    merged = results.replaced(stored, now, ("ears",))
+    assert merged.part("ears") == now.part("ears") and merged.part("pipe") == stored.part("pipe")
+    assert merged.ratios == stored.ratios and merged.timelines == stored.timelines
+    assert merged.notes == ["image: no energy counter"] and merged.date == "2026-01-01, ears 2026-02-02"

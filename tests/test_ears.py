@@ -83,3 +83,11 @@ def test_the_figures(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch)
     assert found.figures[f"{name}, all spoken / invented"].median == 1
     assert found.figures[f"{name}, all spoken / word error rate"].median > 60
     assert found.figures[f"{name} / recognition"].n == 2
+
+
+def test_without_a_speech_model_nothing_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+    monkeypatch.delenv("A2I_WHISPER", raising=False)
+    found = results.new(quick=True)
+    ears.measure(found, True, lambda: None)
+    assert not found.figures and "no speech model" in found.notes[0]
