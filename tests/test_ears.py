@@ -70,6 +70,7 @@ def test_what_counts_as_invented(said: str, text: str, invented: bool) -> None:
     assert Heard(Clip("", "", b"", said), text, 0).invented == invented
 
 
+@pytest.mark.slow
 def test_the_figures(folder: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     some = list(islice(clips.noisy_clips(folder, None), 2))  # one of the two is about a burger
     monkeypatch.setattr(clips, "spoken_clips", lambda _: some)
