@@ -103,7 +103,7 @@ load() { # <file of helpers/shell>: its functions
 
 parse_options() {
   local flag value attached
-  inputs=() want=picture
+  inputs=() want=picture given=' '
   while [ $# -gt 0 ]; do
     flag=$1 value='' attached=0
     case $1 in --*=*) flag=${1%%=*} value=${1#*=} attached=1 ;; esac # --time=5 is --time 5
@@ -131,6 +131,7 @@ parse_options() {
       [ -n "$value" ] || [ "$flag" = --negative ] || wrong "$flag needs a value"
       check_value "$flag" "$value"
     fi
+    given="$given$variable=$flag " # in the order of the command line
     case $variable in
       '') ;; # an option of this script
       A2I_PROMPT) A2I_PROMPT=$value ;;

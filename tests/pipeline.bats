@@ -120,7 +120,7 @@ A2I_WHISPER=tiny" ]
   wrong --time=1.2.3
   wrong -n 0
   wrong -n 1.5
-  wrong -s -1
+  wrong -s -1.5
   wrong -c ''
   wrong --size 512
   wrong --size 512x
@@ -134,8 +134,8 @@ A2I_WHISPER=tiny" ]
   wrong --json --open
   wrong --size 12345x64
   wrong --size=64x15
-  wrong --seed 9999999999
-  wrong -s 4294967296
+  wrong --seed 18446744073709551616
+  wrong --seed -2
   wrong --time 0
   wrong --time=3600.5
   wrong -c 0
@@ -486,6 +486,18 @@ listening_recorder() {
     [ "$status" -eq 64 ]
     [ -z "$output" ]
   done
+}
+
+@test "one line says which options of the command line have no effect together" {
+  fake generate 'cat >/dev/null; echo /picture.png'
+  A2I_SILENCE=2 run --separate-stderr pipeline -p 'a cat' -t 5 -d mic --translate -s -1
+  [ "$status" -eq 0 ]
+  [ "$stderr" = "pipeline: without effect here, because no sound is needed: -t -d --translate" ]
+  touch "$BATS_TEST_TMPDIR/a.wav"
+  run --separate-stderr pipeline -i "$BATS_TEST_TMPDIR/a.wav" --silence=1 --fixed-window -t 5
+  [ "${stderr_lines[0]}" = "pipeline: without effect here, because the microphone is not used: --silence --fixed-window" ]
+  A2I_TIME=5 A2I_DEVICE=mic run --separate-stderr pipeline -p 'a cat'
+  [ "$stderr" = "" ]
 }
 
 @test "--confirm without a terminal is refused before anything is recorded" {

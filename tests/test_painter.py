@@ -21,11 +21,13 @@ from helpers.catalog import catalog
 from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.settings import Settings
-from helpers.draw import engines, png
+from helpers.core.settings import RANDOM_SEED, Settings
+from helpers.draw import diffusion, engines, png
 from helpers.draw.choose_model import Model, choose_model, model_of
+from helpers.draw.diffusion import NoPicture
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
+from helpers.draw.samplers import SAMPLERS
 
 USUAL = Job("", steps=2, guidance=1.0, size=(32, 32))
 
@@ -269,3 +271,52 @@ assert not any(type(finder).__name__ == "_Refusal" for finder in sys.meta_path)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_has_no_effect_is_said_and_not_recorded(painter: Painter, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    job = jobs(1)[0]
+    drawn = next(painter.draw(replace(job, negative="blue")))
+    assert np.array_equal(drawn.pixels, next(painter.draw(job)).pixels)
+    assert (drawn.job.negative, "Negative prompt" in png.parameters(drawn)) == ("", False)
+    assert "the negative prompt has no effect: tiny draws at guidance 1" in caplog.text
+    guided = next(painter.draw(replace(job, negative="blue", guidance=3.0)))
+    assert guided.job.negative == "blue"
+    assert not np.array_equal(guided.pixels, next(painter.draw(replace(job, guidance=3.0))).pixels)
+
+
+def test_the_built_in_model_says_what_one_step_cannot(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    builtin = Painter.load(Settings(sampler="euler", count=2, size=(128, 128)))
+    usual = next(builtin.draw(replace(builtin.usual, prompt="a red heart", seed=1, count=1, sampler=None))).pixels
+    assert "will be much alike" in caplog.text and "--sampler has no effect here" in caplog.text
+    for sampler in SAMPLERS:
+        drawn = next(
+            builtin.draw(replace(builtin.usual, prompt="a red heart", seed=1, count=1, sampler=sampler))
+        ).pixels
+        assert np.abs(drawn.astype(int) - usual).max() <= 2
+
+
+def test_prompt_syntax_of_other_programs_is_not_drawn(painter: Painter, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    plain, weighted = (replace(USUAL, prompt=text, seed=1) for text in ("a red cat", "a (red:1.3) cat <lora:x:1>"))
+    drawn = next(painter.draw(weighted))
+    assert np.array_equal(drawn.pixels, next(painter.draw(plain)).pixels) and drawn.job.prompt == "a red cat"
+    assert "left out: <lora:x:1>, (red:1.3)" in caplog.text
+    with pytest.raises(NoPicture, match="no words") as raised:
+        next(painter.draw(replace(weighted, prompt="<lora:x:1>")))
+    assert raised.value.code == 65
+
+
+def test_seeds_of_other_programs(painter: Painter) -> None:
+    """64 bits, and -1 for any; those below 2**32 keep the stream that they had."""
+    large = 2**64 - 1
+    drawn = [next(painter.draw(replace(USUAL, prompt="a cat", seed=seed))) for seed in (large, large, 2**32 - 1, 2**32)]
+    assert [one.seed for one in drawn] == [large, large, 2**32 - 1, 2**32]
+    assert np.array_equal(drawn[0].pixels, drawn[1].pixels)
+    assert len({one.pixels.tobytes() for one in drawn}) == 3
+    assert png.parse(png.parameters(drawn[0])).seed == large
+    chance = [next(painter.draw(replace(USUAL, prompt="a cat", seed=RANDOM_SEED))).seed for _ in range(3)]
+    assert len(set(chance)) == 3 and all(0 <= seed < 2**32 for seed in chance)
+    streams = [diffusion.noise_stream(seed).randint(2**31) for seed in (7, 2**32 + 7, 7 << 32, 2**64 - 1)]
+    assert len(set(streams)) == 4 and streams[0] == np.random.RandomState(7).randint(2**31)

@@ -21,7 +21,8 @@ from typing import Any
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 
-LARGEST_SEED = 2**32 - 1  # the seed of numpy's RandomState, whose stream is frozen, has 32 bits
+LARGEST_SEED = 2**64 - 1  # as in AUTOMATIC1111's web UI and in ComfyUI
+RANDOM_SEED = -1  # stands for a seed by chance there, and here
 LONGEST_WINDOW = 3600.0  # seconds of sound
 
 
@@ -44,6 +45,16 @@ class Number:
         if not self.low <= value <= self.high:
             raise ValueError(f"not a {kind} from {self.low:.10g} to {self.high:.10g}: {text!r}")
         return int(text) if self.whole else value
+
+
+class Seed:
+    """A whole number from 0 to LARGEST_SEED, or RANDOM_SEED."""
+
+    def __call__(self, text: str) -> int:
+        seed = int(text) if re.fullmatch(r"-1|[0-9]{1,20}", text) else LARGEST_SEED + 1
+        if seed > LARGEST_SEED:
+            raise ValueError(f"not a whole number from 0 to {LARGEST_SEED}, or -1 for any: {text!r}")
+        return seed
 
 
 @dataclass(frozen=True)
@@ -153,9 +164,7 @@ class Settings:
         Text(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
     )
     steps: int | None = _option(Number(1, 1000), None, "sampling steps", "-n", "--steps", metavar="N")
-    seed: int | None = _option(
-        Number(0, LARGEST_SEED), None, "the same seed, the same picture", "-s", "--seed", metavar="N"
-    )
+    seed: int | None = _option(Seed(), None, "the same seed, the same picture; -1: any", "-s", "--seed", metavar="N")
     guidance: float | None = _option(
         Number(0, 100, whole=False), None, "guidance scale", "-g", "--guidance", metavar="X"
     )

@@ -61,12 +61,16 @@ class Model:
                     return pinned.sha256
         return ""
 
+    @property
+    def has_closed_vocabulary(self) -> bool:
+        """Whether it knows the words of its `words.txt` only, as the built-in model does."""
+        return (self.folder / "words.txt").is_file()
+
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of `prompt` that a model with a closed vocabulary (`words.txt`) has never seen, in order."""
-        path = self.folder / "words.txt"
-        if not path.is_file():
+        if not self.has_closed_vocabulary:
             return []
-        vocabulary = set(path.read_text(encoding="utf-8").split())
+        vocabulary = set((self.folder / "words.txt").read_text(encoding="utf-8").split())
         words = re.findall(r"[^\W_]+(?:['’][^\W_]+)*", prompt.casefold().replace("’", "'"))
         return list(dict.fromkeys(word for word in words if word not in vocabulary))
 

@@ -56,8 +56,7 @@ def draw(
 
     text, negative: (1, length, width), from engine.encode_text: the embeddings of the prompt and of the negative
     prompt. negative is not used when guidance <= 1 (the engine is then called with n = 1).
-    seed: 0 … 2**32 - 1; the same seed starts from the same noise on every machine, because it comes from numpy's
-    RandomState, whose stream is frozen. steps: 1 … the scheduler's num_train_timesteps. sampler: a name of
+    seed: 0 … 2**64 - 1; see `noise_stream`. steps: 1 … the scheduler's num_train_timesteps. sampler: a name of
     samplers.SAMPLERS, None for engine.defaults.sampler. on_step(step, steps) is called after each step, 1 … steps.
 
     Returns uint8, (height, width, 3), RGB.
@@ -91,7 +90,7 @@ def sample(
     latents in any batch. Arguments and exceptions are those of `draw`, without BlankPicture."""
     guided = guidance > 1 and negative is not None
     width, height = engine.size
-    streams = [np.random.RandomState(one) for one in ([seed] if isinstance(seed, int) else seed)]
+    streams = [noise_stream(one) for one in ([seed] if isinstance(seed, int) else seed)]
     shape = (1, engine.channels, height // engine.factor, width // engine.factor)
 
     def noise() -> Array:
@@ -112,6 +111,15 @@ def sample(
         if on_step:
             on_step(step + 1, len(sampling.timesteps))
     return latents
+
+
+def noise_stream(seed: int) -> np.random.RandomState:
+    """The noise of a seed, 0 … 2**64 - 1: the same on every machine, because numpy's RandomState is frozen.
+
+    It takes seeds below 2**32. A larger one is given as its low and its high 32 bits (`init_by_array` of the Mersenne
+    Twister), which no smaller seed does.
+    """
+    return np.random.RandomState(seed if seed < 2**32 else [seed % 2**32, seed >> 32])
 
 
 def pixels(picture: Array, precision: str) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from helpers.core.settings import LARGEST_SEED
+from helpers.core.settings import LARGEST_SEED, RANDOM_SEED
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from helpers.draw.engines import Defaults
 
 
+_RANDOM = 2**32  # seeds by chance are below this: short enough to type
+
+
 @dataclass(frozen=True)
 class Job:
     """A prompt and how to draw it. None and "" leave the choice to the model."""
 
     prompt: str
     negative: str = ""
-    seed: int | None = None  # 0 … LARGEST_SEED, of the first picture; the next picture has seed + 1; None: random
+    seed: int | None = None  # 0 … LARGEST_SEED, of the first picture, the next has seed + 1; None, RANDOM_SEED: any
     count: int = 1  # pictures
     steps: int | None = None
     guidance: float | None = None
@@ -35,7 +38,7 @@ class Job:
         """This job with a value for everything but the precision; defaults, size and name are the model's."""
         return replace(
             self,
-            seed=secrets.randbelow(LARGEST_SEED + 1) if self.seed is None else self.seed,
+            seed=secrets.randbelow(_RANDOM) if self.seed in (None, RANDOM_SEED) else self.seed,
             steps=self.steps or defaults.steps,
             guidance=defaults.guidance if self.guidance is None else self.guidance,
             sampler=self.sampler or defaults.sampler,

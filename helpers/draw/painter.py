@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,10 +27,11 @@ from numpy.typing import NDArray
 from helpers import __version__
 from helpers.catalog import catalog
 from helpers.core.settings import Settings
-from helpers.core.text import printable
+from helpers.core.text import printable, shortened
 from helpers.draw import diffusion, engines, png, safety, samplers
 from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of
 from helpers.draw.job import Job, Picture
+from helpers.words import prompt_syntax
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
@@ -77,6 +79,7 @@ class Painter:
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
         self._embeddings: dict[str, Array] = {}
+        self._noted: set[str] = set()
         self._flags = safety.load(filter_folder) if filter_folder else None
         # Hashing may have to read all weights: do it in the background, while the first picture is drawn.
         self._sha256 = ThreadPoolExecutor(1).submit(model.sha256)
@@ -131,6 +134,7 @@ class Painter:
 
     def lost(self, prompt: str) -> Lost:
         """The parts of `prompt` that the model cannot use."""
+        prompt = prompt_syntax.plain(prompt)[0]
         cut = self._tokenizer.encode(prompt).cut
         return Lost(cut, self.model.unknown_words(prompt.removesuffix(cut)))
 
@@ -156,6 +160,8 @@ class Painter:
     ) -> Iterator[Picture]:
         if job.sha256:
             check_hash(self.model, job)
+        if job.prompt.strip() and not prompt_syntax.plain(job.prompt)[0]:
+            raise diffusion.NoPicture(os.EX_DATAERR, "the prompt has no words to draw", "Say what should be drawn.")
         with self._turn(job, cancelled) as engine:
             job = self._resolved(job, engine)
         seeds, before, filtered = job.seeds, 0, 0
@@ -202,8 +208,31 @@ class Painter:
         return Picture(pixels, seed, job, engine.name, engine.version, engine.precision, __version__)
 
     def _resolved(self, job: Job, engine: Engine) -> Job:
+        """The job as it is drawn: with a value for everything, and without what has no effect; one line says so."""
         job = replace(job, precision=job.precision or self.usual.precision)
-        return job.resolved(engine.defaults, engine.size, self.model.name)
+        asked, job = job, job.resolved(engine.defaults, engine.size, self.model.name)
+        (prompt, pieces), (negative, more) = map(prompt_syntax.plain, (job.prompt, job.negative))
+        if left_out := ", ".join(pieces + more):
+            self._note(f"prompt syntax of other programs has no effect; left out: {shortened(left_out)}")
+        if negative and (job.guidance or 0) <= 1:
+            self._note(f"the negative prompt has no effect: {self.model.name} draws at guidance {job.guidance:g}")
+            negative = ""
+        if 0 < (job.guidance or 0) < 1:
+            self._note(f"a guidance of {job.guidance:g} draws as 1 does")
+        one = (
+            job.steps == 1 and engine.scheduler.get("timestep_spacing") == "trailing"
+        )  # all begin at the last timestep
+        if one and asked.sampler not in (None, "", engine.defaults.sampler):
+            self._note("--sampler has no effect here: with one step, every sampler draws the same")
+        if job.count > 1 and self.model.has_closed_vocabulary:
+            self._note(f"the pictures will be much alike: {self.model.name} has one picture in mind for each prompt")
+        return replace(job, prompt=prompt, negative=negative)
+
+    def _note(self, text: str) -> None:
+        """Log a line once; a loop draws many similar jobs."""
+        if text not in self._noted:
+            self._noted.add(text)
+            log.info("%s", text)
 
     def _encode(self, engine: Engine, text: str) -> Array:
         if text not in self._embeddings:

@@ -1,7 +1,7 @@
 # shellcheck shell=bash disable=SC2154,SC2034
 # Checks all settings together, before anything starts: values from the environment, options that exclude each other,
 # and whether the models and files exist.
-# Uses root, inputs, absolute, wrong, die, ours and ensure_environment of pipeline.sh, find_option and check_value.
+# Uses root, inputs, given, absolute, wrong, die, ours and ensure_environment of pipeline.sh, find_option and check_value.
 
 check_options() { # sets speech: whether there is sound to recognise
   local name
@@ -34,12 +34,37 @@ check_options() { # sets speech: whether there is sound to recognise
     [ "${#inputs[@]}" -eq 0 ] || wrong "--loop and --input exclude each other"
     [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
   fi
+  note_unused
   case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
   case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
   [ -z "${A2I_VOCABULARY:-}" ] || A2I_VOCABULARY=$(absolute "$A2I_VOCABULARY")
   [ -z "${A2I_REPLACEMENTS:-}" ] || A2I_REPLACEMENTS=$(absolute "$A2I_REPLACEMENTS")
+}
+
+note_unused() { # says which options of the command line have no effect together with the others
+  if [ "$speech" = 0 ]; then
+    unused 'no sound is needed' TIME SILENCE FIXED_WINDOW DEVICE LANGUAGE TRANSLATE WHISPER CONFIRM
+  elif [ "${#inputs[@]}" -gt 0 ]; then
+    unused 'the microphone is not used' SILENCE FIXED_WINDOW DEVICE
+  elif [ "${A2I_FIXED_WINDOW:-0}" != 0 ]; then
+    unused 'all of the time is recorded' SILENCE
+  fi
+}
+
+unused() { # <why> <options by their variables, without A2I_>; variables of the environment may be for other runs
+  local why=$1 name rest flags=''
+  shift
+  for name in "$@"; do
+    case $given in
+      *" A2I_$name="*)
+        rest=${given##*" A2I_$name="}
+        flags="$flags ${rest%% *}"
+        ;;
+    esac
+  done
+  [ -z "$flags" ] || say "without effect here, because $why:$flags"
 }
 
 check_names() { # whether the models and the engine exist that our own stages will ask for

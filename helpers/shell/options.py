@@ -36,6 +36,8 @@ def kind(of: Callable[[str], Any]) -> str:
     match of:
         case settings.Number(low=low, high=high, whole=whole):
             return f"kind={'whole' if whole else 'number'} low={low:.10g} high={high:.10g}"
+        case settings.Seed():
+            return f"kind=seed high={settings.LARGEST_SEED}"
         case settings.Size(low=low, high=high):
             return f"kind=size low={low} high={high}"
         case settings.Choice(names=names):

@@ -20,7 +20,7 @@ find_option() { # <flag or variable>: sets variable, kind, and low and high or c
     -w | --whisper | A2I_WHISPER) variable=A2I_WHISPER kind=text ;;
     -m | --model | A2I_MODEL) variable=A2I_MODEL kind=text ;;
     -n | --steps | A2I_STEPS) variable=A2I_STEPS kind=whole low=1 high=1000 ;;
-    -s | --seed | A2I_SEED) variable=A2I_SEED kind=whole low=0 high=4294967295 ;;
+    -s | --seed | A2I_SEED) variable=A2I_SEED kind=seed high=18446744073709551615 ;;
     -g | --guidance | A2I_GUIDANCE) variable=A2I_GUIDANCE kind=number low=0 high=100 ;;
     --sampler | A2I_SAMPLER) variable=A2I_SAMPLER kind=choice choices='ddim euler euler-ancestral dpm++ lcm' ;;
     -c | --count | A2I_COUNT) variable=A2I_COUNT kind=whole low=1 high=1000 ;;

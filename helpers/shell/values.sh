@@ -9,6 +9,9 @@ check_value() { # <flag or variable, as the user wrote it> <value>: of the optio
         wrong "$1: not a whole number from $low to $high: '$2'"
       fi
       ;;
+    seed)
+      if ! is_seed "$2"; then wrong "$1: not a whole number from 0 to $high, or -1 for any: '$2'"; fi
+      ;;
     number)
       if ! is_number "$2" || ! at_most "$low" "$2" || ! at_most "$2" "$high"; then
         wrong "$1: not a number from $low to $high: '$2'"
@@ -28,6 +31,12 @@ check_value() { # <flag or variable, as the user wrote it> <value>: of the optio
 
 is_whole() { # at most ten digits, so that no number is too large for the shell
   case $1 in '' | *[!0123456789]* | ???????????*) return 1 ;; esac
+}
+
+is_seed() { # -1, or up to high, which is too large for the shell: numbers of as many digits are compared as texts
+  local digits=$1
+  case $1 in -1) return 0 ;; '' | *[!0123456789]* | ?????????????????????*) return 1 ;; esac
+  [ "${#digits}" -lt "${#high}" ] || ! (LC_ALL=C && [[ $digits > $high ]])
 }
 
 is_number() { # digits with one point at most, ten digits on each side
