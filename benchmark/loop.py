@@ -156,8 +156,8 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
         code = pipe.wait(60)
     left = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
     drawn = [plain((Path(path).parent / "prompt.txt").read_text()) for path in printed]
-    other = [(text, one) for (text, _), one in zip(said, drawn, strict=False) if one != text]
-    right = len(drawn) == len(said) and all(wer(text, one) < 0.5 for text, one in other)
+    other = [(text, one) for (text, _), one in zip(said, drawn, strict=False) if one != plain(text)]
+    right = len(drawn) == len(said) and all(wer(plain(text), one) < 0.5 for text, one in other)
     quarter = max(1, len(sizes) // 4)
     print(f"exit code {code}; {len(drawn)} pictures of {len(said)} utterances, {len(drawn) - len(other)} word for word")
     for text, one in other:
