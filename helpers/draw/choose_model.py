@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helpers.adapt import other_forms
 from helpers.adapt.checkpoint import Checkpoint
 from helpers.catalog import catalog
 from helpers.catalog.catalog import Catalog, Entry
@@ -89,7 +90,7 @@ def choose_model(name: str = "", engine: str = "", models: Catalog | None = None
             if advice := kind.advice():
                 log.info("%s", advice)
     if os.sep in name:
-        return _folder(name, available)
+        return _folder(name, available, models)
     entry = models.find(name) if name else models.default(engines.role(available[0]))
     if entry.kind != "image":
         raise UserError(os.EX_USAGE, f"{name} draws no pictures: it is a {entry.kind} model")
@@ -104,10 +105,11 @@ def choose_model(name: str = "", engine: str = "", models: Catalog | None = None
     return Model(entry.name, entry.path, able[0], entry)
 
 
-def _folder(name: str, available: tuple[str, ...]) -> Model:
+def _folder(name: str, available: tuple[str, ...], models: Catalog) -> Model:
     folder = Path(name).expanduser().resolve()
-    if not folder.is_dir():
-        raise UserError(os.EX_NOINPUT, f"there is no model folder {name}")
+    if not folder.exists():
+        raise other_forms.missing(name, "image", models)
+    other_forms.check(folder)
     able = [engine for engine in available if engine in engines.engines_of(folder)]
     if not able:
         message = f"{name} needs the engine {' or '.join(engines.engines_of(folder))}, which this machine does not have"

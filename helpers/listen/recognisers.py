@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from helpers.adapt import other_forms
 from helpers.catalog import catalog, ggml
 from helpers.core.errors import UserError
 from helpers.core.settings import Settings
@@ -114,6 +115,8 @@ def choose(request: Request) -> Choice:
             return _choice(request, name)
         name = kind.title
     elif "/" in name:
+        if not Path(name).expanduser().exists():
+            raise other_forms.missing(name, "whisper", models)
         model = ggml.inspect(Path(name).expanduser())
         lack = request.lacks(model.languages, model.translates)
         if not lack:

@@ -35,8 +35,8 @@ check_options() { # sets speech: whether there is sound to recognise
     [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
   fi
   note_unused
-  case ${A2I_MODEL:-} in */*) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac # else a name of the catalogue
-  case ${A2I_WHISPER:-} in */*) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
+  case ${A2I_MODEL:-} in */* | *.safetensors | *.ckpt | *.gguf | *.mlpackage) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac
+  case ${A2I_WHISPER:-} in */* | *.bin | *.gguf | *.pt) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
   case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
   [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
   [ -z "${A2I_VOCABULARY:-}" ] || A2I_VOCABULARY=$(absolute "$A2I_VOCABULARY")
@@ -70,7 +70,7 @@ unused() { # <why> <options by their variables, without A2I_>; variables of the 
 check_names() { # whether the models and the engine exist that our own stages will ask for
   if [ -z "${A2I_GENERATE:-}" ]; then
     case ${A2I_MODEL:-} in
-      */*) [ -d "$A2I_MODEL" ] || die 66 "there is no model folder $A2I_MODEL" "./download_model.py list shows models by name" ;;
+      */*) [ -d "$A2I_MODEL" ] || ask_python image "$A2I_MODEL" ;;
       *) check_model image "${A2I_MODEL:-}" ;;
     esac
     case ${A2I_ENGINE:-} in
@@ -81,7 +81,7 @@ check_names() { # whether the models and the engine exist that our own stages wi
   if [ "$speech" = 1 ] && [ -z "${A2I_TRANSCRIBE:-}" ]; then
     case ${A2I_WHISPER:-} in
       builtin) ;;
-      */*) [ -f "$A2I_WHISPER" ] || die 66 "there is no speech model $A2I_WHISPER" "./download_model.py list shows models by name" ;;
+      */*) [ -f "$A2I_WHISPER" ] || ask_python whisper "$A2I_WHISPER" ;;
       *) check_model whisper "${A2I_WHISPER:-}" ;;
     esac
   fi

@@ -6,7 +6,9 @@ pipeline.sh knows most good names without Python, and asks here about the others
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+from helpers.adapt import other_forms
 from helpers.catalog import catalog
 from helpers.core import stage
 from helpers.core.errors import UserError
@@ -17,14 +19,25 @@ from helpers.draw.engines import ENGINES, SPELLINGS
 def check(kind: str, name: str) -> None:
     """kind: "image" or "whisper" for a model of the catalogue, or "engine".
 
-    Raises: UserError 64 for a name that does not exist, or is a model of another kind.
+    A name with a slash is a path.
+
+    Raises: UserError 64 for a name that does not exist, or is a model of another kind; 66 for a path that does not
+    exist; 69 for a model in a form that is not read.
     """
     if kind == "engine":
         if name not in ENGINES and name not in SPELLINGS:
             message = f"A2I_ENGINE: there is no engine {printable(name)[:80]!r}"
             raise UserError(os.EX_USAGE, message, f"Engines: {', '.join(ENGINES)}.")
         return
-    found = catalog.read().find(name).kind
+    models = catalog.read()
+    if "/" in name:
+        path = Path(name)
+        if not path.exists():
+            raise other_forms.missing(name, kind, models)
+        if kind == "image":
+            other_forms.check(path)
+        return
+    found = models.find(name).kind
     if found != kind:
         what = "draws no pictures" if kind == "image" else "recognises no speech"
         message = f"{name} {what} (kind: {found})"
