@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from downloads import CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
+from downloads import ARCHIVE, CONTENT, FIRST, MIRROR, PARTS, Tree, sha256
 from hub import Cut, Does, Elsewhere, Endless, Hub, Lie, NoRanges, Silent, Stall, Status
 
 from helpers.catalog import fetch
@@ -383,3 +384,45 @@ def test_a_broken_environment_is_not_gone_into_for_ever(tree: Tree) -> None:
     python.parent.mkdir(parents=True)
     python.symlink_to(Path(sys.executable).resolve())  # no pyvenv.cfg: it does not know that it is in .venv
     assert "--offer" in tree.run("--help")
+
+
+def in_cache(folder: Path, path: str, content: bytes, revision: str = "a" * 40, small: bool = False) -> Path:
+    """Put a file into a hub's cache in `folder` as huggingface_hub does: a blob, and a link of its name."""
+    blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() if small else sha256(content)
+    held = folder / f"models--{FIRST.replace('/', '--')}"
+    (held / "blobs").mkdir(parents=True, exist_ok=True)
+    (held / "blobs" / blob).write_bytes(content)
+    link = held / "snapshots" / revision / path
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(os.path.relpath(held / "blobs" / blob, link.parent))
+    return held / "blobs" / blob
+
+
+@pytest.mark.parametrize("name", ["one", "parts", "unpinned", "unpinned-small", "packed"])
+@pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", ""])
+def test_what_the_hubs_cache_has_is_not_downloaded(tree: Tree, name: str, variable: str) -> None:
+    """For each kind of a model, offline; other programs have downloaded it."""
+    home = tree.root / "home" / ".cache" / "huggingface"
+    cache = tree.root / "elsewhere" if variable == "HF_HUB_CACHE" else home / "hub"
+    if variable == "HF_HOME":
+        cache = tree.root / "hf" / "hub"
+    files = {"parts": PARTS, "unpinned-small": {"config.json": PARTS["config.json"]}, "packed": ARCHIVE}
+    for path, content in files.get(name, {"model.bin": CONTENT}).items():
+        in_cache(cache, path, content, small=path in PARTS and not path.endswith(".bin"))
+    value = {"HF_HUB_CACHE": str(cache), "HF_HOME": str(cache.parent)}
+    settings = {variable: value[variable]} if variable else {}
+    tree.run("-q" if name == "parts" else "--offer", name, HF_HUB_OFFLINE="1", **settings)
+    tree.run(name, says="already installed", HF_HUB_OFFLINE="1")
+    assert not tree.hub.requests and not (tree.models / ".incoming").exists()
+    assert not any(file.is_symlink() for file in tree.models.rglob("*"))
+    tree.run("--remove", name)
+    assert all(blob.is_file() for blob in cache.glob("*/blobs/*"))
+
+
+def test_a_wrong_file_in_the_hubs_cache_is_not_used(tree: Tree) -> None:
+    cache = tree.root / "cache"
+    in_cache(cache, "model.bin", CONTENT).write_bytes(b"x" + CONTENT[1:])
+    tree.run("one", says="from first/repo", HF_HUB_CACHE=str(cache))
+    assert tree.one.read_bytes() == CONTENT
+    in_cache(cache, "config.json", b"another", revision="c" * 40, small=True)
+    tree.run("unpinned-small", says="from first/repo", HF_HUB_CACHE=str(cache))

@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -46,6 +47,7 @@ def fetch(entry: Entry, patience: Patience, progress: bool = False) -> None:
     wanted = [file for file in entry.files if not present and (entry.is_archive or not file.fits(entry.folder))]
     with writing(entry.models), alone(entry):
         discard(unpacked(entry))  # left by a run that was killed
+        wanted = [file for file in wanted if not reuse(entry, file)]
         check_room(entry, wanted)
         for file in wanted:
             failures: list[UserError] = []
@@ -65,6 +67,33 @@ def fetch(entry: Entry, patience: Patience, progress: bool = False) -> None:
             left.unlink()
 
 
+def reuse(entry: Entry, file: File) -> bool:
+    """Take a file from Hugging Face's own cache, if it is there with the right hash; whether it was."""
+    for source in entry.sources:
+        for held in hub.cached(source.repo, source.revision, file.path, file.sha256):
+            pin = file.sha256 or held.resolve().name
+            if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", pin):
+                continue
+            with contextlib.suppress(OSError):
+                if hashed(held, pin) != pin or (file.exact and held.stat().st_size != file.bytes):
+                    continue
+                partial = incoming(entry) / pin
+                partial.unlink(missing_ok=True)
+                try:
+                    os.link(held.resolve(), partial)
+                except OSError:  # another disk
+                    shutil.copyfile(held, partial)
+                log.info(f"{file.path} is in the hub's cache on this machine ({held.parent}): it is not downloaded")
+                install(entry, file, partial)
+                return True
+    return False
+
+
+def hashed(path: Path, like: str) -> str:
+    """The hash of a file: SHA-256, or the git blob hash, whichever `like` is."""
+    return sha256([path]) if len(like) == 64 else git_hash(path)
+
+
 def bring(entry: Entry, file: File, source: Source, patience: Patience, progress: bool) -> None:
     """Download one file from one repository, check it, and move it into place. Raises the errors of fetch."""
     where = f"{source.repo}/{file.path}"
@@ -81,10 +110,15 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience, progress
     unpinned = "" if file.sha256 else "; no SHA-256 is pinned, so the hub's own hash is used"
     log.info(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
     hub.receive(file.path, found.url, partial, size, patience, progress)
-    kind, arrived = ("SHA-256", sha256([partial])) if len(pin) == 64 else ("hash", git_hash(partial))
-    if arrived != pin:
+    if hashed(partial, pin) != pin:
         partial.unlink()
+        kind = "SHA-256" if len(pin) == 64 else "hash"
         raise UserError(os.EX_DATAERR, f"{where}: the {kind} of the download is wrong, so it was deleted")
+    install(entry, file, partial)
+
+
+def install(entry: Entry, file: File, partial: Path) -> None:
+    """Move a checked file into place, or unpack it there."""
     if entry.is_archive:
         unpack(entry, partial, file.path)
         return

@@ -67,6 +67,18 @@ def usual_patience() -> Patience:
     return Patience(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT, float("inf"), 3)
 
 
+def cached(repo: str, revision: str, path: str, sha256: str) -> Iterator[Path]:
+    """Where Hugging Face's own cache (HF_HUB_CACHE, HF_HOME) may have a file: other programs download into it.
+
+    sha256: of the file; without it, only the given revision counts, whose files are named after their hash.
+    """
+    folder = Path(_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    places = [folder / "snapshots" / revision / path]
+    if sha256:
+        places = [folder / "blobs" / sha256, *places, *sorted(folder.glob(f"snapshots/*/{path}"))]
+    return (place for place in places if place.is_file())
+
+
 def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
     """Look up a file; retry a few times if the hub answers 5xx or 429.
 
