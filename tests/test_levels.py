@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from helpers.listen.levels import LevelCheck
+from helpers.core.paths import ROOT
+from helpers.listen import audio
+from helpers.listen.levels import LevelCheck, is_clipped
 
 CHUNK = 1600  # bytes; 50 ms
 
@@ -54,3 +56,11 @@ def test_too_short_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_offset_is_not_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     """A muted microphone of a sound card with an offset of 1 %."""
     assert hear(np.full(50_000, 328, "<i2").tobytes(), monkeypatch).is_silent()
+
+
+def test_a_clipped_recording() -> None:
+    """Also one that was turned down after it was clipped."""
+    good = audio.decode(ROOT / "examples" / "burger.wav")
+    loud = (np.frombuffer(good, "<i2") * 12.0).clip(-32768, 32767)
+    clipped = [(loud * level).astype("<i2").tobytes() for level in (1, 0.7)]
+    assert [is_clipped(pcm) for pcm in (good, *clipped, b"", bytes(99))] == [False, True, True, False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import json
 import os
 import pty
@@ -139,6 +140,15 @@ def test_in_a_session_each_file_keeps_its_number(environment: dict[str, str], vo
     code, written, _ = run({**environment, "A2I_SESSION": str(tmp_path)}, missing, voice)
     assert (code, written) == (66, "\x1e2 spoken\x1fdraw me a castle at sunset\n")
     assert [path.name for path in tmp_path.glob("transcript-*")] == ["transcript-2.txt"]
+
+
+def test_a_clipped_file_that_is_not_understood_is_named_so(environment: dict[str, str], tmp_path: Path) -> None:
+    loud = [
+        max(-32768, min(32767, 12 * sample)) for sample in array.array("h", audio.decode(ROOT / "examples/burger.wav"))
+    ]
+    write_wav(tmp_path / "loud.wav", array.array("h", loud).tobytes())
+    code, _, said = run(environment, tmp_path / "loud.wav")
+    assert code == 65 and "The sound is clipped" in said
 
 
 def test_a_file_that_cannot_be_used_is_named_once(environment: dict[str, str], voice: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 import time
 from typing import TYPE_CHECKING
@@ -13,8 +14,20 @@ if TYPE_CHECKING:
 
 CLIPPED = 0.002  # share of the samples; a shout clips a few, too high a gain clips many
 _FULL_SCALE = 32_700  # of 32,768; some devices clip a little below
+_PEAK = 0.985  # share of the peak: a lossy format rounds the corners off
+_QUIET = 300  # of 32,768; a few steps of noise are no clipping
+TOO_LOUD = "The sound is clipped: record it again with the level turned down, or from further away."
 _SETTLED = 1.0  # seconds of sound before the speed is measured: buffered sound has arrived by then
 _SHORTEST = 2.0  # seconds on the clock that measuring the speed takes
+
+
+def is_clipped(pcm: bytes) -> bool:
+    """Whether a whole recording (s16le) was clipped, also if its level was turned down afterwards: many samples are at
+    its peak. Of 25 spoken prompts, at most 0.01 % of the samples are; of a clipped one, 0.5 % as an MP3 file and 36 %
+    without loss. A pure tone looks clipped, too."""
+    samples = array.array("h", pcm[: len(pcm) // 2 * 2])
+    peak = max((abs(sample) for sample in samples), default=0)
+    return peak > _QUIET and samples_above(pcm, math.ceil(_PEAK * peak)) > CLIPPED * len(samples)
 
 
 class LevelCheck:

@@ -22,6 +22,7 @@ from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbf
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
 from helpers.listen import audio, recognisers
+from helpers.listen.levels import TOO_LOUD, is_clipped
 from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.transcript import Transcript
 from helpers.words import own_words, stop_phrases
@@ -80,7 +81,12 @@ class Lines:
         Raises: UserError 65 if there are no words in it.
         """
         began = time.monotonic()
-        transcript = self._recogniser.transcribe(pcm)
+        try:
+            transcript = self._recogniser.transcribe(pcm)
+        except UserError as error:
+            if error.code == os.EX_DATAERR and is_clipped(pcm):
+                raise UserError(error.code, error.message, TOO_LOUD) from error
+            raise
         if self._detects and transcript.language:
             stage.event("language", found=transcript.language, number=number)
         if not transcript.text:
@@ -89,7 +95,8 @@ class Lines:
             loudest = loudest_dbfs(highpass(pcm))
             level = "silence" if loudest <= SILENCE_DBFS else f"{loudest:.0f} dBFS at the loudest"
             message = f"no words were heard in {len(pcm) / BYTES_PER_SECOND:.1f} seconds of audio ({level})"
-            remedy = "Speak closer to the microphone, or choose another: --list-devices."
+            closer = "Speak closer to the microphone, or choose another: --list-devices."
+            remedy = TOO_LOUD if is_clipped(pcm) else closer
             raise UserError(os.EX_DATAERR, message, remedy)
         self._keep(transcript.text, number)
         written = "en" if self._settings.translate else transcript.language or self._settings.language
