@@ -16,7 +16,7 @@ Usage: ./shortcut_install.sh [options]     install audio-to-image here and bind 
       --models NAME …   download these models of the catalogue (default: a speech and an image model for this machine)
       --no-models       download no models, use the built-in ones
       --no-shortcut     bind no hotkey, write nothing outside this folder
-      --extra NAME      only install more Python packages into .venv: torch, convert or benchmark
+      --extra NAME      only install more Python packages into .venv (docs/install.md has the names)
   -y, --yes             ask no questions (as with NONINTERACTIVE=1, or without a terminal)
       --dry-run         show every step, change nothing
       --status          show what is installed

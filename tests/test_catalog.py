@@ -56,14 +56,16 @@ def test_entry_is_complete(entry: catalog.Entry) -> None:
     assert all(re.fullmatch("([0-9a-f]{64})?", file.sha256) for file in entry.files)
     if len(entry.files) == 1:
         assert entry.files[0].sha256 or entry.files[0].exact, "neither the hash nor the size is known"
-    if entry.kind == "whisper":
-        assert entry.path.name == f"ggml-{entry.name}.bin"
+    if entry.kind in catalog.SPEECH:
+        if entry.kind == "whisper":
+            assert entry.path.name == f"ggml-{entry.name}.bin"
         assert entry.languages == ("en" if ".en" in entry.name else "any")
         assert not (entry.translates and (entry.languages == "en" or "turbo" in entry.name))
 
 
-def test_no_file_stands_twice() -> None:
-    hashes = [file.sha256 for entry in catalog.read().entries.values() for file in entry.files if file.sha256]
+def test_no_weights_stand_twice() -> None:
+    files = [file for entry in catalog.read().entries.values() for file in entry.files]
+    hashes = [file.sha256 for file in files if file.sha256 and file.bytes > 10_000_000]
     assert len(hashes) == len(set(hashes))
 
 
@@ -71,6 +73,11 @@ def test_defaults_fit_their_roles() -> None:
     assert catalog.read().default("english").name == "base.en-q5_1"
     multilingual = catalog.read().default("multilingual")
     assert multilingual.name == "base-q5_1" and multilingual.translates
+    for machine in ("faster-whisper", "nvidia"):
+        for language, translate in (("en", False), ("de", False), ("de", True), ("en", True)):
+            model = catalog.read().speech(language, translate, machine)
+            assert model.kind == "faster-whisper" and (model.translates or not translate)
+            assert model.languages == "any" or (language, translate) == ("en", False)
     for engine in engines.ENGINES:
         model = catalog.read().default(engines.role(engine))
         assert model.kind == "image" and (engines.ENGINES[engine].models or engine) in model.engines

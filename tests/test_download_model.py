@@ -44,6 +44,14 @@ def test_fetch_one_file(tree: Tree) -> None:
     assert f"/{FIRST}/resolve/{'a' * 40}/model.bin" in [request.path for request in tree.hub.requests]
 
 
+def test_what_may_not_be_used_commercially_says_so_first(tree: Tree) -> None:
+    catalogue = tree.root / "models" / "catalog.toml"
+    catalogue.write_text(catalogue.read_text().replace('license = "MIT"', 'license = "CC-BY-NC-4.0"'))
+    process = tree.start("alone")
+    said = process.communicate(timeout=30)[1]
+    assert 0 <= said.find("alone may not be used commercially: its licence is CC-BY-NC-4.0") < said.find("fetching")
+
+
 def test_nothing_else_is_asked_or_kept(tree: Tree) -> None:
     tree.run("one", AI_AGENT="x")
     assert {request.path.split("/")[1] for request in tree.hub.requests} == {"first", "store"}

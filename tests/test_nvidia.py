@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from small_models import BUILTIN, torch
 
+from helpers.core import nvidia_driver
 from helpers.core.errors import UserError
 from helpers.draw import engines
 from helpers.draw.choose_model import choose_model
@@ -21,7 +22,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are of the processor, also on a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(nvidia, "_SIGNS", ())
+    monkeypatch.setattr(nvidia_driver, "SIGNS", ())
 
 
 def refused(folder: Path) -> UserError:
@@ -58,7 +59,7 @@ def test_a_machine_without_a_gpu_draws_with_the_cpu_engine(monkeypatch: pytest.M
 
 
 def test_the_driver_is_found_by_its_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(nvidia, "_SIGNS", (tmp_path / "nvidiactl",))
+    monkeypatch.setattr(nvidia_driver, "SIGNS", (tmp_path / "nvidiactl",))
     assert not nvidia.has_driver()
     (tmp_path / "nvidiactl").touch()
     assert nvidia.has_driver()
@@ -84,7 +85,7 @@ def test_a_gpu_that_pytorch_cannot_use_says_why(
     (tmp_path / "version").write_text(
         "NVRM version: NVIDIA UNIX x86_64 Kernel Module  470.82.01  Wed Oct 27\nGCC 12.2.0\n"
     )
-    monkeypatch.setattr(nvidia, "_VERSION", tmp_path / "version")
+    monkeypatch.setattr(nvidia_driver, "VERSION", tmp_path / "version")
     monkeypatch.setattr(nvidia, "has_driver", lambda: True)
     monkeypatch.setattr(torch.cuda, "init", lambda: (_ for _ in ()).throw(fault))
     monkeypatch.setattr(torch, "__version__", "2.13.0")

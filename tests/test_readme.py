@@ -17,6 +17,7 @@ from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.settings import OPTIONS
 from helpers.draw import engines, samplers
+from helpers.listen.recognisers import RECOGNISERS
 from helpers.words import stop_phrases
 
 README = ROOT / "README.md"
@@ -208,10 +209,17 @@ def test_models_that_pages_download_are_in_the_catalogue(page: str, command: str
     assert names <= set(catalog.read().entries)
 
 
+def test_recognisers_are_those_of_the_registry() -> None:
+    named = dict(re.findall(r"^\| `([\w-]+)`.*\| (.+?) \|$", block(DOCS / "models.md", "recognisers"), re.MULTILINE))
+    assert set(named) == set(RECOGNISERS)
+    for name, kind in RECOGNISERS.items():
+        assert (f"`{kind.extra}`" in named[name]) == bool(kind.extra)
+
+
 def test_extras_are_those_of_the_registry() -> None:
-    named = {extra for text in TEXTS.values() for extra in re.findall(r"--extra ([a-z]+)", text)}
+    named = {extra for text in TEXTS.values() for extra in re.findall(r"--extra ([a-z-]+)", text)}
     assert named == set(EXTRAS)
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", TEXTS["docs/install.md"], re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+?) \|", TEXTS["docs/install.md"], re.MULTILINE)
     assert rows == [(name, extra.size) for name, extra in EXTRAS.items()]
 
 

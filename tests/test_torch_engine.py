@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from small_models import BUILTIN, close, diffusers, picture, random_model, reference, torch
 from torch_models import lcm_model, taesd_model, xl_model
 
-from helpers.core import openvino
+from helpers.core import nvidia_driver, openvino
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
 from helpers.draw.choose_model import Model
-from helpers.draw.engines import nvidia, torch_engine, torch_memory
+from helpers.draw.engines import torch_engine, torch_memory
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
 
@@ -32,7 +32,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are of the processor, also on a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(nvidia, "_SIGNS", ())
+    monkeypatch.setattr(nvidia_driver, "SIGNS", ())
 
 
 def psnr(mine: NDArray[Any], theirs: NDArray[Any]) -> float:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from small_models import picture, random_model, torch
 from torch_models import xl_model
 
+from helpers.core import nvidia_driver
 from helpers.core.errors import UserError
 from helpers.draw import engines
-from helpers.draw.engines import nvidia, torch_engine, torch_memory
+from helpers.draw.engines import torch_engine, torch_memory
 
 
 @pytest.fixture(scope="module", params=["tiny", "xl"])
@@ -36,7 +37,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """These tests are of the processor, also on a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(nvidia, "_SIGNS", ())
+    monkeypatch.setattr(nvidia_driver, "SIGNS", ())
 
 
 def needs(engine: Any) -> tuple[int, int]:

@@ -29,8 +29,10 @@ from helpers.core.settings import Settings
 from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
-KINDS = ("whisper", "image", "filter")
-ROLES = ("english", "multilingual", "filter")  # besides these, any engine may have a default model
+SPEECH = ("whisper", "faster-whisper", "seamless")  # the recognisers that need a model
+KINDS = (*SPEECH, "image", "filter")
+# besides these, any engine and any recogniser may have a default model
+ROLES = ("english", "multilingual", "filter")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -107,6 +109,11 @@ class Entry(NamedTuple):
             raise ValueError("it comes from an older archive than the catalogue pins")
         return tuple(File(part.path, part.bytes, True, part.sha256) for part in parts)
 
+    @property
+    def is_noncommercial(self) -> bool:
+        """Whether its licence forbids commercial use."""
+        return "-NC" in self.license
+
     def unpinned(self) -> str:
         """The files without a pinned SHA-256: `config.json, model.bin`, or `all 15 files`, or empty."""
         paths = [file.path for file in self.files if not file.sha256]
@@ -166,9 +173,14 @@ class Catalog(NamedTuple):
         (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip."""
         return self.find(self.roles[role])
 
-    def speech(self, language: str, translate: bool) -> Entry:
-        """The default speech model for a language (`en`, `de` …, `auto`), with or without translation to English."""
-        return self.default("english" if language == "en" and not translate else "multilingual")
+    def speech(self, language: str, translate: bool, machine: str = "") -> Entry:
+        """The default speech model for a language (`en`, `de` …, `auto`), with or without translation to English.
+
+        machine: empty for any machine, `faster-whisper` for a processor with that package, `nvidia` for such a GPU.
+        """
+        role = "english" if language == "en" and not translate else "multilingual"
+        special = f"{machine}-translation" if machine == "nvidia" and translate else f"{machine}-{role}"
+        return self.default(special if special in self.roles else role)
 
     def require(self, name: str) -> Entry:
         """The entry called `name`, if it can be used. Raises: UserError 64 (unknown), 69 (missing or damaged)."""
@@ -235,7 +247,7 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     check(bool(table.get("engines")) == image, "engines are named for image models, and only for those")
     check(all(re.fullmatch("[a-z]+", name) for name in table.get("engines", ())), "an engine's name is made of a-z")
     languages = table.get("languages", "")
-    check(languages in (("en", "any") if table["kind"] == "whisper" else ("",)), "languages is en or any, for speech")
+    check(languages in (("en", "any") if table["kind"] in SPEECH else ("",)), "languages is en or any, for speech")
     shipped = table.get("folder", "")
     check(bool(shipped) != bool(table.get("files")), "either folder (it ships with the repository) or files")
     check(shipped or sources.get(table.get("source", "")), "source is not a list of [[sources]]")

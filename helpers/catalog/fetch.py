@@ -44,6 +44,8 @@ def fetch(entry: Entry, patience: Patience, progress: bool = False) -> None:
         log.info(f"{entry.name} is already installed")
         if not incoming(entry).exists():
             return
+    if not present and entry.is_noncommercial:
+        log.warning(f"{entry.name} may not be used commercially: its licence is {entry.license}")
     wanted = [file for file in entry.files if not present and (entry.is_archive or not file.fits(entry.folder))]
     with writing(entry.models), alone(entry):
         discard(unpacked(entry))  # left by a run that was killed

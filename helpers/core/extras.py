@@ -28,6 +28,11 @@ class Extra(NamedTuple):
 
 EXTRAS = {
     "torch": Extra(("torch", "diffusers", "transformers"), "6 GB", "Drawing with PyTorch, or --safe,"),
+    "faster-whisper": Extra(("ctranslate2", "faster_whisper"), "330 MB", "The recogniser faster-whisper"),
+    "faster-whisper-nvidia": Extra(
+        ("ctranslate2", "faster_whisper", "nvidia.cublas"), "1.2 GB", "faster-whisper on an NVIDIA GPU"
+    ),
+    "seamless": Extra(("torch", "transformers", "sentencepiece"), "6 GB, with torch", "The recogniser SeamlessM4T"),
     "convert": Extra(("coremltools",), "120 MB", "Converting a model to Core ML"),
     "benchmark": Extra(("jiwer", "matplotlib"), "6 GB, with torch and convert", "The benchmark"),
 }
@@ -40,8 +45,15 @@ def command(name: str) -> str:
 
 
 def missing(name: str) -> str:
-    """The first module of an extra that is not installed, or "". Imports nothing."""
-    return next((module for module in EXTRAS[name].modules if importlib.util.find_spec(module) is None), "")
+    """The first module of an extra that is not installed, or "". Imports nothing but a package around a module."""
+    return next((module for module in EXTRAS[name].modules if not _is_here(module)), "")
+
+
+def _is_here(module: str) -> bool:
+    package, _, inner = module.rpartition(".")
+    if inner and package and importlib.util.find_spec(package) is None:
+        return False
+    return importlib.util.find_spec(module) is not None
 
 
 def require(name: str) -> None:

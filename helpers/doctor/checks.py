@@ -22,9 +22,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.catalog import catalog
+from helpers.catalog import catalog, ct2
 from helpers.catalog.catalog import Entry, human
-from helpers.core import openvino, stage, system, terminal
+from helpers.core import extras, nvidia_driver, openvino, stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.files import sha256
 from helpers.core.paths import ROOT
@@ -151,10 +151,18 @@ def speech(settings: Settings) -> Finding:
             choice = recognisers.choose(request)
     except UserError as error:
         return worse(error)
-    if choice.path:
-        return Finding("ok", f"whisper.cpp with {choice.path.name}, language {language}{' to English' * translate}")
-    better = catalog.read().speech(language, translate).name
-    return Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better}")
+    better = recognisers.default_model(language, translate, catalog.read(settings.models))
+    if not choice.path:
+        return Finding("!", "the built-in recogniser, which knows few words", f"./download_model.py {better.name}")
+    kind = recognisers.RECOGNISERS[choice.kind]
+    text = f"{kind.title} with {choice.path.name}, language {language}{' to English' * translate}"
+    if choice.kind == "faster-whisper":
+        text += f", on the {'NVIDIA GPU' if ct2.uses_nvidia() else 'processor'}"
+    if better.kind != choice.kind and not settings.whisper:
+        return Finding("!", f"{text}; a better one suits this machine", f"./download_model.py {better.name}")
+    if choice.kind == "faster-whisper" and nvidia_driver.is_loaded() and not ct2.uses_nvidia():
+        return Finding("!", text, f"For the NVIDIA GPU: {extras.command('faster-whisper-nvidia')}")
+    return Finding("ok", text)
 
 
 def models(settings: Settings) -> Finding:

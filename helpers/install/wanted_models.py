@@ -13,6 +13,7 @@ from helpers.catalog.catalog import Entry
 from helpers.core import stage
 from helpers.core.settings import Settings
 from helpers.draw import engines
+from helpers.listen import recognisers
 
 NAME = "wanted_models"
 
@@ -21,7 +22,8 @@ def suitable(settings: Settings) -> list[Entry]:
     """The speech model for the user's language and the image model for the engine of this machine."""
     models = catalog.read(settings.models)
     engine = engines.available(settings.engine)[0]
-    return [models.speech(settings.language, settings.translate), models.default(engines.role(engine))]
+    speech = recognisers.default_model(settings.language, settings.translate, models)
+    return [speech, models.default(engines.role(engine))]
 
 
 def main(argv: list[str] | None = None) -> int:

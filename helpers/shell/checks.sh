@@ -81,7 +81,7 @@ check_names() { # whether the models and the engine exist that our own stages wi
   if [ "$speech" = 1 ] && [ -z "${A2I_TRANSCRIBE:-}" ]; then
     case ${A2I_WHISPER:-} in
       builtin) ;;
-      */*) [ -f "$A2I_WHISPER" ] || ask_python whisper "$A2I_WHISPER" ;;
+      */*) [ -e "$A2I_WHISPER" ] || ask_python whisper "$A2I_WHISPER" ;;
       *) check_model whisper "${A2I_WHISPER:-}" ;;
     esac
   fi

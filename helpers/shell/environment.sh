@@ -277,6 +277,13 @@ offer_speech_model() {
 # ---- extras: optional packages (helpers/core/extras.py has their names and sizes)
 
 need_extras() { # checks the extras that the options of pipeline.sh need
+  if [ "${speech:-0}" = 1 ] && [ -z "${A2I_TRANSCRIBE:-}" ]; then
+    case ${A2I_WHISPER:-} in
+      */*) ;;
+      faster-whisper*) need_extra faster-whisper ;;
+      seamless*) need_extra seamless ;;
+    esac
+  fi
   if [ -n "${A2I_GENERATE:-}" ]; then return; fi
   case ${A2I_ENGINE:-} in torch | cuda) need_extra torch ;; esac
   [ "${A2I_SAFE:-0}" = 0 ] || need_extra torch

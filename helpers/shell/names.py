@@ -17,7 +17,7 @@ from helpers.draw.engines import ENGINES, SPELLINGS
 
 
 def check(kind: str, name: str) -> None:
-    """kind: "image" or "whisper" for a model of the catalogue, or "engine".
+    """kind: "image" or "whisper" for a model of the catalogue (or a recogniser), or "engine".
 
     A name with a slash is a path.
 
@@ -37,8 +37,10 @@ def check(kind: str, name: str) -> None:
         if kind == "image":
             other_forms.check(path)
         return
+    if kind == "whisper" and name in catalog.SPEECH:
+        return
     found = models.find(name).kind
-    if found != kind:
+    if found not in (catalog.SPEECH if kind == "whisper" else (kind,)):
         what = "draws no pictures" if kind == "image" else "recognises no speech"
         message = f"{name} {what} (kind: {found})"
         raise UserError(os.EX_USAGE, message, "./download_model.py list shows all models.")

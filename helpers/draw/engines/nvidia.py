@@ -1,23 +1,17 @@
-"""Checks for an NVIDIA driver and the packages for it, without importing PyTorch, in under a millisecond."""
+"""Checks for an NVIDIA driver and PyTorch's packages, without importing PyTorch, in under a millisecond."""
 
 from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 from typing import Any
 
-from helpers.core import extras
+from helpers.core import extras, nvidia_driver
 from helpers.core.errors import UserError
 
 INSTALL = extras.command("torch")
-_VERSION = Path("/proc/driver/nvidia/version")
-_SIGNS = (_VERSION, Path("/dev/nvidiactl"), Path("/usr/lib/wsl/lib/libcuda.so.1"))  # Linux, containers, WSL
 
-
-def has_driver() -> bool:
-    """Whether an NVIDIA driver is loaded."""
-    return any(sign.exists() for sign in _SIGNS)
+has_driver = nvidia_driver.is_loaded
 
 
 def missing() -> str:
@@ -49,7 +43,11 @@ def check(torch: Any) -> None:
     except (RuntimeError, AssertionError) as error:
         why = str(error).partition(". ")[0].partition("\n")[0]
         if "too old" in why:
-            found = re.search(r"\d+\.\d+(\.\d+)?", _VERSION.read_text()) if _VERSION.exists() else None
+            found = (
+                re.search(r"\d+\.\d+(\.\d+)?", nvidia_driver.VERSION.read_text())
+                if nvidia_driver.VERSION.exists()
+                else None
+            )
             why = f"the NVIDIA driver {found[0] if found else ''} is too old for PyTorch {torch.__version__}"
             remedy = f"Update the driver. Until then: {remedy}"
         elif "not compiled with CUDA" in why:
