@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,40 @@ def test_a_file_that_cannot_be_drawn_again(tmp_path: Path, what: str, code: int,
     with pytest.raises(UserError) as raised:
         png.read_job(file)
     assert raised.value.code == code and says in raised.value.message and "\n" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("program", "texts"),
+    [
+        ("ComfyUI", {"prompt": '{"3": {"class_type": "KSampler"}}', "workflow": "{}"}),
+        ("InvokeAI", {"invokeai_metadata": "{}"}),
+        ("NovelAI", {"Software": "NovelAI", "Description": "a cat"}),
+        ("Fooocus", {"parameters": '{"prompt": "a cat", "seed": "1"}'}),
+    ],
+)
+def test_settings_in_another_programs_form(tmp_path: Path, program: str, texts: dict[str, str]) -> None:
+    """Fooocus' were drawn as if they were the prompt."""
+    chunks = PngInfo()
+    for key, text in texts.items():
+        chunks.add_text(key, text)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png", pnginfo=chunks)
+    with pytest.raises(UserError, match=f"in {program}'s form") as raised:
+        png.read_job(tmp_path / "x.png")
+    assert raised.value.code == 65
+
+
+# AUTOMATIC1111's own reader: modules/infotext_utils.py, re_param, quote and parse_generation_parameters
+_WEB_UI = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+
+
+@pytest.mark.parametrize("model", ["My model, v2: best", 'a "b", c: d', "Modell Größe: 貓, 🐈", "x" * 300 + ", y: z"])
+@pytest.mark.parametrize("prompt", ["a cat", "a cat, Steps: 20, Seed: 3", "cat: Negative prompt: x", "貓 " * 2000])
+def test_the_web_ui_reads_no_field_that_is_not_there(model: str, prompt: str) -> None:
+    job = Job(prompt.strip(), "blue, Steps: 9", 5, 1, 20, 7.5, "dpm++", (512, 512), "", model, "12" * 32)
+    drawn = picture(job)
+    *lines, last = png.parameters(drawn).strip().split("\n")
+    fields = {key: json.loads(value) if value[0] == '"' else value for key, value in _WEB_UI.findall(last)}
+    assert list(fields) == ["Steps", "Sampler", "CFG scale", "Seed", "Size", "Model hash", "Model", "Version"]
+    assert fields["Model"] == model and fields["Seed"] == "5"
+    assert lines == [job.prompt, "Negative prompt: blue, Steps: 9"]
+    assert png.parse(png.parameters(drawn)).model == printable(model)

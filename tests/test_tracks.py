@@ -136,6 +136,7 @@ def test_what_follows_the_sound_is_not_sound(voice: Sound, tmp_path: Path) -> No
         ("page.mp3", b"<!DOCTYPE html><html></html>", "a web page"),
         ("memo.m4a.zip", b"PK\x03\x04" + bytes(99), "an archive"),
         ("lfs.wav", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS"),
+        ("p.aup3", b"SQLite format 3\0" + bytes(99), "Audacity"),
         ("song.mid", b"MThd\0\0\0\6\0\1\0\1\0`MTrk\0\0\0\0", "MIDI"),
     ],
 )
@@ -188,3 +189,10 @@ def test_the_high_pass() -> None:
         pieces += stream.feed(noise[at : at + length])
         at += length
     assert pieces == highpass(noise)
+
+
+def test_a_voice_after_the_window(voice: Sound, tmp_path: Path) -> None:
+    late = write(tmp_path / "late.wav", np.concatenate([np.zeros(2 * RATE), voice]))
+    with pytest.raises(UserError, match=r"the first 1 seconds of .* are silent") as error:
+        audio.decode(late, 1)
+    assert "--time" in error.value.remedy

@@ -14,7 +14,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,9 +91,13 @@ def read_job(file: Path) -> Job:
         raise UserError(os.EX_NOINPUT, f"cannot read {name}: {why}") from error
     with stream:
         try:
-            text = Image.open(stream, formats=["PNG"]).info.get("parameters", "")
+            info = Image.open(stream, formats=["PNG"]).info
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(os.EX_DATAERR, f"{name} is not a PNG picture, or is damaged") from error
+    text = info.get("parameters", "")
+    if program := _other_program(info):
+        remedy = f"Read the prompt in {program}, and give it with --prompt."
+        raise UserError(os.EX_DATAERR, f"{name} says in {program}'s form how it was drawn, which is not read", remedy)
     if not isinstance(text, str) or not text.strip():
         remedy = "Only a PNG that this program or AUTOMATIC1111's web UI wrote can be drawn again."
         raise UserError(os.EX_DATAERR, f"{name} does not say how it was drawn", remedy)
@@ -101,6 +105,17 @@ def read_job(file: Path) -> Job:
         return parse(text)
     except ValueError as error:
         raise UserError(os.EX_DATAERR, f"{name} has invalid settings: {error}") from error
+
+
+def _other_program(info: Mapping[Any, Any]) -> str:
+    """The program that wrote the settings in a form of its own, by the keys of a PNG's texts; "" if none did."""
+    if "workflow" in info or str(info.get("prompt", "")).startswith("{"):
+        return "ComfyUI"
+    if "invokeai_metadata" in info or "sd-metadata" in info:
+        return "InvokeAI"
+    if info.get("Software") == "NovelAI":
+        return "NovelAI"
+    return "Fooocus" if str(info.get("parameters", "")).lstrip().startswith('{"') else ""
 
 
 def parse(text: str) -> Job:

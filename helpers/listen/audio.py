@@ -72,7 +72,10 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     del pcm[min(window, len(pcm) // 2 * 2) :]
     part = f"the first {seconds:g} seconds of {name} are" if longer else f"{name} is"
     if loudest_dbfs(pcm) <= SILENCE_DBFS:
-        raise UserError(os.EX_DATAERR, f"{part} silent", "Check the recording: nothing can be heard in it.")
+        remedy = "Check the recording: nothing can be heard in it."
+        if longer:
+            remedy = "Cut the silence off, or read more of it: --time SECONDS."
+        raise UserError(os.EX_DATAERR, f"{part} silent", remedy)
     if longer:
         log.warning("%s is longer: %s used", name, part)
     return bytes(pcm)

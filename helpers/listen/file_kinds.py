@@ -23,6 +23,7 @@ _KINDS = [
     (r"%PDF-", "a PDF document", _SOUND),
     (r"\s*<(?:!doctype html|html)", "a web page", "The download went wrong: fetch the file itself."),
     (r"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!|\xfd7zXZ|BZh", "an archive", "Unpack it, and give a file of it."),
+    (r"SQLite format 3", "a database, as Audacity's projects are", "Export the sound from it, as WAV for example."),
     (r"MThd", "a MIDI file: notes, and no sound", _SOUND),
     (r"\x7fELF|\xcf\xfa\xed\xfe|MZ", "a program", _SOUND),
 ]

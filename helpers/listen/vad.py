@@ -70,7 +70,7 @@ def _features(frames: Array) -> Array:
 
 
 def _sigmoid(x: Array) -> Array:
-    return np.asarray(1 / (1 + np.exp(-x)))
+    return np.asarray(1 / (1 + np.exp(-np.maximum(x, -80))))
 
 
 class Detector:
