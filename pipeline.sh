@@ -19,7 +19,7 @@ What is drawn: what you say, or
       --loop            keep listening: a picture of each thing you say, until "stop listening"
       --confirm         show the text first: Enter, or three seconds, draw it; Esc does not
 Speech
-  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-30}); it ends when you stop speaking
+  -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-all}); it ends when you stop speaking
       --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
       --stop            end the recording that is running, as Ctrl-C does
   -d, --device NAME     microphone (${A2I_DEVICE:-default})     --list-devices    name the microphones

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 PARTIAL = "partial.txt"  # the text recognised so far, while the speaker pauses
+SEVERAL = "several"  # exists if record sends several recordings of one file; a mark ends each, as in a loop
 ASKING = "asking"  # exists while the confirm stage uses the terminal
 
 

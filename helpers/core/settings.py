@@ -143,7 +143,7 @@ class Settings:
     time: float | None = _option(
         Number(0.1, LONGEST_WINDOW, whole=False),
         None,
-        "longest recording, in seconds (microphone 10, files 30)",
+        "longest recording, in seconds (microphone 10, files all of it)",
         "-t", "--time", metavar="SECONDS",
     )  # fmt: skip
     silence: float = _option(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from helpers.core.errors import UserError
-from helpers.core.pcm import RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.listen import ffmpeg_process, file_kinds, tracks
 from helpers.listen.tracks import WHOLE, Part, Track
 
@@ -81,13 +82,59 @@ def decode(source: str | Path, seconds: float = WINDOW) -> bytes:
     return bytes(pcm)
 
 
-def _spoken_part(name: str, url: str, stdin: int | BinaryIO, window: int) -> bytearray:
+def stream(source: str | Path, seconds: float | None = None) -> Iterator[bytes]:
+    """The sound of a file as `decode` gives it, but a second at a time, and by default to its end: memory stays flat.
+
+    The track or channel is chosen by its first 30 seconds. Raises: what decode raises; silent: at the end.
+    """
+    name = "stdin" if str(source) == "-" else str(source)
+    limit = math.inf if seconds is None else 2 * round(seconds * RATE)
+    running = _Running()
+    with running, _opened(source) as (url, stdin):
+        pcm = _spoken_part(name, url, stdin, int(min(limit, WINDOW * BYTES_PER_SECOND)), running)
+        sent, silent, ended = 0, True, False
+        while (pcm or not ended) and sent < limit:
+            while not ended and len(pcm) < BYTES_PER_SECOND:
+                data = running.read(stdin == subprocess.DEVNULL)
+                ended = not data
+                pcm += data
+            piece = bytes(pcm[: int(min(BYTES_PER_SECOND, limit - sent)) // 2 * 2])
+            del pcm[: max(len(piece), 1)]
+            sent += len(piece)
+            silent = silent and loudest_dbfs(piece) <= SILENCE_DBFS
+            if piece:
+                yield piece
+        longer = sent >= limit and (len(pcm) > 1 or bool(running.read(stdin == subprocess.DEVNULL)))
+    part = f"the first {seconds:g} seconds of {name} are" if longer else f"{name} is"
+    if silent:
+        raise UserError(os.EX_DATAERR, f"{part} silent", "Check the recording: nothing can be heard in it.")
+    if longer:
+        log.warning("%s is longer: %s used", name, part)
+
+
+class _Running(contextlib.ExitStack):
+    """An FFmpeg that goes on after the beginning of a file was decoded."""
+
+    process: ffmpeg_process.Ffmpeg | None = None
+
+    def take(self, process: ffmpeg_process.Ffmpeg, stack: contextlib.ExitStack) -> None:
+        """Keep `process`, which `stack` ends, instead of the one before."""
+        self.close()
+        self.enter_context(stack)
+        self.process = process
+
+    def read(self, is_file: bool) -> bytes:
+        """Up to 50 ms of PCM; empty at the end, or if a file gives nothing for too long."""
+        return (self.process.read(PATIENCE if is_file else None) if self.process else None) or b""
+
+
+def _spoken_part(name: str, url: str, stdin: int | BinaryIO, window: int, running: _Running | None = None) -> bytearray:
     """The PCM of the usual mix; where nobody speaks in it, of the track or channel in which somebody does."""
     found: list[Track] = []
     failure: UserError | None = None
     pcm = bytearray()
     try:
-        pcm = _decoded(name, url, stdin, window, found=found)
+        pcm = _decoded(name, url, stdin, window, found=found, running=running)
     except UserError as error:
         failure = error
     if found and all(track.protected for track in found):
@@ -100,7 +147,7 @@ def _spoken_part(name: str, url: str, stdin: int | BinaryIO, window: int) -> byt
         from helpers.listen.endpointing import is_spoken  # numpy
 
         if not is_spoken(bytes(pcm[: window - window % 2])):
-            return _other_part(name, url, stdin, window, pcm, found, failure)
+            return _other_part(name, url, stdin, window, pcm, found, failure, running)
     return pcm
 
 
@@ -112,6 +159,7 @@ def _other_part(
     mix: bytearray,
     found: list[Track],
     failure: UserError | None,
+    running: _Running | None,
 ) -> bytearray:
     """The PCM of the track or channel in which somebody speaks, or `mix`. Raises: `failure`, why there is no mix."""
     from helpers.listen.endpointing import is_spoken
@@ -123,7 +171,7 @@ def _other_part(
         part, speaks, pcm = tracks.choose(candidates, lambda part: _part(name, url, window, part), is_spoken)
         if part and (speaks or silent):
             log.warning("nobody speaks in the mix of %s: %s is used", name, tracks.describe(part, found))
-            return bytearray(pcm)
+            return _decoded(name, url, stdin, window, part, running=running) if running else bytearray(pcm)
     elif silent and not failure:
         remedy = "Give the file by its name: then its other tracks and channels are tried."
         raise UserError(os.EX_DATAERR, f"{name} is silent", remedy)
@@ -142,10 +190,16 @@ def _part(name: str, url: str, window: int, part: Part) -> bytes:
 
 
 def _decoded(
-    name: str, url: str, stdin: int | BinaryIO, window: int, part: Part = WHOLE, found: list[Track] | None = None
+    name: str,
+    url: str,
+    stdin: int | BinaryIO,
+    window: int,
+    part: Part = WHOLE,
+    found: list[Track] | None = None,
+    running: _Running | None = None,
 ) -> bytearray:
     """At least a sample of PCM from the first FFmpeg that can read it, and little more than `window` bytes. found: gets
-    the tracks of the file."""
+    the tracks of the file; running: keeps the FFmpeg for the rest of it."""
     import ffmpeg
 
     only = {"protocol_whitelist": "file,pipe,cache", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
@@ -157,11 +211,14 @@ def _decoded(
             source = ffmpeg.input(url, **only, **more)
             if part.stream is not None:
                 source = source[str(part.stream)]
-            with ffmpeg_process.Ffmpeg(program, source, stdin, channel=part.channel) as process:
+            with contextlib.ExitStack() as stack:
+                process = stack.enter_context(ffmpeg_process.Ffmpeg(program, source, stdin, channel=part.channel))
                 pcm, late = _read(process, window, stdin == subprocess.DEVNULL, program)
                 if found is not None:
                     found[:] = tracks.read(process.log())
                 if len(pcm) >= 2:
+                    if running:
+                        running.take(process, stack.pop_all())
                     return pcm
                 defect = process.defect()
                 if not defect:

@@ -34,7 +34,7 @@ class Endpointer:
     def __init__(self, silence: float, longest: float = math.inf) -> None:
         """silence: seconds without speech that end an utterance; longest: seconds after which it is cut."""
         self._detector, self._highpass = vad.Detector(), HighPass()
-        self._limit = silence / vad.FRAME_SECONDS
+        self.ends_after(silence)
         self._longest = longest / vad.FRAME_SECONDS
         self._pcm = bytearray()  # less than a frame
         self._before: deque[bytes] = deque(maxlen=_AMONG + round(BEFORE / vad.FRAME_SECONDS))
@@ -47,6 +47,10 @@ class Endpointer:
     def silent(self) -> float:
         """Seconds since the last word of the utterance."""
         return self._silent * vad.FRAME_SECONDS
+
+    def ends_after(self, silence: float) -> None:
+        """Change the seconds without speech that end an utterance."""
+        self._limit = silence / vad.FRAME_SECONDS
 
     def feed(self, pcm: bytes) -> Iterator[bytes | None]:
         """Take in sound of any length; yield the parts that are speech, and None at the end of each utterance."""

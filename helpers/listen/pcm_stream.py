@@ -37,9 +37,14 @@ class PcmStream(threading.Thread):
     """Reads a descriptor until its end. `recordings()` gives what has arrived."""
 
     def __init__(
-        self, loop: bool = False, on_complete: Callable[[int, float], None] = lambda number, seconds: None, fd: int = 0
+        self,
+        loop: bool = False,
+        on_complete: Callable[[int, float], None] = lambda number, seconds: None,
+        fd: int = 0,
+        is_marked: Callable[[], bool] = lambda: False,
     ) -> None:
-        """on_complete: called in the thread when the end of a recording has arrived, with its number, from 1, and its
+        """is_marked: asked when the first sound has arrived: whether marks end recordings although it is no loop;
+        on_complete: called in the thread when the end of a recording has arrived, with its number, from 1, and its
         seconds.
 
         Raises: UserError 66 if the descriptor is a terminal.
@@ -47,7 +52,7 @@ class PcmStream(threading.Thread):
         if os.isatty(fd):
             raise UserError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe raw PCM into it.")
         super().__init__(daemon=True)
-        self._fd, self._loop, self._on_complete = fd, loop, on_complete
+        self._fd, self.marked, self._on_complete, self._is_marked = fd, loop, on_complete, is_marked
         self._pcm = bytearray()
         self._fresh = False  # whether sound has arrived since the last pause
         self._number = 0  # of complete recordings
@@ -58,13 +63,15 @@ class PcmStream(threading.Thread):
     def run(self) -> None:
         try:
             while data := self._read():
+                if not (self._number or self._pcm):
+                    self.marked = self.marked or self._is_marked()
                 begin = max(0, len(self._pcm) - len(MARK)) // 2 * 2
                 self._pcm += data
-                if self._loop:
+                if self.marked:
                     self._split(begin)
                 if len(self._pcm) >= LONGEST * BYTES_PER_SECOND:
                     log.warning("only the first %d minutes are used", LONGEST // 60)
-                    if not self._loop:
+                    if not self.marked:
                         os.close(self._fd)
                         break
                     self._complete(len(self._pcm))

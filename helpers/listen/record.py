@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from helpers.core import session, stage
 from helpers.core.errors import UserError
-from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, WINDOW, loudest_dbfs, write_wav
+from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, loudest_dbfs, write_wav
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.terminal import Meter
 from helpers.core.text import printable
@@ -208,13 +208,32 @@ def unheard(check: LevelCheck, stopped: bool, hotkey: bool) -> UserError:
     return UserError(os.EX_DATAERR, heard, "Speak closer to the microphone, or choose another: --list-devices.")
 
 
-def read_file(source: str, seconds: float, wav: Callable[[int], Path | None]) -> None:
-    """Decode the first `seconds` of a file, or of stdin, send and save them. Raises what audio.decode raises."""
-    pcm = audio.decode(source, seconds)
+def read_file(source: str, settings: Settings, wav: Callable[[int], Path | None]) -> None:
+    """Decode a file, or stdin, to its end or for the time that was given; send and save each utterance in it. Outside
+    of a session, which tells the next stage that there are several, it is one recording.
+
+    Raises: what audio.stream raises.
+    """
+    if not settings.session:
+        stage.event("ready")
+        utterance = Utterance(wav)
+        for second in audio.stream(source, settings.time):
+            utterance.add(second)
+        utterance.end()
+        return
+    from helpers.listen.long_files import ReadingLine, Utterances, announce
+
+    with ReadingLine(settings) as line:
+        utterances = Utterances(source, settings.session, settings.time, line.show)
     stage.event("ready")
-    utterance = Utterance(wav)
-    utterance.add(pcm)
-    utterance.end()
+    several = len(utterances) > 1
+    if several:
+        (settings.session / session.SEVERAL).touch()
+    announce(len(utterances), settings)
+    utterance = Utterance(wav, marked=several)
+    for pcm in utterances:
+        utterance.add(pcm)
+        utterance.end()
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
@@ -229,6 +248,8 @@ def main(argv: list[str] | None = None, source: Source | None = None) -> int:
     settings = with_arguments(settings, arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, terminate)
+    # The voice detector's matrices are small. With a thread on each of two busy cores they took six times the time.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if arguments.list_devices:
         return list_devices()
     if sys.stdout.isatty() and not (settings.session or arguments.wav):
@@ -238,7 +259,7 @@ def main(argv: list[str] | None = None, source: Source | None = None) -> int:
         return arguments.wav or (session.recording(settings.session, number) if settings.session else None)
 
     if arguments.input is not None:
-        read_file(arguments.input, settings.time or WINDOW, wav)
+        read_file(arguments.input, settings, wav)
     else:
         default = functools.partial(microphone.listen, hotkey=bool(settings.events))
         record_microphone(settings, wav, source or default)

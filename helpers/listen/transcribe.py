@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +19,10 @@ from helpers.core import session, stage
 from helpers.core.errors import UserError
 from helpers.core.files import write_whole
 from helpers.core.lines import Line, Origin, encode
-from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, WINDOW, loudest_dbfs
+from helpers.core.pcm import BYTES_PER_SECOND, SILENCE_DBFS, loudest_dbfs
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
-from helpers.listen import audio, recognisers
+from helpers.listen import recognisers
 from helpers.listen.levels import TOO_LOUD, is_clipped
 from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.transcript import Transcript
@@ -29,6 +30,7 @@ from helpers.words import own_words, stop_phrases
 from helpers.words.own_words import Corrections
 
 if TYPE_CHECKING:
+    from helpers.listen.long_files import Utterances
     from helpers.listen.speech_gate import SpeechGate
 
 NAME = "transcribe"
@@ -124,13 +126,28 @@ class Lines:
         self._pipe.write(encode(Line(text, number, Origin.SPOKEN), marked=bool(self._settings.session)))
         self._pipe.flush()
 
-    def of_stream(self, stream: PcmStream) -> None:
-        """A line for each recording of a stream; in a loop, one without words is an empty line, so that line N belongs
-        to recording N.
+    def _of_utterances(self, utterances: Utterances, number: int) -> UserError | None:
+        """A line for each of the utterances in a file, from `number` on; one without words has no line. Returns what
+        is wrong if none has words."""
+        lines, failure = 0, None
+        for at, pcm in enumerate(utterances, number):
+            try:
+                self.write(self.recognise(pcm, at).text, at)
+                lines += 1
+            except UserError as error:
+                if len(utterances) > 1:
+                    stage.say(f"{NAME}: {error.message}")
+                failure = failure or error
+        return None if lines else failure
 
-        Raises: UserError 65 for one without words, but not in a loop.
+    def of_stream(self, stream: PcmStream) -> None:
+        """A line for each recording of a stream. In a loop, one without words is an empty line, so that line N belongs
+        to recording N. Of several recordings of one file, one without words has no line.
+
+        Raises: UserError 65 for one without words, but not in a loop; of several, only if none has words.
         """
-        partial, number = Partial(self._recogniser, self._settings.session), 0
+        partial, number, lines = Partial(self._recogniser, self._settings.session), 0, 0
+        failure: UserError | None = None
         for pcm, complete in stream.recordings():
             if not complete:
                 if not stream.has_more():
@@ -141,26 +158,42 @@ class Lines:
             try:
                 text = self.recognise(pcm, number).text
             except UserError as error:
-                if not self._settings.loop:
+                if not stream.marked:
                     raise
                 stage.say(f"{NAME}: {error.message}")
+                failure = failure or error
             if self._settings.loop and stop_phrases.is_stop(text):
                 return
-            self.write(text, number)
+            if text or self._settings.loop:
+                self.write(text, number)
+                lines += 1
             partial.clear()
+        if failure and not lines:
+            raise failure
 
     def of_files(self, files: list[str]) -> None:
-        """A line for each file, of its first seconds, in order.
+        """A line for each utterance in each file, in order. They are numbered through; an unreadable file is one.
 
         Raises: after all files, the UserError of the one that failed; of several, how many did.
         """
+        from helpers.listen.long_files import ReadingLine, Utterances, announce
+
         failures: list[tuple[str, UserError]] = []
-        for number, file in enumerate(files, 1):
-            try:
-                pcm = audio.decode(file, self._settings.time or WINDOW)
-                self.write(self.recognise(pcm, number).text, number)
-            except UserError as error:
-                failures.append((file, error))
+        with tempfile.TemporaryDirectory(prefix="audio-to-image.", dir=self._settings.session) as folder:
+            read: list[tuple[str, Utterances | UserError]] = []
+            with ReadingLine(self._settings) as line:
+                for file in files:
+                    try:
+                        read.append((file, Utterances(file, Path(folder), self._settings.time, line.show)))
+                    except UserError as error:
+                        read.append((file, error))
+            announce(sum(len(found) for _, found in read if isinstance(found, Utterances)), self._settings)
+            number = 1
+            for file, found in read:
+                failure = found if isinstance(found, UserError) else self._of_utterances(found, number)
+                number += 1 if isinstance(found, UserError) else len(found)
+                if failure:
+                    failures.append((file, failure))
         if len(failures) > 1:
             for file, failure in failures:
                 stage.say(printable(f"{NAME}: {_of(file, failure)}"))
@@ -201,7 +234,11 @@ def main(argv: list[str] | None = None) -> int:
     settings = with_arguments(settings, arguments)
     pipe = stage.take_stdout()
     corrections = Corrections(settings.replacements)
-    stream = None if arguments.files else PcmStream(settings.loop, note_recording)
+
+    def several() -> bool:  # whether record sends more than one recording of a file
+        return bool(settings.session and (settings.session / session.SEVERAL).exists())
+
+    stream = None if arguments.files else PcmStream(settings.loop, note_recording, is_marked=several)
     request = recognisers.Request(
         settings.whisper,
         settings.language,
