@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.words.repetition import collapse, sayable
+from helpers.words.repetition import collapse, has_words, sayable
 
 LOOPS = {
     "a burger a burger a burger a burger a": "a burger",
@@ -96,3 +96,19 @@ def test_a_long_line_takes_a_moment(unit: str) -> None:
         began = time.process_time()
         collapse((unit * letters)[:letters])
         assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    "sung",
+    ["", "?", "…", "La la la", "Oh, hey, oh, hey!", "A-E-E-O", "Mmmmmm", "la Allah la Allah la Allah", "You you you"],
+)
+def test_what_is_sung_or_hummed_has_no_words(sung: str) -> None:
+    assert not has_words(sung)
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["7", "B 52", "a cat", "no", "go cat go", "cat, cat, cat", "ask not", "猫", "Ы", "New York New York"],
+)
+def test_words_are_words(said: str) -> None:
+    assert has_words(said)

@@ -108,7 +108,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
     """What the worker, run in this process, answers to `pcm`."""
     ours, theirs = Pipe()
-    settings = {"path": str(path), "language": language, "translate": False, "threads": 1, "prompt": "a cat"}
+    settings = {
+        "path": str(path),
+        "language": language,
+        "translate": False,
+        "threads": 1,
+        "prompt": "a cat" if language == "en" else "",
+    }
 
     def load() -> whisper_worker.Worker:
         return whisper_worker.Worker(settings)
@@ -123,14 +129,17 @@ def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("language", ["", "en", "de", "auto"])  # of an English model, and of one for any
+FULL, CUT = 0, 512  # steps of the encoder's window
+
+
+@pytest.mark.parametrize("language", ["de", "auto"])
 @pytest.mark.parametrize(
     "certainty, speech, text, temperatures",
     [
         (4, True, SENTENCE, [0]),
         (4, False, SENTENCE, [0]),  # words that it is sure of are words
-        (1.2, True, SENTENCE, [0, whisper_worker.RETRY_TEMPERATURE]),
-        (1.2, False, "", [0, whisper_worker.RETRY_TEMPERATURE]),
+        (1.2, True, SENTENCE, [0, 0, whisper_worker.RETRY_TEMPERATURE]),
+        (1.2, False, "", [0, 0, whisper_worker.RETRY_TEMPERATURE]),
     ],
 )
 def test_what_whisper_takes_for_no_speech_is_no_text(
@@ -143,28 +152,70 @@ def test_what_whisper_takes_for_no_speech_is_no_text(
     temperatures: list[float],
 ) -> None:
     model = whisper_fixture.write(
-        tmp_path / "doubts.bin", SENTENCE, multilingual=bool(language), certainty=certainty, speech=speech
+        tmp_path / "doubts.bin", SENTENCE, multilingual=True, certainty=certainty, speech=speech
     )
-    assert answer(model, SOUND, language or "en")["text"] == text
-    if language == "auto" and not text:
-        temperatures = [0]  # whisper.cpp sees it by itself then
-    assert [settings["temperature_inc"] for settings in asked] == temperatures
+    assert answer(model, SOUND, language)["text"] == text
+    if language == "auto":
+        assert {settings["audio_ctx"] for settings in asked} == {FULL}
+    else:
+        assert [settings["temperature_inc"] for settings in asked] == temperatures
 
 
-def test_in_a_long_recording_each_part_is_judged(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+@pytest.mark.parametrize("multilingual", [True, False])
+@pytest.mark.parametrize("certainty, text, windows", [(4, SENTENCE, [CUT]), (1.2, "", [CUT, FULL])])
+def test_unlikely_english_is_no_text(
+    asked: list[dict[str, Any]], tmp_path: Path, multilingual: bool, certainty: float, text: str, windows: list[int]
+) -> None:
+    model = whisper_fixture.write(tmp_path / "doubts.bin", SENTENCE, multilingual=multilingual, certainty=certainty)
+    assert answer(model, SOUND)["text"] == text
+    assert [settings["audio_ctx"] for settings in asked] == windows
+    assert {settings["initial_prompt"] for settings in asked} == {"a cat"}
+
+
+def test_the_initial_prompt_alone_is_heard_without_it(asked: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Whoever says the words of the initial prompt gets them, because they are also heard without it."""
+    assert answer(whisper_fixture.write(tmp_path / "echo.bin", "A cat."), SOUND)["text"] == "A cat."
+    assert [settings["initial_prompt"] for settings in asked] == ["a cat", ""]
+    unsure = whisper_fixture.write(tmp_path / "unsure.bin", "A cat.", certainty=1.2)
+    assert answer(unsure, SOUND)["text"] == ""
+
+
+@pytest.mark.parametrize("seconds, window", [(1, 512), (7.6, 512), (8, 768), (20, 1280), (28, FULL)])
+def test_the_window_is_cut_to_whole_blocks(
+    asked: list[dict[str, Any]], english: Path, seconds: float, window: int
+) -> None:
+    answer(english, (SOUND * 28)[: int(seconds * 32000)])
+    assert asked[0]["audio_ctx"] == window
+
+
+def test_in_a_long_recording_each_piece_is_judged(asked: list[dict[str, Any]], tmp_path: Path) -> None:
     sure = whisper_fixture.write(tmp_path / "sure.bin", SENTENCE, speech=False)
-    assert answer(sure, SOUND * 31)["text"] == f"{SENTENCE} {SENTENCE}" and len(asked) == 1
+    assert answer(sure, SOUND * 31)["text"] == f"{SENTENCE} {SENTENCE}" and len(asked) == 2
     unsure = whisper_fixture.write(tmp_path / "unsure.bin", SENTENCE, certainty=1.2, speech=False)
     assert answer(unsure, SOUND * 31)["text"] == ""
-    assert [settings["no_timestamps"] for settings in asked[1:]] == [False, True, True]
 
 
 @pytest.mark.parametrize("language, most", [("en", 25), ("de", 220)])
 def test_a_loop_is_short_and_said_once(asked: list[dict[str, Any]], tmp_path: Path, language: str, most: int) -> None:
     model = whisper_fixture.write(tmp_path / "loop.bin", "a burger and", multilingual=True, ends=False)
     assert most - 2 <= len(answer(model, SOUND, language)["text"].split()) <= most + 1
-    assert len(asked) == 1  # said with certainty
+    assert [settings["audio_ctx"] for settings in asked] == [CUT, FULL]  # a loop gets a second look
     assert said(model, SOUND, language=language) == ["a burger and"]
+
+
+@pytest.mark.parametrize("text", ["?", "La la la la la", "A-E-E-O"])
+def test_what_has_no_words_is_no_text(tmp_path: Path, text: str) -> None:
+    assert said(whisper_fixture.write(tmp_path / "sung.bin", text), SOUND) == [""]
+
+
+def test_threads_that_wait_sleep(english: Path) -> None:
+    """A thread that waits in a busy loop keeps the processor from the one that it waits for."""
+    with Whisper(english) as recogniser:
+        recogniser.wait_until_loaded()
+        if not Path("/proc").exists():
+            pytest.skip("no /proc on this system")
+        environment = Path(f"/proc/{recogniser._process.pid}/environ").read_bytes()
+    assert b"OMP_WAIT_POLICY=passive" in environment
 
 
 @pytest.mark.parametrize("language, spoken", [("auto", "nl"), ("de", "de"), ("en", "en")])
@@ -178,15 +229,15 @@ def test_the_confidence_is_that_of_the_tokens(tmp_path: Path) -> None:
     """At certainty 1.2 the mean log probability of the fixture's tokens is -1.44."""
     heard = []
     for certainty in (4, 1.2):
-        model = whisper_fixture.write(tmp_path / f"{certainty}.bin", SENTENCE, certainty=certainty)
-        with Whisper(model, threads=1) as recogniser:
+        model = whisper_fixture.write(tmp_path / f"{certainty}.bin", SENTENCE, multilingual=True, certainty=certainty)
+        with Whisper(model, "de", threads=1) as recogniser:
             recogniser.wait_until_loaded()
             heard.append(recogniser.transcribe(SOUND))
     sure, unsure = (transcript.confidence for transcript in heard)
     assert sure == pytest.approx(1, abs=0.05) and unsure == pytest.approx(math.exp(-1.44), abs=0.02)
-    with Whisper(model, threads=1) as recogniser:
+    with Whisper(model, "de", threads=1) as recogniser:
         recogniser.wait_until_loaded()
-        assert recogniser.transcribe(SOUND * 31).confidence == pytest.approx(unsure, abs=0.02)  # of all segments
+        assert recogniser.transcribe(SOUND * 31).confidence == pytest.approx(unsure, abs=0.02)  # of all pieces
 
 
 # ---- the file

@@ -11,6 +11,7 @@ speaker has finished, the whole utterance has already arrived.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -91,3 +92,25 @@ def is_spoken(pcm: bytes) -> bool:
     endpointer = Endpointer(math.inf)
     seconds = (pcm[i : i + BYTES_PER_SECOND] for i in range(0, len(pcm), BYTES_PER_SECOND))
     return any(piece for second in seconds for piece in endpointer.feed(second))
+
+
+def pieces(pcm: bytes, longest: float) -> list[bytes]:
+    """A recording (s16le, 16 kHz, mono) in pieces of at most `longest` seconds.
+
+    Each cut is in the middle of the longest pause of the second half of what a piece may hold; without a pause, where
+    speech is least likely.
+    """
+    found, frames = [], int(longest / vad.FRAME_SECONDS)
+    probabilities = vad.Detector().feed(pcm).tolist()
+    while len(pcm) > longest * BYTES_PER_SECOND:
+        later = probabilities[frames // 2 : frames]
+        runs = [(len(list(run)), quiet) for quiet, run in itertools.groupby(later, lambda speech: speech < vad.GOES_ON)]
+        at, cut, most = 0, later.index(min(later)), 0
+        for length, quiet in runs:
+            if quiet and length > most:
+                cut, most = at + length // 2, length
+            at += length
+        cut += frames // 2
+        found.append(pcm[: cut * _FRAME_BYTES])
+        pcm, probabilities = pcm[cut * _FRAME_BYTES :], probabilities[cut:]
+    return [*found, pcm]

@@ -7,14 +7,34 @@ from __future__ import annotations
 
 import math
 import os
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 from helpers.core.errors import UserError
-from helpers.core.pcm import RATE, WINDOW
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW
+from helpers.listen import endpointing
 from helpers.listen.recogniser_process import main
+from helpers.words import repetition
 
-# Whisper's own rule (openai/whisper, transcribe.py): words that it finds unlikely (mean log probability of a token) are
-# decoded again at a higher temperature, and are dropped if it also takes the sound for no speech.
+# The encoder computes a window of 30 s in steps of 20 ms, whatever the length of the recording (`audio_ctx`). A window
+# cut to the length takes a third of the time. A shorter one than 512 makes the decoder repeat itself. whisper.cpp reads
+# a multiple of 256 steps (GGML_PAD in whisper.cpp), so with another number it would also read what was left there by
+# the recording before, and its text would depend on that.
+STEPS, SPARE, LEAST_STEPS, BLOCK = 50, 128, 512, 256  # a second; after the recording; in a window; in a block
+
+# The mean log probability of a token tells speech from what Whisper invents. Measured with Whisper base and the initial
+# prompt of whisper.py over 260 clips of benchmark/clips.py and 280 like them. Text below LIKELY gets a second look.
+LIKELY = -0.6
+# Then the least that is believed depends on how much louder the voice is than what is around it. In a quiet room words
+# are clear, and what is not clear is none: speech backwards, a crowd. Some noise makes words unlikely. As loud as the
+# voice, it makes Whisper invent sentences.
+QUIET, LOUD = 40, 12  # dB between a loud and a quiet moment (percentiles 90 and 10)
+LEAST_IN_QUIET, LEAST_IN_NOISE, LEAST_IN_LOUD_NOISE = -0.75, -0.95, -0.75
+# In a quiet room a description may be less likely, if it is much more likely with the initial prompt than without.
+DOUBTFUL, FITS = -0.8, 0.15
+
+# Without an initial prompt, so for other languages, Whisper's own rule (openai/whisper, transcribe.py): words that it
+# finds unlikely are decoded again at a higher temperature, and are dropped if it also takes the sound for no speech.
 UNLIKELY = -1.0
 NO_SPEECH = 0.6
 # One retry, at 0.6, with one sample: whisper.cpp would go on to 1 in steps of 0.2 with five samples each, which takes
@@ -23,6 +43,20 @@ RETRY_TEMPERATURE = 0.6
 # Per second. English at 7 words per second, as fast as anybody speaks, has 9 to 10; a loop would go on to 220 in each
 # recording.
 MOST_ENGLISH_TOKENS = 25
+
+
+class Heard(NamedTuple):
+    """The text of one window. logs: the log probabilities of its tokens; where the text ends in a loop, of those before
+    it begins: later all of them look likely."""
+
+    text: str
+    logs: list[float]
+    loops: bool = False
+
+    @property
+    def likely(self) -> float:
+        """The mean log probability of a token: nearer to 0 is more likely."""
+        return sum(self.logs) / len(self.logs) if self.logs else -math.inf
 
 
 class Worker:
@@ -43,13 +77,14 @@ class Worker:
             raise UserError(os.EX_USAGE, f"Whisper does not know the language {language!r}", remedy)
         self._library = _pywhispercpp
         self._threads = settings["threads"]
+        self._prompt = settings["prompt"]
+        self._quick = language != "auto"  # the language is detected in the window that the last recording had
         self._to_english = language == "en" or settings["translate"]
         self._model: Any = Model(
             settings["path"],
             n_threads=self._threads,
             language=language,
             translate=settings["translate"],
-            initial_prompt=settings["prompt"],
             suppress_nst=True,  # no notes, brackets and other signs that nobody speaks
             logprob_thold=UNLIKELY,
             no_speech_thold=NO_SPEECH,
@@ -62,57 +97,84 @@ class Worker:
         """The words in `pcm` (s16le, 16 kHz, mono) as text, language and confidence."""
         import numpy as np
 
-        samples = np.frombuffer(pcm, np.int16).astype(np.float32) / 32768
-        texts: list[str] = []
-        probabilities: list[float] = []
-        if len(samples) <= WINDOW * RATE:
-            texts, probabilities = self._decode_twice_if_unlikely(samples)
-        else:
-            for part in self._decode(samples):
-                text, probability = [part.text], [part.probability]
-                if _is_unlikely(part):
-                    sound = samples[part.t0 * RATE // 100 : part.t1 * RATE // 100]
-                    text, probability = self._decode_twice_if_unlikely(sound)
-                texts += text
-                probabilities += probability
-        logs = [math.log(probability) for probability in probabilities if probability > 0]
+        heard = []
+        for piece in endpointing.pieces(pcm, WINDOW) if len(pcm) > WINDOW * BYTES_PER_SECOND else [pcm]:
+            heard.append(self._hear(np.frombuffer(piece, np.int16).astype(np.float32) / 32768))
+        logs = [log for one in heard for log in one.logs if one.text]
         return {
-            "text": " ".join(texts),
+            "text": " ".join(one.text for one in heard if one.text),
             "language": self._language(),
             "confidence": math.exp(sum(logs) / len(logs)) if logs else None,
         }
 
-    def _decode(self, samples: Any, temperature_step: float = 0) -> list[Any]:
-        """The segments that whisper.cpp finds in samples (float32, -1…1)."""
+    def _hear(self, samples: Any) -> Heard:
+        """What is said in at most one window of samples (float32, -1…1)."""
+        quick = self._decode(samples, self._prompt, quick=self._quick)
+        if quick.likely >= LIKELY and not quick.loops and not self._is_echo(quick):
+            return quick
+        return self._doubt(samples, quick) if self._prompt else self._retry(samples)
+
+    def _doubt(self, samples: Any, quick: Heard) -> Heard:
+        """The text after a second look in the full window, or none."""
+        if self._is_echo(quick):
+            plain = self._decode(samples, "", quick=True)
+            return plain if plain.likely >= LIKELY else Heard("", [])
+        full = self._decode(samples, self._prompt)
+        found = full if quick.loops and not full.loops else quick
+        louder = contrast(samples)
+        least = LEAST_IN_QUIET if louder >= QUIET else LEAST_IN_NOISE if louder >= LOUD else LEAST_IN_LOUD_NOISE
+        believed = found.likely >= least
+        if not believed and not quick.loops and louder >= QUIET and found.likely >= DOUBTFUL:
+            believed = found.likely - self._decode(samples, "", quick=True).likely >= FITS
+        better = full.likely > found.likely and not full.loops and not self._is_echo(full)
+        return (full if better else found) if believed else Heard("", [])
+
+    def _retry(self, samples: Any) -> Heard:
+        """The text in a full window; unlikely text is decoded a second time. The probabilities stay those of the first
+        time: at a higher temperature all tokens look likely."""
+        heard = self._decode(samples)
+        if heard.likely >= UNLIKELY:
+            return heard
+        self._refresh_no_speech()
+        return heard._replace(text=self._decode(samples, temperature_step=RETRY_TEMPERATURE).text)
+
+    def _is_echo(self, heard: Heard) -> bool:
+        """Whether the words are none but those of the initial prompt: Whisper writes them where it hears none."""
+        return set(_words(heard.text)) <= set(_words(self._prompt))
+
+    def _decode(self, samples: Any, prompt: str = "", quick: bool = False, temperature_step: float = 0) -> Heard:
+        """What whisper.cpp writes down for at most one window of samples. quick: in a window cut to their length."""
         import numpy as np
 
         samples = np.pad(samples, (0, max(0, RATE - len(samples))))  # it was never trained with less than a second
-        # Timestamps cost tokens and time, but without them a longer recording is cut in the middle of a word.
-        short = len(samples) <= WINDOW * RATE
-        segments: list[Any] = self._model.transcribe(
+        steps = max(LEAST_STEPS, math.ceil((STEPS * len(samples) / RATE + SPARE) / BLOCK) * BLOCK)
+        segments = self._model.transcribe(
             samples,
-            no_timestamps=short,
-            single_segment=short,
-            max_tokens=MOST_ENGLISH_TOKENS * len(samples) // RATE if short and self._to_english else 0,
+            no_timestamps=True,
+            single_segment=True,
+            max_tokens=MOST_ENGLISH_TOKENS * len(samples) // RATE if self._to_english else 0,
             temperature_inc=temperature_step,
-            extract_probability=True,
+            initial_prompt=prompt,
+            audio_ctx=steps if quick and steps < STEPS * WINDOW else 0,
         )
-        return segments
+        text = " ".join(segment.text for segment in segments)
+        logs = self._logs()
+        once = repetition.collapse(text)
+        if once == text:
+            return Heard(text, logs)
+        before = next((at for at, (a, b) in enumerate(zip(once, text, strict=False)) if a != b), len(once)) / len(text)
+        return Heard(text, logs[: max(1, round(before * len(logs)))], loops=True)
 
-    def _decode_twice_if_unlikely(self, samples: Any) -> tuple[list[str], list[float]]:
-        """The texts and probabilities of the segments in at most one window of samples.
+    # What pywhispercpp does not offer: the uses of its private module and of the model's context.
 
-        Unlikely text is decoded a second time. The probabilities stay those of the first time: at a higher temperature
-        all tokens look likely.
-        """
-        segments = self._decode(samples)
-        texts = [segment.text for segment in segments]
-        if any(map(_is_unlikely, segments)):
-            self._refresh_no_speech()
-            texts = [segment.text for segment in self._decode(samples, RETRY_TEMPERATURE)]
-        return texts, [segment.probability for segment in segments]
-
-    # What pywhispercpp does not offer: the two uses of its private module and of the model's context.
+    def _logs(self) -> list[float]:
+        """The log probabilities of the tokens just written."""
+        context, library = self._model._ctx, self._library
+        return [
+            library.whisper_full_get_token_data(context, segment, token).plog
+            for segment in range(library.whisper_full_n_segments(context))
+            for token in range(library.whisper_full_n_tokens(context, segment))
+        ]
 
     def _refresh_no_speech(self) -> None:
         """Let the next call see the right probability of no speech.
@@ -130,8 +192,17 @@ class Worker:
         return str(self._library.whisper_lang_str(self._library.whisper_full_lang_id(context)))
 
 
-def _is_unlikely(segment: Any) -> bool:
-    return not segment.probability >= math.exp(UNLIKELY)  # NaN for a segment without tokens
+def contrast(samples: Any) -> float:
+    """How much louder the loud moments (32 ms) of a recording are than the quiet ones, in dB. samples: -1…1."""
+    import numpy as np
+
+    moments = samples[: len(samples) // 512 * 512].reshape(-1, 512)
+    levels = np.sqrt((moments**2).mean(axis=1)) + 1 / 32768
+    return float(20 * np.log10(np.percentile(levels, 90) / np.percentile(levels, 10)))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
 
 
 if __name__ == "__main__":

@@ -62,3 +62,23 @@ def sayable(text: str, seconds: float) -> str:
     if len(text.split()) > FASTEST * most:
         text = collapse(text, 2)
     return text if len(text.split()) <= IMPOSSIBLE * most else ""
+
+
+# One consonant, vowels, and what a voice may end with: la, da, bum, oh, hey, waa. Words have this form, too, so only a
+# few of them, one after the other, are no words.
+_SYLLABLE = re.compile(r"[^\W\d_aeiou]?[aeiou]+[hmny]?")
+_HELD = re.compile(r"(\w)\1{3,}|(\w)")  # Mmmm, Aaaah without its h; or one letter
+
+
+def has_words(text: str) -> bool:
+    """Whether `text` is more than punctuation, and than what a recogniser makes of humming and singing: "La la la",
+    "A-E-E-O", "Mmmm", "Oh, hey, oh, hey". Digits and other scripts than Latin are words.
+    """
+    said = re.findall(r"[^\W_]+", text.casefold())
+    if not said or not "".join(said).isascii() or any(word.isdigit() for word in said):
+        return bool(said)
+    different = set(said)
+    syllables = {word for word in different if _SYLLABLE.fullmatch(word)}
+    sung = len(said) >= 3 and len(different) <= 2 and syllables == different
+    sung = sung or (len(said) >= 6 and len(different) == 2 and bool(syllables))  # la Allah la Allah la Allah
+    return not (sung or all(map(_HELD.fullmatch, said)))
