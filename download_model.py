@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -E
 """Fetch, check and remove the models of models/catalog.toml.
 
 A download that was cut is continued by the next run; nothing is used before its size and SHA-256 have been checked.
@@ -13,10 +13,12 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
+
 from helpers.catalog import catalog, fetch, hub
 from helpers.catalog.catalog import Catalog, Entry, human
 from helpers.catalog.hub import Patience
-from helpers.core import stage
+from helpers.core import interpreter, stage
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.settings import Settings, add_options, with_arguments
@@ -123,13 +125,13 @@ def offer(entry: Entry, seconds: float = 5, total: float = 60) -> bool:
 
 
 def use_own_python() -> None:
-    """Go on in the repository's .venv if there is one: only there are the pinned versions."""
+    """Go on in the repository's .venv if there is one: with the pinned versions, and without PYTHON… variables."""
     python = ROOT / ".venv" / "bin" / "python"
     inside = sys.executable == str(python) or Path(sys.prefix).resolve() == python.parent.parent.resolve()
     if not inside and os.access(python, os.X_OK) and "A2I_INSIDE" not in os.environ:
         environment = os.environ | {"A2I_INSIDE": "1"}  # only once: it may be a wrapper around another Python
         with contextlib.suppress(OSError):
-            os.execve(python, [str(python), __file__, *sys.argv[1:]], environment)
+            os.execve(python, [str(python), *interpreter.ISOLATED, __file__, *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 # the work that needs the words is left. This script reads the options, makes a working folder, runs the pipe and returns
 # its exit code. It knows nothing of a stage but the contract in docs/stages.md.
 # shellcheck disable=SC2154 # load reads the files of helpers/shell, which set python, session, control and aborted
+case ${BASH_VERSION:+$-} in *p*) ;; *) POSIXLY_CORRECT=1 && exec "${BASH:-bash}" -p -- "$0" "$@" ;; esac # surroundings.sh says why
 set -u -o pipefail
 
 usage() {
@@ -55,14 +56,6 @@ locate() { # sets root, through any number of symbolic links
     esac
   done
   root=$(CDPATH='' cd -- "$(dirname -- "$path")" && pwd -P)
-}
-
-absolute() { # <path>: the same path from any folder; - stays what it is
-  case $1 in
-    - | /*) printf '%s' "$1" ;;
-    \~/*) printf '%s' "$HOME/${1#??}" ;; # in a variable, no shell has replaced it
-    *) printf '%s' "$PWD/$1" ;;
-  esac
 }
 
 say() { [ "${A2I_QUIET:-0}" != 0 ] || printf 'pipeline: %s\n' "$1" >&2; }
@@ -146,12 +139,12 @@ parse_options() {
 
 ours() { # <module> [arguments]: one of our stages; from the root, so that no file of the user's folder is imported
   trap '' INT # a stage that has a use for SIGINT takes it when it is ready for it
-  cd -- "$root" && exec "$python" -m "$@"
+  cd -- "$root" && exec "$python" "${isolated[@]}" -m "$@"
 }
 
 foreign() { # <stage> <program> [arguments]: the user's program; it gets and gives lines without our marks
   local folder=$PWD
-  cd -- "$root" && exec "$python" -m helpers.shell.foreign "$1" "$folder" "${@:2}"
+  cd -- "$root" && exec "$python" "${isolated[@]}" -m helpers.shell.foreign "$1" "$folder" "${@:2}"
 }
 
 choose_stages() {
@@ -268,6 +261,9 @@ main() {
   local code=0
   umask go-w # a file that others can write to, they can change
   locate
+  load surroundings.sh
+  # shellcheck disable=SC2086 # a list of names
+  make_absolute HOME A2I_EVENTS $TOOLS_PATHS
   output=$(absolute "${A2I_OUTPUT:-$root/outputs}")
   load options.sh
   load values.sh
@@ -288,6 +284,7 @@ main() {
       ;;
   esac
   check_options
+  check_temporary
   case $(uname -s) in
     Darwin) load platform/darwin.sh ;;
     *) load platform/linux.sh ;;

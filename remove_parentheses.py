@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/env -S python3 -E
 """Remove what the speech recogniser wrote but nobody said: [BLANK_AUDIO], (music), *sighs*, ♪, >>, <|en|>, repetition …
 
 A filter: one line in, one line out. What may be the speaker's own words stays: "a heart with an arrow (red)". The
@@ -14,7 +14,10 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 
 from helpers.core import lines, stage
 from helpers.core.errors import UserError

@@ -4,6 +4,7 @@
 # The steps are in helpers/install/. Each step has functions for its plan, for whether it is done, to do it and to undo
 # it. helpers/install/journal.sh notes everything that is made outside this folder.
 # shellcheck disable=SC1090,SC2154,SC2034 # sourced by platform; those files use and set these variables
+case ${BASH_VERSION:+$-} in *p*) ;; *) POSIXLY_CORRECT=1 && exec "${BASH:-bash}" -p -- "$0" "$@" ;; esac # surroundings.sh says why
 set -u -o pipefail
 
 STEPS='system ffmpeg environment models app shortcut selftest' # in this order; --uninstall goes backwards
@@ -224,7 +225,7 @@ extra() { # --extra: more Python packages; asks no question, since the user name
   name=${about%%$'\t'*}
   if [ "$dry" != 0 ]; then
     environment_is_whole || environment_do
-    act "$python" -m pip install -e "${root}[$name]"
+    act "$python" -m pip install -e ".[$name]"
     return
   fi
   lock
@@ -313,6 +314,7 @@ main() {
   local name
   umask go-w # other users must not be able to change these files
   root=$(CDPATH='' cd -- "$(dirname -- "$(linked_file "${BASH_SOURCE[0]}")")" && pwd -P)
+  . "$root/helpers/shell/surroundings.sh"
   state=$root/.cache/install
   key=$(cat -- "$state/key" 2>/dev/null)
   parse_options "$@"
@@ -323,7 +325,8 @@ main() {
   if [ "$(id -u)" -eq 0 ] && [ -n "${SUDO_USER:-}" ]; then
     die 77 "do not run it with sudo: the files would belong to root" "run ./shortcut_install.sh; it uses sudo where necessary"
   fi
-  case ${A2I_MODELS:-} in '' | /* | '~'*) ;; *) export A2I_MODELS=$PWD/$A2I_MODELS ;; esac
+  # shellcheck disable=SC2086 # a list of names
+  make_absolute A2I_MODELS $TOOLS_PATHS
   python=$root/.venv/bin/python
   export root python home key dry
   # write no caches into the home directory

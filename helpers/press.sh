@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the key, the menu entry and the Mac's app run. This path never changes, so that they still work after an update, and
 # the app keeps its signature, on which the microphone permission depends. The program itself is shell/hotkey.sh.
+case ${BASH_VERSION:+$-} in *p*) ;; *) POSIXLY_CORRECT=1 && exec "${BASH:-bash}" -p -- "$0" "$@" ;; esac # surroundings.sh says why
 set -u -o pipefail
 
 main() {

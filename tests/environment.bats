@@ -29,9 +29,9 @@ torch = [
 END
   cat >"$bin/python3" <<END
 #!/bin/bash
-[ "\$1 \$2" = '-m venv' ] || exec "$python" "\$@"
+[ "\$1 \$2 \$3" = '-I -m venv' ] || exec "$python" "\$@"
 printf 'venv\n' >>"$calls"
-"$python" -m venv --without-pip -- "\$4" && cd "\$4"/lib/python3.*/site-packages && mkdir pip pip-1.0.dist-info &&
+"$python" -I -m venv --without-pip -- "\$5" && cd "\$5"/lib/python3.*/site-packages && mkdir pip pip-1.0.dist-info &&
   cp "$BATS_TEST_TMPDIR/pip.py" pip/__main__.py
 END
   chmod +x "$bin/python3"
@@ -48,7 +48,7 @@ def put(package):
         path.mkdir(exist_ok=True)
     (site / name / "__init__.py").touch()
     (site / f"{package}.dist-info/RECORD").write_text(f"{name}/__init__.py,,\n../../../bin/x,,\n{package}.dist-info/RECORD,,\n")
-if sys.argv[1:] == ["--version"]:
+if sys.argv[1:] in (["--version"], ["config", "list"]):
     sys.exit()
 with open(os.environ["calls"], "a") as log:
     print(*sys.argv[1:], file=log)
@@ -57,14 +57,16 @@ if sys.argv[1:4] == ["install", "--dry-run", "--no-index"]:
     assert asked, "no requirements"
     wanted = [line.strip().replace("==", "-").replace("alpha-one", "alpha_one").replace("beta.two", "beta_two") for line in asked]
     sys.exit(not all(list(site.glob(f"{one}*.dist-info")) for one in [*wanted, "Loose-"]))
-assert sys.argv[1:3] == ["install", "-e"] and sys.argv[3].startswith(root), sys.argv
+assert sys.argv[1:3] == ["install", "-e"] and sys.argv[3].startswith(".") and os.getcwd() == root, sys.argv
 if pathlib.Path(os.environ["offline"]).exists():
     sys.exit("ERROR: no network")
-extras = [one for one in sys.argv[3][len(root):].strip("[]").split(",") if one]
+extras = [one for one in sys.argv[3].strip(".[]").split(",") if one]
 for one in ["", *(["convert", "torch"] if "benchmark" in extras else []), *extras]:
     for package in packages[one]:
         if not (site / f"{package}.dist-info").exists():
             put(package)
+if not pathlib.Path(os.environ["offline"] + "-nothing").exists():
+    (site / "audio_to_image-0.1.dist-info").mkdir(exist_ok=True)
 END
 }
 
@@ -86,7 +88,7 @@ asked() { # <what pip and venv were asked to do>: since the last time
 
 @test "made once; upgrades of pip and of packages that are not pinned change nothing" {
   make
-  asked $'venv\ninstall -e ROOT'
+  asked $'venv\ninstall -e .'
   cd "$(site)"
   mv pip-1.0.dist-info pip-2.0.dist-info
   mv Loose-7.0.dist-info Loose-8.0.dist-info
@@ -120,7 +122,7 @@ asked() { # <what pip and venv were asked to do>: since the last time
     run make
     [ "$status" -eq 0 ]
     [[ $output = "repairing the Python packages"* ]] || { echo "$damage: $output"; return 1; }
-    asked $'install --dry-run --no-index -r FILE\ninstall -e ROOT'
+    asked $'install --dry-run --no-index -r FILE\ninstall -e .'
     [ -e "$(site)/alpha_one/__init__.py" ] && [ -e "$(site)/alpha_one-1.0.dist-info" ] && [ -e "$(site)/mark" ]
     make
     asked ''
@@ -157,6 +159,24 @@ asked() { # <what pip and venv were asked to do>: since the last time
   [ -e "$(site)/mark" ] && [ -e "$(site)/alpha_one-1.0.dist-info" ]
 }
 
+@test "pip that ends well and has installed nothing here: the cause is said, and nothing counts as installed" {
+  touch "$offline-nothing"
+  run make
+  [ "$status" -eq 69 ]
+  [[ $output = *'ERROR: pip has ended without an error, but has installed nothing into '*'could not be installed'* ]]
+  [ ! -e "$root/.venv/whole" ]
+}
+
+@test "no module in the folder that the user is in, and no variable of Python, gets in the way" {
+  mkdir "$BATS_TEST_TMPDIR/mine"
+  cd "$BATS_TEST_TMPDIR/mine"
+  for module in pathlib venv pip ensurepip random logging; do printf 'raise SystemExit("mine")\n' >"$module.py"; done
+  PYTHONPATH=$PWD PYTHONHOME=/nowhere run make
+  echo "$output"
+  [ "$status" -eq 0 ]
+  asked $'venv\ninstall -e .'
+}
+
 @test "moved, without its Python, or never finished, it is made anew with its extras" {
   make 'install_extra torch'
   [ "$(cat "$root/.venv/extras")" = torch ]
@@ -167,7 +187,7 @@ asked() { # <what pip and venv were asked to do>: since the last time
     run make
     [ "$status" -eq 0 ]
     [[ $output = "first run: installing"*"with the extras torch"* ]] || { echo "$damage: $output"; return 1; }
-    asked $'venv\ninstall -e ROOT[torch]'
+    asked $'venv\ninstall -e .[torch]'
     [ -e "$(site)/beta_two" ]
   done
 }
@@ -183,8 +203,8 @@ asked() { # <what pip and venv were asked to do>: since the last time
   rm -r "$root/.venv/whole" "$root"/.venv/lib
   : >"$calls"
   make
-  asked $'venv\ninstall -e ROOT[torch]'
-  "$root/.venv/bin/python" -m pip install -e "${root}[convert]" # as an earlier README said
+  asked $'venv\ninstall -e .[torch]'
+  (cd "$root" && .venv/bin/python -m pip install -e ".[convert]") # as an earlier README said
   printf '# new pins\n' >>"$root/pyproject.toml"
   make
   [ "$(sort "$root/.venv/extras")" = convert$'\n'torch ]
@@ -250,7 +270,7 @@ END
   run terminal y
   echo "$output"
   [ "$status" -eq 0 ]
-  asked 'install -e ROOT[torch]'
+  asked 'install -e .[torch]'
   run make 'need_extra torch'
   [ "$status" -eq 0 ] && [ -z "$output" ]
   asked ''

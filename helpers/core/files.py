@@ -31,6 +31,22 @@ def write_whole(path: Path, content: bytes) -> None:
         partial.write_bytes(content)
 
 
+@contextlib.contextmanager
+def utf8_name(path: Path) -> Iterator[str]:
+    """A name by which a library opens the file `path`, also one that takes only names in UTF-8.
+
+    On Linux a name is bytes. One that is not UTF-8 becomes /dev/fd/N, which is valid inside the `with` block.
+    Raises: OSError.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
+
+
 def sha256(files: Iterable[Path], on_bytes: Callable[[int], object] = lambda count: None, digest: Any = None) -> str:
     """The SHA-256 of the content of files, one after the other, in hex.
 

@@ -90,11 +90,18 @@ class Text:
         return text
 
 
+class Place:
+    """A path, or a name that is none; `~` and `~user` included."""
+
+    def __call__(self, text: str) -> str:
+        return os.path.expanduser(text)  # noqa: PTH111  (pathlib's raises an error for a user who does not exist)
+
+
 class Folder:
-    """A path of a folder or file, `~` included."""
+    """A path of a folder or file, `~` and `~user` included."""
 
     def __call__(self, text: str) -> Path:
-        return Path(text).expanduser()
+        return Path(Place()(text))
 
 
 class Switch:
@@ -135,9 +142,9 @@ class Settings:
 
     # what is drawn
     prompt: str = _option(Text(), "", "draw TEXT, no audio", "-p", "--prompt", metavar="TEXT")
-    input: str = _option(Text(), "", "draw what a recording says", "-i", "--input", metavar="FILE")
+    input: str = _option(Place(), "", "draw what a recording says", "-i", "--input", metavar="FILE")
     again: str = _option(
-        Text(), "", "draw a picture again from the settings in its PNG file", "--again", metavar="FILE"
+        Place(), "", "draw a picture again from the settings in its PNG file", "--again", metavar="FILE"
     )
     # the microphone
     time: float | None = _option(
@@ -157,11 +164,11 @@ class Settings:
     language: str = _option(Language(), "en", "spoken language, or auto", "-l", "--language", metavar="CODE")
     translate: bool = _option(Switch(), False, "translate to English", "--translate")
     whisper: str = _option(
-        Text(), "", "speech model: a name of the catalogue, a file, or builtin", "-w", "--whisper", metavar="NAME"
+        Place(), "", "speech model: a name of the catalogue, a file, or builtin", "-w", "--whisper", metavar="NAME"
     )
     # the picture
     model: str = _option(
-        Text(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
+        Place(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
     )
     steps: int | None = _option(Number(1, 1000), None, "sampling steps", "-n", "--steps", metavar="N")
     seed: int | None = _option(Seed(), None, "the same seed, the same picture; -1: any", "-s", "--seed", metavar="N")
@@ -189,9 +196,9 @@ class Settings:
     replacements: Path = _option(Folder(), ROOT / "replacements.csv", "a file: heard,meant")
     low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
-    apple_python: str = _option(Text(), "", "the Python that has Apple's python_coreml_stable_diffusion")
+    apple_python: str = _option(Place(), "", "the Python that has Apple's python_coreml_stable_diffusion")
     allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")
-    events: str = _option(Text(), "", "a file or fifo that gets each event as a JSON line")
+    events: str = _option(Place(), "", "a file or fifo that gets each event as a JSON line")
     session: Path | None = _option(Folder(), None, "the working folder of the running pipe")
     control: Path | None = _option(Folder(), None, "the folder of the running pipe for errors and events")
 

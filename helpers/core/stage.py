@@ -76,8 +76,28 @@ def say(text: str) -> None:
     """Print a message to stderr, unless --quiet is set."""
     if not _program.settings.quiet:
         clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # overwrite the line where record shows the level
-        sys.stderr.write(f"{clear}{shortened(text)}\n")  # one write, unlike print: other stages write there, too
+        _complain(f"{clear}{shortened(text)}\n")
+
+
+def _complain(text: str) -> None:
+    with contextlib.suppress(OSError):  # a picture does not depend on whether the messages can be written
+        sys.stderr.write(text)  # one write, unlike print: other stages write there, too
         sys.stderr.flush()
+
+
+def open_standard_streams() -> None:
+    """Open a standard stream that is closed as /dev/null. Otherwise the next file that is opened gets its number."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            nothing = os.open(os.devnull, os.O_RDWR)  # the lowest free number, mostly `fd` itself
+            if nothing != fd:
+                os.dup2(nothing, fd)
+                os.close(nothing)
+            os.set_inheritable(fd, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(fd, mode, encoding="utf-8", errors="replace", closefd=False))
 
 
 def event(what: str, **more: object) -> None:
@@ -123,7 +143,7 @@ def _report(name: str, error: UserError) -> None:
         with contextlib.suppress(OSError):  # pipeline.sh shows the error of the first stage that failed
             (folder / f"{name}.error").write_text(lines, encoding="utf-8")
             return
-    sys.stderr.write(lines)
+    _complain(lines)
 
 
 def _explained(error: Exception) -> UserError:
@@ -132,6 +152,10 @@ def _explained(error: Exception) -> UserError:
         what = f"the Python package {error.name} is missing"
         remedy = "Run ./pipeline.sh: it repairs its environment .venv. A program of your own needs its own packages."
         return UserError(os.EX_UNAVAILABLE, what, remedy)
+    if isinstance(error, ImportError):
+        return UserError(os.EX_UNAVAILABLE, f"a Python package cannot be loaded: {error}", _other_libraries())
+    if isinstance(error, MemoryError):
+        return UserError(os.EX_UNAVAILABLE, "there is not enough memory", "Close other programs, or raise `ulimit -v`.")
     session = _program.settings.session
     if isinstance(error, OSError) and session and not session.is_dir():
         return UserError(os.EX_CANTCREAT, f"the folder {session.parent} was deleted during the run", "Run again.")
@@ -142,11 +166,20 @@ def _explained(error: Exception) -> UserError:
     return UserError(os.EX_SOFTWARE, what, "This is a bug; --verbose shows where.")
 
 
+def _other_libraries() -> str:
+    """What to do about a library that does not load."""
+    names = [name for name in ("LD_LIBRARY_PATH", "LD_PRELOAD", "DYLD_LIBRARY_PATH") if os.environ.get(name)]
+    if names:  # of conda or CUDA, for example
+        return f"{names[0]} puts libraries of other programs before ours: run again without it."
+    return "Run `rm -r .venv`, then ./pipeline.sh, which installs the packages again."
+
+
 def run(name: str, main: Callable[[list[str] | None], int], *, downloads: bool = False) -> NoReturn:
     """Run a program and exit with its sysexits code; a traceback is shown only with --verbose.
 
     downloads: whether libraries may make requests to the hub, unless the user has set HF_HUB_OFFLINE.
     """
+    open_standard_streams()
     os.environ |= _LIBRARIES if downloads else _LIBRARIES | _OFFLINE
     begin(name, Settings.from_environment(names=("quiet", "verbose", "events", "session", "control")))
     try:
@@ -169,8 +202,9 @@ def run(name: str, main: Callable[[list[str] | None], int], *, downloads: bool =
         code = explained.code
     with contextlib.suppress(OSError):
         event("done", code=code)
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    for stream, fd in ((sys.stdout, 1), (sys.stderr, 2)):  # what cannot be written now would make the exit code 120
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), fd)
     sys.exit(code)

@@ -34,7 +34,7 @@ def lines(name: str, finding: Finding) -> str:
 
 def filled(text: str, before: str = "") -> str:
     """`text` in lines that fit the terminal, each as far to the right as `before` moves the first one."""
-    width = min(100, shutil.get_terminal_size().columns) - 1
+    width = max(40, min(100, shutil.get_terminal_size().columns)) - 1
     return textwrap.fill(text, width, initial_indent=before, subsequent_indent=" " * len(before))
 
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from helpers.catalog import catalog, ct2
 from helpers.catalog.catalog import Entry, human
-from helpers.core import extras, nvidia_driver, openvino, stage, system, terminal
+from helpers.core import extras, interpreter, nvidia_driver, openvino, stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.files import sha256
 from helpers.core.paths import ROOT
@@ -94,13 +94,13 @@ def ffmpeg(settings: Settings) -> Finding:
     install, broken = ffmpeg_process.install_ffmpeg(), ""
     best = Finding("no", "FFmpeg is missing", install, os.EX_UNAVAILABLE)
     for program in ffmpeg_process.ffmpeg_programs():
-        if defect := ffmpeg_process.defect(program):
+        listed = system.said(program, "-devices")
+        if defect := ffmpeg_process.defect(program) or ("" if listed else "it does not list its devices"):
             broken = broken or f"{system.short(program)} does not run: {defect}"
             best = Finding("no", broken, install, os.EX_UNAVAILABLE) if best.state == "no" else best
             continue
         version = re.search(r"version (\S+)", system.said(program, "-version"))
         text = f"{version[1][:20] if version else 'of unknown version'}, {system.short(program)}"
-        listed = system.said(program, "-devices")
         inputs = [name for name in microphone.SYSTEMS if re.search(rf"^ D\S* +\S*{name}", listed, re.M)]
         if inputs and not broken:
             return Finding("ok", f"{text}, records with {' and '.join(inputs)}")
@@ -269,7 +269,7 @@ def picture(settings: Settings) -> Finding:
         began = time.monotonic()
         try:
             run = subprocess.run(
-                [sys.executable, "-m", "helpers.draw.generate"],
+                interpreter.module("helpers.draw.generate"),
                 input=f"{PROMPT}\n".encode(),
                 cwd=ROOT,
                 env=environment,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from helpers.core import lines, session, stage
 from helpers.core.errors import UserError
@@ -135,6 +135,19 @@ def keep(settings: Settings, line: Line, pictures: Iterable[Picture]) -> dict[st
     return {**run, "folder": str(final), "paths": paths}
 
 
+def deliver(pipe: BinaryIO, output: bytes, folder: str) -> None:
+    """Write to stdout. Raises: BrokenPipeError if nobody reads; UserError 73 for any other error."""
+    try:
+        pipe.write(output)
+        pipe.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        pipe.raw.close()  # type: ignore[attr-defined]  # otherwise the rest of it is written, and fails, again
+        what = f"cannot write to stdout: {error.strerror}"
+        raise UserError(os.EX_CANTCREAT, what, f"The picture is kept in {folder}.") from error
+
+
 def parse(argv: list[str] | None) -> Settings:
     parser = stage.Parser(
         prog="python -m helpers.draw.generate", description="Draw each line of stdin; print each picture's path."
@@ -182,8 +195,7 @@ def main(argv: list[str] | None = None) -> int:
             failure = failure or error
             continue
         output = json.dumps(result) if settings.json else "\n".join(result["paths"])
-        pipe.write(os.fsencode(f"{output}\n"))  # a folder's name may not be UTF-8
-        pipe.flush()
+        deliver(pipe, os.fsencode(f"{output}\n"), result["folder"])  # a folder's name may not be UTF-8
         drawn = True
     if failure and not settings.loop:
         raise failure

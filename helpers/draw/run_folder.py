@@ -174,7 +174,8 @@ def main(argv: list[str] | None = None) -> int:
     error = report.read_text(encoding="utf-8").strip() if report and report.is_file() else ""
     result = keep_recording(settings, arguments.stage, arguments.code, error)
     if settings.json:
-        print(json.dumps(result))
+        with contextlib.suppress(OSError):  # stdout may be what failed
+            os.write(1, f"{json.dumps(result)}\n".encode())
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from helpers.adapt.diffusers_folder import plain
 from helpers.core.errors import UserError
+from helpers.core.files import utf8_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +46,9 @@ class Tokenizer:
 
         self.length = length
         try:
-            files = [str(plain(folder / name)) for name in ("vocab.json", "merges.txt")]
-            vocabulary, merges = models.BPE.read_file(*files)
+            names = (utf8_name(plain(folder / name)) for name in ("vocab.json", "merges.txt"))
+            with next(names) as words, next(names) as pairs:
+                vocabulary, merges = models.BPE.read_file(words, pairs)
             tokens = {"bos_token": START, "eos_token": END, "pad_token": padding} | _settings(folder)
             ids = [vocabulary[_text(tokens[key])] for key in ("bos_token", "eos_token", "pad_token")]
             bytes_and_merges = models.BPE(

@@ -55,7 +55,7 @@ key_name() { printf '%s%s' "$(modifiers Ctrl+ Alt+ Shift+ Super+)" "$(keysym | t
 accelerators() { # <command> [argument]
   local program=$python
   [ -x "$program" ] || program=python3
-  "$program" "$root/helpers/install/desktops/accelerators.py" "$@"
+  "$program" "${isolated[@]}" "$root/helpers/install/desktops/accelerators.py" "$@"
 }
 
 # The command of the hotkey, quoted for a shell. Without backslashes, which some desktops interpret themselves.

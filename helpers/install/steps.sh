@@ -113,7 +113,7 @@ wants_pytorch() { # there is an NVIDIA GPU, and a package that it needs is missi
   [ "$platform" = linux ] || return 1
   case ${A2I_ENGINE:-torch} in torch | cuda) ;; *) return 1 ;; esac
   [ -x "$program" ] || program=$(base_python) || return 1
-  (cd -- "$root" && "$program" -c 'import sys; from helpers.draw.engines import nvidia
+  (cd -- "$root" && "$program" "${isolated[@]}" -c 'import sys; from helpers.draw.engines import nvidia
 sys.exit(not (nvidia.has_driver() and (sys.argv[1] != sys.executable or nvidia.missing())))' "$python") 2>/dev/null
 }
 
@@ -137,13 +137,13 @@ environment_do() {
     :
   elif [ "$dry" != 0 ]; then
     act "$(base_python || printf python3)" -m venv "$root/.venv"
-    act "$python" -m pip install -e "$root"
+    act "$python" -m pip install -e .
   else
     (ensure_environment) || return # a subshell, since it calls exit on failure
   fi
   wants_pytorch || return 0
   if [ "$dry" != 0 ]; then
-    act "$python" -m pip install -e "${root}[torch]"
+    act "$python" -m pip install -e '.[torch]'
   elif ! (install_extra torch); then # a subshell for the same reason
     without_pytorch=1
     warn "pictures are drawn on the CPU, not on the NVIDIA GPU. Try again later: ./shortcut_install.sh"
@@ -173,7 +173,7 @@ wanted_models() { # prints name, size, here or missing, and folder of each, tab-
   local program=$python engine=${A2I_ENGINE:-}
   [ -x "$program" ] || program=$(base_python) || return
   [ "$without_pytorch" = 1 ] || ! wants_pytorch || engine=torch # PyTorch will be installed
-  (cd -- "$root" && A2I_ENGINE=$engine "$program" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
+  (cd -- "$root" && A2I_ENGINE=$engine "$program" "${isolated[@]}" -m helpers.install.wanted_models ${models[@]+"${models[@]}"})
 }
 
 check_models() { # an unknown model name ends the installer before it changes anything
@@ -206,7 +206,7 @@ models_do() {
     [ "$here" = missing ] || continue
     make_folder "${folder%/*}" && journal model "$folder" || return 73
     result=0
-    act "$python" "$root/download_model.py" "$name" >&2 </dev/null || result=$?
+    act "$python" "${isolated[@]}" "$root/download_model.py" "$name" >&2 </dev/null || result=$?
     case $result in
       0) ;;
       69) warn "$name was not downloaded; the built-in model is used until then. Try again later: ./download_model.py $name" ;;

@@ -200,6 +200,7 @@ def _decoded(
 ) -> bytearray:
     """At least a sample of PCM from the first FFmpeg that can read it, and little more than `window` bytes. found: gets
     the tracks of the file; running: keeps the FFmpeg for the rest of it."""
+    file = name if stdin == subprocess.DEVNULL else ""
     import ffmpeg
 
     only = {"protocol_whitelist": "file,pipe,cache", "format_whitelist": _FORMATS, "codec_whitelist": _CODECS}
@@ -212,7 +213,9 @@ def _decoded(
             if part.stream is not None:
                 source = source[str(part.stream)]
             with contextlib.ExitStack() as stack:
-                process = stack.enter_context(ffmpeg_process.Ffmpeg(program, source, stdin, channel=part.channel))
+                process = stack.enter_context(
+                    ffmpeg_process.Ffmpeg(program, source, stdin, channel=part.channel, file=file)
+                )
                 pcm, late = _read(process, window, stdin == subprocess.DEVNULL, program)
                 if found is not None:
                     found[:] = tracks.read(process.log())
@@ -220,7 +223,7 @@ def _decoded(
                     if running:
                         running.take(process, stack.pop_all())
                     return pcm
-                defect = process.defect()
+                defect = process.defect(named=bool(file))
                 if not defect:
                     failure = failure or _undecodable(name, late or process.complaint())
         except OSError as error:
@@ -256,7 +259,7 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
     """(address for FFmpeg, its stdin) of `source`. A regular file is given by name, everything else on stdin."""
     cached = "cache:pipe:0"  # `cache` lets FFmpeg seek in a pipe: an m4a has its index at the end
     if str(source) == "-":
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin is None or sys.stdin.isatty() or os.path.samestat(os.fstat(0), Path(os.devnull).stat()):
             raise UserError(os.EX_NOINPUT, "no audio on stdin", "Give a file, or pipe one into it.")
         yield cached, sys.stdin.buffer
         return
@@ -275,7 +278,7 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
         if not stat.S_ISREG(found.st_mode):
             yield cached, file
         elif found.st_size:
-            yield f"file:{source}", subprocess.DEVNULL
+            yield f"file:{ffmpeg_process.NAME}", subprocess.DEVNULL
         else:
             raise UserError(os.EX_DATAERR, f"{source} is empty", "Record it again, or give another file.")
 

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from helpers.core import interpreter
 from helpers.core.errors import UserError
 from helpers.core.packages import install_hint
 from helpers.core.pcm import CHUNK, RATE
@@ -33,6 +34,7 @@ LARGEST = 1 << 30  # bytes of a stream that FFmpeg may keep in a temporary file,
 # Largest single allocation of FFmpeg, in bytes (-max_alloc). A false sample rate of 1 Hz would ask for more; the index
 # of a long file needs less.
 MEMORY = 1 << 26
+NAME = "\x00"  # stands for a file's name in an ffmpeg-python input; no name or option has it
 SOON = 5.0  # seconds in which any FFmpeg prints its version
 _TAIL = 1 << 16  # bytes at the end, or at the beginning, of FFmpeg's stderr that are read
 
@@ -42,6 +44,12 @@ _LEVEL = re.compile(r"^((?:\[[^\]]* @ 0x[0-9a-f]+\] *)*)\[(?:error|fatal|panic)\
 
 # Lines on FFmpeg's stderr that do not say what went wrong.
 _NOISE = ("Inner protocol failed to seekback", "Last message repeated", "] Codec (")
+# What a program says that may not open a file that we have opened (a snap sees no hidden folder), or that lacks
+# a library; some say so only when they need it.
+_SHUT_OUT = re.compile(r"Permission denied|No such file or directory|Operation not permitted")
+_NO_LIBRARY = re.compile(
+    r"^\S+: (?:error while loading shared libraries|symbol lookup error|\S+: version `\S+' not found)|^dyld"
+)
 # What a program says that is too old for the options of all our commands, or built without the output that they need.
 # Not any option: one without PulseAudio does not know the options of PulseAudio.
 _TOO_LITTLE = re.compile(
@@ -120,21 +128,24 @@ class Ffmpeg:
         stdin: int | BinaryIO = subprocess.DEVNULL,
         environment: Mapping[str, str] | None = None,
         channel: int | None = None,
+        file: str = "",
     ) -> None:
         """environment: variables of the program beside ours; channel: the only one to use, from 0, instead of a mix of
-        all."""
+        all; file: the name of the file, which `source` calls NAME."""
         only = {} if channel is None else {"af": f"pan=mono|c0=c{channel}"}
         stream = source.output("pipe:1", format="s16le", ac=1, ar=RATE, vn=None, **only)
         # "level": each line begins with its level; "info" lists the tracks
         stream = stream.global_args("-nostdin", "-hide_banner", "-nostats", "-loglevel", "level+info")
         stream = stream.global_args("-max_alloc", str(MEMORY))
         self._program = program
+        # ffmpeg-python takes text only that can be UTF-8; a file's name may be other bytes
+        command = [part.replace(NAME, file) for part in stream.compile(cmd=program)]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (not a pipe: nobody reads it before the end)
         try:
             with _file_size_limit(LARGEST):
                 self._process = subprocess.Popen(
-                    stream.compile(cmd=program), bufsize=0, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log,
-                    start_new_session=True, env={**os.environ, **(environment or {})},
+                    command, bufsize=0, stdin=stdin, stdout=subprocess.PIPE, stderr=self._log,
+                    start_new_session=True, env={**interpreter.environment(), **(environment or {})},
                 )  # fmt: skip
         except OSError:
             self._log.close()
@@ -158,7 +169,7 @@ class Ffmpeg:
         if code < 0:
             return f"it ended with: {signal.strsignal(-code)}"
         self._log.seek(max(0, self._log.seek(0, os.SEEK_END) - _TAIL))
-        lines = self._log.read().decode(errors="replace").splitlines()
+        lines = os.fsdecode(self._log.read()).splitlines()  # they may have the name of a file
         said = [_LEVEL.sub(r"\1", line, count=1).strip() for line in lines if not _CHATTER.match(line)]
         return "\n".join(line for line in said if line and not any(noise in line for noise in _NOISE))
 
@@ -166,12 +177,17 @@ class Ffmpeg:
         """The beginning of its stderr, so far: what it says about its input."""
         return os.pread(self._log.fileno(), _TAIL, 0).decode(errors="replace")
 
-    def defect(self) -> str:
-        """After a failure: what is wrong with the program itself; empty if it is its input that is wrong."""
+    def defect(self, named: bool = False) -> str:
+        """After a failure: what is wrong with the program itself; empty if it is its input that is wrong. named: its
+        input is a file that we can open."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(0.5)
-            if _TOO_LITTLE.search(complaint := self.complaint()):
-                return printable(complaint.splitlines()[0])[:200]
+            complaint = self.complaint()
+            for line in complaint.splitlines():
+                if _TOO_LITTLE.search(line) or _NO_LIBRARY.search(line):
+                    return printable(line)[:200]
+            if named and _SHUT_OUT.search(complaint):
+                return "it may not open the file, as a snap in a hidden folder or in /tmp"
         return defect(self._program)
 
     def __enter__(self) -> Ffmpeg:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
+from helpers.core import interpreter
 from helpers.core.errors import UserError
 from helpers.core.pcm import CHUNK, RATE
 from helpers.core.text import printable
@@ -95,7 +96,7 @@ def _listed(program: str, system: str) -> list[Device]:
     try:
         run = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False,
-            env={**os.environ, **pulse_environment()},
+            env={**interpreter.environment(), **pulse_environment()},
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return []

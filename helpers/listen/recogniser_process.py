@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from helpers.core import interpreter
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 
@@ -56,7 +57,7 @@ class RecogniserProcess:
         output = sys.stderr.fileno() if log.isEnabledFor(logging.DEBUG) else self._log
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module, str(theirs.fileno()), json.dumps(settings)],
+                interpreter.module(module, str(theirs.fileno()), json.dumps(settings)),
                 cwd=ROOT,
                 env=_PATIENT | os.environ,
                 stdin=subprocess.DEVNULL,

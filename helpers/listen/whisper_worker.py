@@ -65,8 +65,8 @@ class Worker:
     def __init__(self, settings: dict[str, Any]) -> None:
         """settings: path, language (a code or `auto`), translate, threads, prompt (see whisper.py).
 
-        Raises: UserError 64 for a language that Whisper does not know; ModuleNotFoundError. A damaged model ends the
-        process with a signal.
+        Raises: UserError 64 for a language that Whisper does not know; UserError 66 for a file whose name is not
+        UTF-8; ModuleNotFoundError. A damaged model ends the process with a signal.
         """
         import _pywhispercpp
         from pywhispercpp.model import Model
@@ -75,6 +75,11 @@ class Worker:
         if language not in ("auto", *Model.available_languages()):
             remedy = "Give a code such as en, de or ja, or auto."
             raise UserError(os.EX_USAGE, f"Whisper does not know the language {language!r}", remedy)
+        try:
+            settings["path"].encode()
+        except UnicodeEncodeError as error:
+            what = f"whisper.cpp opens no file whose name is not UTF-8: {settings['path']}"
+            raise UserError(os.EX_NOINPUT, what, "Rename the file or its folder.") from error
         self._library = _pywhispercpp
         self._threads = settings["threads"]
         self._prompt = settings["prompt"]

@@ -6,11 +6,16 @@
 check_options() { # sets speech: whether there is sound to recognise
   local name
   for name in $VARIABLES; do # what comes from the environment; an option has been checked already
-    if [ -n "${!name:-}" ] && find_option "$name"; then check_value "$name" "${!name}"; fi
+    if [ -z "${!name:-}" ] || ! find_option "$name"; then continue; fi
+    check_value "$name" "${!name}"
+    case $kind:${!name} in
+      *:/*) ;;
+      folder:* | place:*/* | place:\~) export "$name=$(absolute "${!name}")" ;; # a name without a slash is in the catalogue or on PATH
+    esac
   done
   [ -n "${A2I_PROMPT:-}" ] || unset A2I_PROMPT
   [ -n "${A2I_AGAIN:-}" ] || unset A2I_AGAIN
-  [ "${#inputs[@]}" -gt 0 ] || [ -n "${A2I_PROMPT+set}" ] || [ -z "${A2I_INPUT:-}" ] || inputs=("$A2I_INPUT")
+  [ "${#inputs[@]}" -gt 0 ] || [ -n "${A2I_PROMPT+set}" ] || [ -z "${A2I_INPUT:-}" ] || inputs=("$(absolute "$A2I_INPUT")")
   speech=1
   if [ -n "${A2I_PROMPT+set}" ]; then
     speech=0
@@ -35,12 +40,16 @@ check_options() { # sets speech: whether there is sound to recognise
     [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--loop and --fixed-window exclude each other"
   fi
   note_unused
-  case ${A2I_MODEL:-} in */* | *.safetensors | *.ckpt | *.gguf | *.mlpackage) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac
-  case ${A2I_WHISPER:-} in */* | *.bin | *.gguf | *.pt) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
-  case ${A2I_APPLE_PYTHON:-} in */*) A2I_APPLE_PYTHON=$(absolute "$A2I_APPLE_PYTHON") ;; esac # else it is on PATH
-  [ -z "${A2I_MODELS:-}" ] || A2I_MODELS=$(absolute "$A2I_MODELS")
-  [ -z "${A2I_VOCABULARY:-}" ] || A2I_VOCABULARY=$(absolute "$A2I_VOCABULARY")
-  [ -z "${A2I_REPLACEMENTS:-}" ] || A2I_REPLACEMENTS=$(absolute "$A2I_REPLACEMENTS")
+  case ${A2I_MODEL:-} in *.safetensors | *.ckpt | *.gguf | *.mlpackage) A2I_MODEL=$(absolute "$A2I_MODEL") ;; esac
+  case ${A2I_WHISPER:-} in *.bin | *.gguf | *.pt) A2I_WHISPER=$(absolute "$A2I_WHISPER") ;; esac
+}
+
+check_temporary() { # before anything is installed or recorded
+  local folder=${TMPDIR:-/tmp} name=${TMPDIR:+TMPDIR: }
+  [ -d "$folder" ] || die 73 "${name}there is no folder $folder" "${name:+Unset TMPDIR, or }make the folder"
+  if ! [ -w "$folder" ] || ! [ -x "$folder" ]; then
+    die 73 "${name}cannot write to $folder" "set TMPDIR to a folder of your own"
+  fi
 }
 
 note_unused() { # says which options of the command line have no effect together with the others

@@ -3,9 +3,18 @@
 # Uses root, say, die, package_manager and no_package_manager of the script that sources it; sets python.
 # pyproject.toml pins the base packages and the extras; .venv/extras lists the installed extras, one per line.
 
+# For each start of a Python: no PYTHON… variable of the user counts (a PYTHONPATH may have another Python's packages), nor
+# does site-packages in the home directory. A program of the user's own still gets the variables.
+isolated=(-E -s -X utf8)
+
+. "$root/helpers/shell/packages.sh"
+
 no_python='no Python from 3.10 to 3.13 with its venv module was found'
 
 ensure_environment() {
+  case $root in # Python's venv refuses a colon, and the files that describe .venv have a line for each thing
+    *$'\n'* | *:*) die 69 "the name of this program's folder contains a colon or a line break: $root" "rename the folder" ;;
+  esac
   python=$root/.venv/bin/python
   environment_is_whole || make_environment
 }
@@ -20,7 +29,7 @@ environment_stamp() {
   local site names pin record part
   find_packages
   printf '%s\n' "$root" "$(cksum <"$root/pyproject.toml")"
-  "$root/.venv/bin/python" -c 'import pathlib, sys; print(pathlib.Path(sys.executable).resolve())'
+  "$root/.venv/bin/python" -I -c 'import pathlib, sys; print(pathlib.Path(sys.executable).resolve())'
   printf '%s\n' "$names"
   shopt -s nocaseglob
   # shellcheck disable=SC2046 # names of extras
@@ -124,7 +133,7 @@ installed_extras() { # prints the installed extras, one per line
 base_python() { # prints a suitable Python: 3.10 to 3.13, with venv and pip
   local name
   for name in python3 python3.13 python3.12 python3.11 python3.10; do
-    if "$name" -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    if "$name" -I -c 'import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null; then
       command -v "$name"
       return
     fi
@@ -159,19 +168,26 @@ make_environment() {
   unlock_environment
   case $code in
     0) say "the Python packages are installed" ;;
-    73) die 73 "cannot make the Python environment $root/.venv" "check that the folder is writable and the disk has space; the venv module may be missing: $(package_hint python)" ;;
+    73)
+      complain
+      die 73 "cannot make the Python environment $root/.venv" "check that the folder is writable and the disk has space; the venv module may be missing: $(package_hint python)"
+      ;;
     *)
-      grep -i '^error' "$log" | tail -n 3 >&2
+      complain
       die 69 "the Python packages could not be installed" "read $log, then run the same command again"
       ;;
   esac
+}
+
+complain() { # prints what $log has of the cause
+  { grep -i '^error' "$log" || tail -n 1 "$log"; } 2>/dev/null | tail -n 3 >&2
 }
 
 # Repairable: it was complete, in this folder, and its Python and pip still work. Otherwise it is rebuilt.
 is_repairable() {
   local made_in
   [ -x "$python" ] && IFS= read -r made_in 2>/dev/null <"$root/.venv/whole" && [ "$made_in" = "$root" ] &&
-    "$python" -m pip --version >/dev/null 2>&1
+    "$python" -I -m pip --version >/dev/null 2>&1
 }
 
 forget_damaged() { # deletes the dist-info of incomplete pinned packages, so that pip installs them again
@@ -189,28 +205,35 @@ requirements_are_met() { # whether pip has nothing to install; works without the
   local answer
   # shellcheck disable=SC2086 # a list of names
   requirements $extras >"$root/.venv/requirements.txt" &&
-    answer=$("$python" -m pip install --dry-run --no-index -r "$root/.venv/requirements.txt" 2>/dev/null) || return 1
+    answer=$(own_pip install --dry-run --no-index -r "$root/.venv/requirements.txt" 2>/dev/null) || return 1
   case $answer in *'Would install'*) return 1 ;; esac
 }
 
 install_environment() { # <Python>: in one background job, which finishes even if pipeline.sh is killed
-  "$1" -m venv -- "$root/.venv" || return 73
+  "$1" -I -m venv -- "$root/.venv" || return 73
   install_packages
 }
 
 install_packages() { # installs the base and $extras into the existing environment
   local before=$root/.venv/whole.before list=${extras//$'\n'/,}
-  # As variables, since pip starts other pips. Without them pip writes into the home directory, and leaves temporary
-  # folders behind when it is interrupted.
-  export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_NO_INPUT=1 TMPDIR=$root/.venv/tmp
+  export TMPDIR=$root/.venv/tmp # pip leaves temporary folders behind when it is interrupted
   mkdir -p -- "$TMPDIR" || return 73
   [ ! -e "$root/.venv/whole" ] || mv -- "$root/.venv/whole" "$before" # if we are killed from here on, the next run rebuilds it
-  "$python" -m pip install -e "$root${list:+[$list]}" || {
+  # as a dot: the name of the folder may have brackets, which pip would read as extras
+  { cd -- "$root" && own_pip install -e ".${list:+[$list]}" && is_installed; } || {
     [ ! -e "$before" ] || mv -- "$before" "$root/.venv/whole"
     return 69
   }
   rm -rf -- "$TMPDIR" "$before"
   note_environment
+}
+
+own_pip() { "$python" -I "$root/helpers/install/pip.py" "$@"; } # [arguments]: without settings that steer it elsewhere
+is_installed() { # whether pip has put this program into .venv, which it does last
+  local path
+  for path in "$root"/.venv/lib/python3.*/site-packages/audio_to_image-*.dist-info; do [ ! -d "$path" ] || return 0; done
+  printf 'ERROR: pip has ended without an error, but has installed nothing into %s\n' "$root/.venv"
+  return 1
 }
 
 keep_extras() { # before .venv is deleted: if we are killed then, the next run still knows the extras
@@ -265,15 +288,6 @@ unlock_environment() {
   rm -rf -- "$root/.venv.lock"
 }
 
-# Downloads the small speech model, once, before the first recording. The hub has five seconds to answer, and a minute for
-# the download; if the estimate after five seconds is longer, the download stops.
-offer_speech_model() {
-  local asked=$root/.cache/speech-model-offered
-  if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
-  (umask 077 && mkdir -p -- "$root/.cache" && : >"$asked") 2>/dev/null || return 0
-  (cd -- "$root" && "$python" download_model.py --offer) || true
-}
-
 # ---- extras: optional packages (helpers/core/extras.py has their names and sizes)
 
 need_extras() { # checks the extras that the options of pipeline.sh need
@@ -310,7 +324,7 @@ need_extra() { # <name>: if it is missing, asks the user; without a terminal, ex
 about_extra() { # <name or former name>: prints name, size and purpose, tab-separated; 64: no such extra
   local program=$root/.venv/bin/python
   [ -x "$program" ] || program=$(base_python) || die 69 "$no_python" "$(package_hint python)"
-  (cd -- "$root" && "$program" -m helpers.core.extras "$1")
+  (cd -- "$root" && "$program" "${isolated[@]}" -m helpers.core.extras "$1")
 }
 
 install_extra() { # <name>: into a complete environment
@@ -322,24 +336,6 @@ install_extra() { # <name>: into a complete environment
   with_clock install_packages || code=$?
   unlock_environment
   [ "$code" -ne 0 ] || return 0
-  grep -i '^error' "$log" | tail -n 3 >&2
+  complain
   die 69 "the extra $name could not be installed" "read $log, then run the same command again"
-}
-
-# ---- system packages
-
-package_row() { # [package manager]: prints its line of helpers/core/packages.txt
-  grep -- "^${1:-$(package_manager)}|" "$root/helpers/core/packages.txt"
-}
-
-package_hint() { # <ffmpeg or python> [package manager]: prints the command that installs it
-  local manager install unattended ffmpeg python
-  # shellcheck disable=SC2034 # columns of the table; one package is read by its name
-  IFS='|' read -r manager install unattended ffmpeg python <<<"$(package_row "${2:-}")"
-  case $manager:$(id -u) in
-    :*) no_package_manager "$1" && return ;;
-    brew:* | *:0) ;;
-    *) install="sudo $install" ;;
-  esac
-  printf '%s %s' "$install" "${!1}"
 }

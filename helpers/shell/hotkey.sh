@@ -3,6 +3,7 @@
 # user gets a sound when the recording begins and ends, and notifications with the recognised text, with the picture, and
 # with errors. The messages of the last run are in .cache/press.log.
 # shellcheck disable=SC2154 # root is set by locate
+case ${BASH_VERSION:+$-} in *p*) ;; *) POSIXLY_CORRECT=1 && exec "${BASH:-bash}" -p -- "$0" "$@" ;; esac # surroundings.sh says why
 set -u -o pipefail
 
 locate() { # sets root, through any number of symbolic links
@@ -41,7 +42,11 @@ follow() {
     return 73
   fi
   starts_alone || return 0
-  folder=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX") || return 73
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/audio-to-image.XXXXXX" 2>&7) || {
+    started
+    notify "No picture" "cannot write to ${TMPDIR:-/tmp}" 7>&-
+    return 73
+  }
   trap 'rm -rf -- "$folder"; started' EXIT
   mkfifo "$folder/events" && exec 8<>"$folder/events" || return 73 # open for reading and writing: neither end blocks
   {
@@ -103,6 +108,9 @@ started() { # releases the lock, if it is still ours
 main() {
   local code=0
   locate
+  . "$root/helpers/shell/surroundings.sh"
+  # shellcheck disable=SC2086 # a list of names
+  make_absolute HOME $TOOLS_PATHS
   PATH=${PATH:-/usr/bin:/bin}:/opt/homebrew/bin:/usr/local/bin # the PATH of a desktop may lack these
   export PATH
   case $(uname -s) in

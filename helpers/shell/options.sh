@@ -7,8 +7,8 @@ VARIABLES='A2I_PROMPT A2I_INPUT A2I_AGAIN A2I_TIME A2I_SILENCE A2I_FIXED_WINDOW 
 find_option() { # <flag or variable>: sets variable, kind, and low and high or choices; false for an unknown one
   case $1 in
     -p | --prompt | A2I_PROMPT) variable=A2I_PROMPT kind=text ;;
-    -i | --input | A2I_INPUT) variable=A2I_INPUT kind=text ;;
-    --again | A2I_AGAIN) variable=A2I_AGAIN kind=text ;;
+    -i | --input | A2I_INPUT) variable=A2I_INPUT kind=place ;;
+    --again | A2I_AGAIN) variable=A2I_AGAIN kind=place ;;
     -t | --time | A2I_TIME) variable=A2I_TIME kind=number low=0.1 high=3600 ;;
     --silence | A2I_SILENCE) variable=A2I_SILENCE kind=number low=0.2 high=10 ;;
     --fixed-window | A2I_FIXED_WINDOW) variable=A2I_FIXED_WINDOW kind=switch ;;
@@ -17,8 +17,8 @@ find_option() { # <flag or variable>: sets variable, kind, and low and high or c
     -d | --device | A2I_DEVICE) variable=A2I_DEVICE kind=text ;;
     -l | --language | A2I_LANGUAGE) variable=A2I_LANGUAGE kind=language ;;
     --translate | A2I_TRANSLATE) variable=A2I_TRANSLATE kind=switch ;;
-    -w | --whisper | A2I_WHISPER) variable=A2I_WHISPER kind=text ;;
-    -m | --model | A2I_MODEL) variable=A2I_MODEL kind=text ;;
+    -w | --whisper | A2I_WHISPER) variable=A2I_WHISPER kind=place ;;
+    -m | --model | A2I_MODEL) variable=A2I_MODEL kind=place ;;
     -n | --steps | A2I_STEPS) variable=A2I_STEPS kind=whole low=1 high=1000 ;;
     -s | --seed | A2I_SEED) variable=A2I_SEED kind=seed high=18446744073709551615 ;;
     -g | --guidance | A2I_GUIDANCE) variable=A2I_GUIDANCE kind=number low=0 high=100 ;;
@@ -39,9 +39,9 @@ find_option() { # <flag or variable>: sets variable, kind, and low and high or c
     A2I_REPLACEMENTS) variable=A2I_REPLACEMENTS kind=folder ;;
     A2I_LOW_MEMORY) variable=A2I_LOW_MEMORY kind=switch ;;
     A2I_COMPUTE_UNITS) variable=A2I_COMPUTE_UNITS kind=text ;;
-    A2I_APPLE_PYTHON) variable=A2I_APPLE_PYTHON kind=text ;;
+    A2I_APPLE_PYTHON) variable=A2I_APPLE_PYTHON kind=place ;;
     A2I_ALLOW_PICKLE) variable=A2I_ALLOW_PICKLE kind=switch ;;
-    A2I_EVENTS) variable=A2I_EVENTS kind=text ;;
+    A2I_EVENTS) variable=A2I_EVENTS kind=place ;;
     A2I_SESSION) variable=A2I_SESSION kind=folder ;;
     A2I_CONTROL) variable=A2I_CONTROL kind=folder ;;
     *) return 1 ;;

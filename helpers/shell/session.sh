@@ -53,3 +53,12 @@ keep_recordings() { # <stage that failed> <exit code>
     (ours helpers.draw.run_folder --stage "$1" --code "$2")
   fi
 }
+
+# Downloads the small speech model, once, before the first recording. The hub has five seconds to answer, and a minute for
+# the download; if the estimate after five seconds is longer, the download stops.
+offer_speech_model() {
+  local asked=$root/.cache/speech-model-offered
+  if [ -n "${A2I_TRANSCRIBE:-}${A2I_WHISPER:-}" ] || [ -e "$asked" ]; then return; fi
+  (umask 077 && mkdir -p -- "$root/.cache" && : >"$asked") 2>/dev/null || return 0
+  (cd -- "$root" && "$python" "${isolated[@]}" download_model.py --offer) || true
+}

@@ -284,17 +284,18 @@ def test_many_find_the_same(pipe: Pipe, dead: str, size: Size) -> None:
 
 PYTHON = """#!/bin/bash
 # An installation that takes as long as the test wants; two at once, or one that is disturbed, are noted.
-case "$1 $2" in
-  '-m venv')
-    [ "$3" = -- ] && mkdir -p "$4/bin" "$4/lib/python3.x/site-packages/one" && cp "$0" "$4/bin/python" ;;
-  '-m pip')
+case "$1 $2 $3" in
+  '-I -m venv')
+    [ "$4" = -- ] && mkdir -p "$5/bin" "$5/lib/python3.x/site-packages/one" && cp "$0" "$5/bin/python" ;;
+  '-I '*/pip.py' install')
     if ! mkdir {folder}/pip; then echo "two at once" >>{folder}/wrong; fi
     echo x >>{folder}/pips
     mktemp -d "$TMPDIR/pip.XXXXXX" >/dev/null
     until [ -e {folder}/go ]; do sleep 0.05; done
     [ -d {root}/.venv/lib ] || echo "it is gone" >>{folder}/wrong
+    mkdir {root}/.venv/lib/python3.x/site-packages/audio_to_image-1.dist-info
     rmdir {folder}/pip ;;
-  '-c import pathlib'*) echo "$0" ;; # the Python behind .venv/bin/python: here that one itself
+  '-I -c import pathlib'*) echo "$0" ;; # the Python behind .venv/bin/python: here that one itself
   *) exec {python} "$@" ;;
 esac
 """

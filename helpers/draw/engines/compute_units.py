@@ -12,11 +12,10 @@ import json
 import logging
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-from helpers.core import files, system
+from helpers.core import files, interpreter, system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 
@@ -71,7 +70,7 @@ def try_unit(folder: Path, unit: str) -> float:
 
     Raises: UserError 69 if it crashes, hangs, refuses, or its output cannot be a picture.
     """
-    command = [sys.executable, "-m", "helpers.draw.engines.coreml_trial", str(folder), unit]
+    command = interpreter.module("helpers.draw.engines.coreml_trial", str(folder), unit)
     # Without these variables it cannot report its error as the stage's own.
     environment = {key: value for key, value in os.environ.items() if key not in ("A2I_SESSION", "A2I_CONTROL")}
     pipe = subprocess.PIPE
