@@ -212,11 +212,11 @@ def test_no_folder_for_temporary_files_is_said_before_anything_is_installed(pipe
     assert not (pipe.root / ".venv").exists()
 
 
-@pytest.mark.parametrize("name", ["a:b", "a\nb"])
+@pytest.mark.parametrize("name", ["a:b", "a\nb", "My $x"])
 def test_a_folder_that_python_cannot_have_an_environment_in(pipe: Pipe, name: str, tmp_path: Path) -> None:
     moved = tmp_path / name
     pipe.root.rename(moved)
     pipe.root = moved
     done = pipe.run(*TYPED)
     assert done.returncode == 69 and len(done.stderr.splitlines()) == 2
-    assert "contains a colon or a line break" in done.stderr
+    assert "has a colon, a $ or a line break" in done.stderr

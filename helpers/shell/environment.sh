@@ -12,8 +12,8 @@ isolated=(-E -s -X utf8)
 no_python='no Python from 3.10 to 3.13 with its venv module was found'
 
 ensure_environment() {
-  case $root in # Python's venv refuses a colon, and the files that describe .venv have a line for each thing
-    *$'\n'* | *:*) die 69 "the name of this program's folder contains a colon or a line break: $root" "rename the folder" ;;
+  case $root in # venv refuses a colon, setuptools replaces $name, and the files that describe .venv have a line for each thing
+    *$'\n'* | *:* | *\$*) die 69 "the name of this program's folder has a colon, a \$ or a line break: $root" "rename the folder" ;;
   esac
   python=$root/.venv/bin/python
   environment_is_whole || make_environment

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # The commands that install packages of the system. Uses root, package_manager and no_package_manager.
 
 package_row() { # [package manager]: prints its line of helpers/core/packages.txt
