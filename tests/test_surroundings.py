@@ -214,6 +214,7 @@ def test_no_folder_for_temporary_files_is_said_before_anything_is_installed(pipe
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "My $x"])
 def test_a_folder_that_python_cannot_have_an_environment_in(pipe: Pipe, name: str, tmp_path: Path) -> None:
+    shutil.rmtree(pipe.root / ".venv")
     moved = tmp_path / name
     pipe.root.rename(moved)
     pipe.root = moved

@@ -12,9 +12,6 @@ isolated=(-E -s -X utf8)
 no_python='no Python from 3.10 to 3.13 with its venv module was found'
 
 ensure_environment() {
-  case $root in # venv refuses a colon, setuptools replaces $name, and the files that describe .venv have a line for each thing
-    *$'\n'* | *:* | *\$*) die 69 "the name of this program's folder has a colon, a \$ or a line break: $root" "rename the folder" ;;
-  esac
   python=$root/.venv/bin/python
   environment_is_whole || make_environment
 }
@@ -143,6 +140,9 @@ base_python() { # prints a suitable Python: 3.10 to 3.13, with venv and pip
 
 make_environment() {
   local base='' extras code=0 log=$root/.venv/install.log
+  case $root in # venv refuses a colon, setuptools replaces $name, and the files that describe .venv have a line for each thing
+    *$'\n'* | *:* | *\$*) die 69 "the name of this program's folder has a colon, a \$ or a line break: $root" "rename the folder" ;;
+  esac
   is_repairable || base=$(base_python) ||
     die 69 "$no_python" "$(package_hint python)"
   lock_environment
