@@ -2,8 +2,10 @@
 
     plain("a (red:1.3) apple <lora:x:0.8> --ar 16:9")   # ("a red apple", ["(red:1.3)", "<lora:x:0.8>", "--ar 16:9"])
 
-The grammars: AUTOMATIC1111's web UI (modules/prompt_parser.py, modules/extra_networks.py), ComfyUI's `embedding:`,
-dynamic prompts' {a|b}, Compel's `(word)1.3`, and the parameters of Midjourney.
+The grammars: AUTOMATIC1111's web UI (modules/prompt_parser.py, modules/extra_networks.py, and the settings that it
+copies with a prompt), ComfyUI's `embedding:`, dynamic prompts' {2$$a|b}, Compel's `word++` and `.blend()`, SwarmUI's
+`<segment:…>`, NovelAI's `1.2::words::`, and the parameters of Midjourney, also after its `/imagine` and with the dash
+that a Mac or a phone makes of `--`.
 """
 
 from __future__ import annotations
@@ -11,23 +13,31 @@ from __future__ import annotations
 import re
 
 _WEIGHT = r"[+-]?(?:\d?\.\d{1,4}|\d(?:\.\d{0,4})?)"
-_NETWORK = re.compile(
-    r"<(?:lora|lyco|locon|lokr|loha|hypernet|hypernetwork|ti|embedding|controlnet):[^<>]{0,200}>", re.I
-)
-_EMBEDDING = re.compile(r"\bembedding:(?=\w)", re.I)
+_NETWORK = re.compile(r"<(?!random:|alternate:)[a-z]\w{0,30}(?:\[[^\[\]<>]{0,99}\])?:[^<>]{0,200}>", re.I)
+_RANDOM = re.compile(r"<(?:random|alternate):([^<>|,]*)[^<>]{0,200}>", re.I)
+_NAME = r"embedding:[\w./\\-]+"
+_EMBEDDING = re.compile(rf"\(\s*{_NAME}\s*(?::\s*{_WEIGHT}\s*)?\)|\b{_NAME}(?::{_WEIGHT})?", re.I)
+_COMMAND = re.compile(r"^\s*(?:/imagine(?:\s+prompt:?)?(?!\S)|!dream(?!\S))\s*", re.I)
+_SETTINGS = re.compile(r"[\s,]*(?<!\S)(?:Negative prompt:|Steps: \d+, \w[\w ]*: ).*$", re.DOTALL)
 _SWITCH = re.compile(
-    r"(?<!\S)--(?:(?:ar|aspect|chaos|c|cref|cw|iw|niji|profile|quality|q|repeat|r|seed|sameseed|sref|stop|style|stylize|s"
-    r"|sw|version|v|weird|w|uplight|upbeta)\s+[\w.:/-]+|(?:no)\s+(?:(?!\s--).)+"
-    r"|(?:hd|tile|turbo|fast|relax|video|raw|creative|test|testp|uplight|upbeta|niji)(?!\S))"
+    r"(?<!\S)(?:--|[—–])(?:(?:ar|aspect|chaos|c|cref|cw|exp|h|iw|niji|oref|ow|p|profile|quality|q|repeat|r|seed|sameseed"
+    r"|sref|stop|style|stylize|s|sv|sw|version|v|weird|w|uplight|upbeta)\s+[\w.:/-]+|(?:no)\s+(?:(?!\s(?:--|[—–])).)+"
+    r"|(?:hd|tile|turbo|fast|relax|video|raw|creative|draft|test|testp|uplight|upbeta|niji)(?!\S))"
+    r"|(?<!\S)-[sSWHCn] ?\d+(?:\.\d+)?(?!\S)"
 )
+_JOINED = re.compile(r'\(\s*("[^"]*"(?:\s*,\s*"[^"]*")*)\s*\)\.(?:blend|and)\([^()]*\)')
+_SWAPPED = re.compile(r'(\w+|"[^"]*")\.swap\([^()]*\)')
+_LORA = re.compile(r"\b(?:with|use)Lora\([^()]*\)")
 _WEIGHTED = re.compile(rf"\(([^()]*):\s*({_WEIGHT})\s*\)")
 _COMPEL = re.compile(rf"\(([^()]+)\)(?:{_WEIGHT}|[+]+|-+)(?!\w)")
-_DOUBLED = re.compile(r"\(\s*\(([^()]*)\)\s*\)")
+_LOUDER = re.compile(r"(?<![\w+])([^\W\d_]{2,})(?:\+{2,}|-{2,})(?![\w+-])")
+_DOUBLED = re.compile(r"((?:\(\s*)+\()([^()]*)(\)(?:\s*\))+)")
 _SCHEDULED = re.compile(rf"\[([^\[\]:|]*):(?:([^\[\]:|]*):)?\s*{_WEIGHT}\d?\s*\]")
 _SQUARE = re.compile(r"\[([^\[\]]*)\]")
-_CURLY = re.compile(r"\{([^{}]*)\}")
+_CURLY = re.compile(rf"\{{(?:[\d-]+\$\$(?:[^$|{{}}]*\$\$)?)?([^{{}}]*?)(?::\s*{_WEIGHT})?\}}")
+_SHARE = re.compile(r"(?<![\w.:])[+-]?(?:\d?\.\d+|\d+)::(?=[^\s:])")
 _PARTS = re.compile(rf"::\s*{_WEIGHT}(?![\w.])|::(?=\s|$)")
-_WILDCARD = re.compile(r"__([A-Za-z][\w/-]*?)__")
+_WILDCARD = re.compile(r"__([A-Za-z][\w/*-]*?)__")
 _BREAK = re.compile(r"\s*,?\s*(?<!\S)(?:BREAK|ADDCOMM|ADDROW|ADDCOL|ADDBASE)(?!\w)\s*,?")
 _AND = re.compile(r"\s+AND(?=\s)")
 _MOST = 50  # passes: one for each level of nested brackets
@@ -53,20 +63,28 @@ def plain(prompt: str) -> tuple[str, list[str]]:
             if not inner.strip():
                 return found[0]
             ignored.append(found[0])
+            if pattern is _DOUBLED:
+                opened, closed = found[1].count("("), found[3].count(")")
+                return "(" * (opened - closed) + found[2] + ")" * (closed - opened)
+            if pattern in (_JOINED, _SWAPPED):
+                return inner.replace('"', "")
             return inner.split("|")[0] if pattern in (_SQUARE, _CURLY) else inner
 
         return pattern.sub(change, text)
 
     escaped = prompt.replace(r"\(", "\ue000").replace(r"\)", "\ue001")
-    text = drop(_WILDCARD, drop(_SWITCH, drop(_NETWORK, escaped)))
-    text = drop(_EMBEDDING, text, "")
+    text = escaped
+    for dropped in (_SETTINGS, _COMMAND, _NETWORK, _LORA, _SWITCH, _WILDCARD, _EMBEDDING):
+        text = drop(dropped, text)
+    for kept in (_RANDOM, _JOINED, _SWAPPED):
+        text = keep(kept, text)
     for _ in range(_MOST):
         before = text
-        for pattern in (_WEIGHTED, _COMPEL, _DOUBLED, _SCHEDULED, _SQUARE, _CURLY):
+        for pattern in (_WEIGHTED, _COMPEL, _LOUDER, _DOUBLED, _SCHEDULED, _SQUARE, _CURLY):
             text = keep(pattern, text)
         if text == before:
             break
-    text = drop(_PARTS, text, ", ")
+    text = drop(_PARTS, drop(_SHARE, text, ""), ", ")
     if re.search("[a-z]", text):  # else all of it is in capitals, and these are words
         text = drop(_BREAK, text, ", ")
         text = drop(_AND, text, " and")
