@@ -68,7 +68,7 @@ ARCHIVE = {"x_compiled.zip": zipped({f"x_compiled/{path}": body for path, body i
 CATALOG = "\n".join(
     [
         "[defaults]",
-        *(f'{role} = "one"' for role in ("english", "coreml", "coreml-gpu", "torch", "openvino", "filter")),
+        *(f'{role} = "one"' for role in ("english", "coreml", "coreml-gpu", "torch", "openvino", "filter", "speakers")),
         'multilingual = "alone"',
         *(
             f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'

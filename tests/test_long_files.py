@@ -51,7 +51,7 @@ def memo(tmp_path: Path, spoken: list[bytes]) -> Callable[..., Path]:
 
 
 def cut(path: Path, folder: Path, seconds: float | None = None) -> list[bytes]:
-    utterances = Utterances(str(path), folder, seconds, lambda seconds, count: None)
+    utterances = Utterances(str(path), folder, Settings(time=seconds), lambda seconds, count: None)
     cut = list(utterances)
     assert len(utterances) == len(cut)
     return cut
@@ -193,8 +193,10 @@ def test_the_memory_is_flat(tmp_path: Path, spoken: list[bytes]) -> None:
         check=True,
     )
     program = (
-        "import resource, sys; from pathlib import Path; from helpers.listen.long_files import Utterances;"
-        "u = Utterances(sys.argv[1], Path(sys.argv[2]), float(sys.argv[3]), lambda s, n: None); n = sum(1 for _ in u);"
+        "import resource, sys; from pathlib import Path; from helpers.core.settings import Settings;"
+        "from helpers.listen.long_files import Utterances;"
+        "t = Settings(time=float(sys.argv[3])); u = Utterances(sys.argv[1], Path(sys.argv[2]), t, lambda s, n: None);"
+        "n = sum(1 for _ in u);"
         "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )
     peaks = []

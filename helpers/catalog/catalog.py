@@ -2,7 +2,7 @@
 
     models = catalog.read(settings.models)     # settings.models: the folder of downloaded models
     models.find("base.en-q5_1")                # UserError 64 with similar names if there is no such model
-    models.default("filter")                   # the model for a role: filter, or an engine's name
+    models.default("filter")                   # the model for a role: filter, speakers, or an engine's name
     models.speech("de", translate=False)       # the default speech model for a language
     models.require("base.en-q5_1")             # the entry if it is installed, otherwise UserError 69 with the command
     entry.is_present(); entry.path             # whether all its files exist; the file or folder to load
@@ -30,9 +30,9 @@ from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 SPEECH = ("whisper", "faster-whisper", "seamless")  # the recognisers that need a model
-KINDS = (*SPEECH, "image", "filter")
+KINDS = (*SPEECH, "image", "filter", "speakers")
 # besides these, any engine and any recogniser may have a default model
-ROLES = ("english", "multilingual", "filter")
+ROLES = ("english", "multilingual", "filter", "speakers")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
 
 
@@ -169,8 +169,8 @@ class Catalog(NamedTuple):
         )
 
     def default(self, role: str) -> Entry:
-        """The default model for a role: `english` or `multilingual` (speech), `filter` (--safe), or an engine's name
-        (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip."""
+        """The default model for a role: `english` or `multilingual` (speech), `filter` (--safe), `speakers`
+        (--speakers), or an engine's name (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip."""
         return self.find(self.roles[role])
 
     def speech(self, language: str, translate: bool, machine: str = "") -> Entry:

@@ -35,6 +35,7 @@ EXTRAS = {
     "seamless": Extra(("torch", "transformers", "sentencepiece"), "6 GB, with torch", "The recogniser SeamlessM4T"),
     "convert": Extra(("coremltools",), "120 MB", "Converting a model to Core ML"),
     "benchmark": Extra(("jiwer", "matplotlib"), "6 GB, with torch and convert", "The benchmark"),
+    "speakers": Extra(("pyannote.audio",), "7 GB, with torch", "--speakers"),
 }
 FORMER_NAMES = {"cuda": "torch"}
 

@@ -17,3 +17,8 @@ def recording(session: Path, number: int) -> Path:
 def transcript(session: Path, number: int) -> Path:
     """Where the recogniser's text of recording `number` is kept: one line."""
     return session / f"transcript-{number}.txt"
+
+
+def speaker(session: Path, number: int) -> Path:
+    """Where the name of the person who speaks in recording `number` is kept, with --speakers: one line."""
+    return session / f"speaker-{number}.txt"

@@ -160,6 +160,7 @@ class Settings:
     loop: bool = _option(Switch(), False, "keep listening: a picture of each thing you say", "--loop")
     confirm: bool = _option(Switch(), False, "show the text before it is drawn", "--confirm")
     device: str = _option(Text(), "", "microphone, by name", "-d", "--device", metavar="NAME")
+    speakers: bool = _option(Switch(), False, "of a file: a picture of what each person says, labelled", "--speakers")
     # speech recognition
     language: str = _option(Language(), "en", "spoken language, or auto", "-l", "--language", metavar="CODE")
     translate: bool = _option(Switch(), False, "translate to English", "--translate")

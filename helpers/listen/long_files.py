@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -15,14 +16,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from helpers.core import stage
-from helpers.core.pcm import BYTES_PER_SECOND, WINDOW
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW
 from helpers.core.settings import Settings
-from helpers.listen import audio
+from helpers.listen import audio, speakers
 from helpers.listen.endpointing import Endpointer
 
 PAUSE = 2.0  # seconds without speech between two prompts
 LONG = 20.0  # seconds; in speech that goes on for longer, a pause of SHORT_PAUSE is enough, and after WINDOW none
 SHORT_PAUSE = 0.4
+AROUND = 0.3  # seconds before and after the turn of a speaker, but nothing of another turn
 MANY = 10  # utterances; before more are drawn, their number is said
 
 
@@ -33,18 +35,21 @@ class Utterances:
     nobody speaks (its first 30 s).
     """
 
-    def __init__(
-        self, source: str, folder: Path, seconds: float | None, progress: Callable[[float, int], None]
-    ) -> None:
-        """source: a file, or - for stdin; folder: where they wait; seconds: how much of it is heard, by default all;
-        progress: called after each second of sound with the seconds and the number of utterances so far.
+    def __init__(self, source: str, folder: Path, settings: Settings, progress: Callable[[float, int], None]) -> None:
+        """source: a file, or - for stdin; folder: where they wait; settings: time (how much of it is heard, by default
+        all), speakers (whether each is of one person; the whole sound is then in memory), models; progress: called
+        after each second of sound with the seconds and the number of utterances so far.
 
-        Raises: what audio.stream raises; OSError.
+        Raises: what audio.stream raises; with speakers, what speakers.turns raises; OSError.
         """
         self._pieces = Path(tempfile.mkdtemp(prefix="utterances.", dir=folder))
         self._count = 0
         self._beginning = bytearray()
-        length = self._split(audio.stream(source, seconds), progress)
+        self.speakers: list[str] = []  # who speaks in each, with settings.speakers
+        if settings.speakers:
+            self._split_by_speaker(audio.stream(source, settings.time), settings.models, progress)
+            return
+        length = self._split(audio.stream(source, settings.time), progress)
         if not self._count or (self._count == 1 and length <= WINDOW):
             self._count = 1
             self._piece(0).write_bytes(self._beginning)
@@ -66,6 +71,22 @@ class Utterances:
             progress(length / BYTES_PER_SECOND, self._count)
         self._end(spoken)
         return length / BYTES_PER_SECOND
+
+    def _split_by_speaker(self, sound: Iterator[bytes], models: Path, progress: Callable[[float, int], None]) -> None:
+        """Write the turns in `sound`; nobody's is one utterance without a name, as in a file without --speakers."""
+        pcm = bytearray()
+        for second in sound:
+            pcm += second
+            progress(len(pcm) / BYTES_PER_SECOND, 0)
+        turns = speakers.turns(bytes(pcm), models, PAUSE)
+        ends, begins = [0.0, *(turn.end for turn in turns)], [*(turn.begin for turn in turns[1:]), math.inf]
+        for turn, before, after in zip(turns, ends, begins, strict=False):
+            begin, end = max(before, turn.begin - AROUND), min(after, turn.end + AROUND)
+            self._end(pcm[2 * round(begin * RATE) : 2 * round(end * RATE)])
+            self.speakers.append(turn.speaker)
+        if not self._count:
+            self._end(pcm[: round(WINDOW * BYTES_PER_SECOND)])
+            self.speakers.append("")
 
     def _end(self, spoken: bytearray) -> None:
         if spoken:

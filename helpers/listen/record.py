@@ -43,7 +43,7 @@ def parse(argv: list[str] | None, settings: Settings) -> argparse.Namespace:
         prog="python -m helpers.listen.record",
         description="Record the microphone, or read an audio file, as raw PCM (s16le, 16 kHz, mono) on stdout.",
     )
-    add_options(parser, settings, "time", "device", "silence", "fixed_window", "loop")
+    add_options(parser, settings, "time", "device", "silence", "fixed_window", "loop", "speakers")
     parser.add_argument(
         "--input", metavar="FILE", help="an audio file instead of the microphone; - reads it from stdin"
     )
@@ -224,7 +224,9 @@ def read_file(source: str, settings: Settings, wav: Callable[[int], Path | None]
     from helpers.listen.long_files import ReadingLine, Utterances, announce
 
     with ReadingLine(settings) as line:
-        utterances = Utterances(source, settings.session, settings.time, line.show)
+        utterances = Utterances(source, settings.session, settings, line.show)
+    for number, speaker in enumerate(utterances.speakers, 1):
+        session.speaker(settings.session, number).write_text(f"{speaker}\n", encoding="utf-8")
     stage.event("ready")
     several = len(utterances) > 1
     if several:

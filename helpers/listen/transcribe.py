@@ -76,9 +76,9 @@ class Lines:
         # To translate with the usual language means that the language is detected
         self._detects = settings.language == "auto" or (settings.language == "en" and settings.translate)
 
-    def recognise(self, pcm: bytes, number: int) -> Transcript:
+    def recognise(self, pcm: bytes, number: int, speaker: str = "") -> Transcript:
         """The transcript of recording `number`, with the user's replacements and without fillers. In a session, what
-        the recogniser heard is kept before.
+        the recogniser heard is kept before. speaker: who says it, for the kept transcript, the terminal and run.json.
 
         Raises: UserError 65 if there are no words in it.
         """
@@ -100,15 +100,17 @@ class Lines:
             closer = "Speak closer to the microphone, or choose another: --list-devices."
             remedy = TOO_LOUD if is_clipped(pcm) else closer
             raise UserError(os.EX_DATAERR, message, remedy)
-        self._keep(transcript.text, number)
+        label = f"{speaker}: " if speaker else ""
+        self._keep(label + transcript.text, number)
         written = "en" if self._settings.translate else transcript.language or self._settings.language
         text = self._corrections.applied(transcript.text, written)
         if not text:
             raise UserError(os.EX_DATAERR, f"only this was heard: {transcript.text}", "Say what you want to see.")
         # The first 300 characters: a longer event would not reach a fifo in one piece
         seconds = round(time.monotonic() - began, 3)
-        stage.event("line", number=number, seconds=seconds, text=text[:300])
-        stage.say(f"heard: {text}")
+        more = {"speaker": speaker} if speaker else {}
+        stage.event("line", number=number, seconds=seconds, text=text[:300], **more)
+        stage.say(f"heard: {label}{text}")
         return replace(transcript, text=text)
 
     def _keep(self, text: str, number: int) -> None:
@@ -121,6 +123,14 @@ class Lines:
                 message = f"cannot write {file}: {error.strerror}"
                 raise UserError(os.EX_CANTCREAT, message, "Make room there, or choose another folder.") from error
 
+    def _speaker(self, number: int) -> str:
+        """Who speaks in recording `number` of the session; empty if record did not find out."""
+        if not (self._settings.session and self._settings.speakers):
+            return ""
+        with contextlib.suppress(OSError):
+            return session.speaker(self._settings.session, number).read_text(encoding="utf-8").strip()
+        return ""
+
     def write(self, text: str, number: int) -> None:
         """Write the line of recording `number`; in a session it is marked."""
         self._pipe.write(encode(Line(text, number, Origin.SPOKEN), marked=bool(self._settings.session)))
@@ -130,9 +140,10 @@ class Lines:
         """A line for each of the utterances in a file, from `number` on; one without words has no line. Returns what
         is wrong if none has words."""
         lines, failure = 0, None
-        for at, pcm in enumerate(utterances, number):
+        names = utterances.speakers or [""] * len(utterances)
+        for at, (pcm, speaker) in enumerate(zip(utterances, names, strict=True), number):
             try:
-                self.write(self.recognise(pcm, at).text, at)
+                self.write(self.recognise(pcm, at, speaker).text, at)
                 lines += 1
             except UserError as error:
                 if len(utterances) > 1:
@@ -156,7 +167,7 @@ class Lines:
             number += 1
             text = ""
             try:
-                text = self.recognise(pcm, number).text
+                text = self.recognise(pcm, number, self._speaker(number)).text
             except UserError as error:
                 if not stream.marked:
                     raise
@@ -184,7 +195,7 @@ class Lines:
             with ReadingLine(self._settings) as line:
                 for file in files:
                     try:
-                        read.append((file, Utterances(file, Path(folder), self._settings.time, line.show)))
+                        read.append((file, Utterances(file, Path(folder), self._settings, line.show)))
                     except UserError as error:
                         read.append((file, error))
             announce(sum(len(found) for _, found in read if isinstance(found, Utterances)), self._settings)
@@ -228,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "files", nargs="*", metavar="FILE", help="audio files; raw PCM (16 kHz, mono, s16le) on stdin if none is given"
     )
-    add_options(parser, settings, "language", "translate", "whisper", "time", "loop")
+    add_options(parser, settings, "language", "translate", "whisper", "time", "loop", "speakers")
     parser.add_argument("--threads", type=thread_count, default=None, metavar="N", help="default: one per processor")
     arguments = parser.parse_args(argv)
     settings = with_arguments(settings, arguments)

@@ -54,11 +54,12 @@ check_temporary() { # before anything is installed or recorded
 
 note_unused() { # says which options of the command line have no effect together with the others
   if [ "$speech" = 0 ]; then
-    unused 'no sound is needed' TIME SILENCE FIXED_WINDOW DEVICE LANGUAGE TRANSLATE WHISPER CONFIRM
+    unused 'no sound is needed' TIME SILENCE FIXED_WINDOW DEVICE LANGUAGE TRANSLATE WHISPER CONFIRM SPEAKERS
   elif [ "${#inputs[@]}" -gt 0 ]; then
     unused 'the microphone is not used' SILENCE FIXED_WINDOW DEVICE
-  elif [ "${A2I_FIXED_WINDOW:-0}" != 0 ]; then
-    unused 'all of the time is recorded' SILENCE
+  else
+    unused 'only a file has several speakers' SPEAKERS
+    [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || unused 'all of the time is recorded' SILENCE
   fi
 }
 

@@ -301,6 +301,7 @@ need_extras() { # checks the extras that the options of pipeline.sh need
   if [ -n "${A2I_GENERATE:-}" ]; then return; fi
   case ${A2I_ENGINE:-} in torch | cuda) need_extra torch ;; esac
   [ "${A2I_SAFE:-0}" = 0 ] || need_extra torch
+  [ "${A2I_SPEAKERS:-0}" = 0 ] || [ "${#inputs[@]}" = 0 ] || need_extra speakers
 }
 
 has_extra() { # <name>: in a complete environment
