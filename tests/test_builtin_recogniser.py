@@ -117,6 +117,28 @@ def test_recordings_do_not_colour_each_other(recordings: list[Recording], recogn
     assert recogniser.transcribe(first).text == alone == recordings[0].prompt.text
 
 
+def test_a_text_does_not_depend_on_what_was_heard_before(recordings: list[Recording]) -> None:
+    """Each of some noisy recordings: alone, and in another order, with the first seconds of another one between."""
+
+    def text(recogniser: BuiltinRecogniser, sound: bytes) -> str:
+        try:
+            return recogniser.transcribe(sound).text
+        except UserError as error:
+            return error.message  # with the nearest words
+
+    random = np.random.default_rng(0)
+    sounds = []
+    for recording in recordings[::5]:
+        samples = np.frombuffer(audio.decode(recording.path), "<i2").astype(np.float64)
+        sounds.append(pcm(samples + random.normal(0, 0.4 * samples.std(), len(samples))))
+    alone = [text(BuiltinRecogniser(vocabulary=["Kylo"]), sound) for sound in sounds]
+    recogniser = BuiltinRecogniser(vocabulary=["Kylo"])
+    for number in random.permutation(len(sounds)):
+        text(recogniser, sounds[number - 1][: 2 * BYTES_PER_SECOND])
+        assert text(recogniser, sounds[number]) == alone[number]
+    assert len(set(alone)) == len(sounds)
+
+
 @pytest.fixture(scope="module")
 def names(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[bytes, str]]:
     """Six of the forty sentences with names that it does not know, in two voices."""

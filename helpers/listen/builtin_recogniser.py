@@ -102,6 +102,9 @@ class BuiltinRecogniser:
         """The nearest words, and a score of how well they fit; see LEAST_SCORE."""
         if not speech:
             return "", 0.0
+        # Its own noise removal carries what it knows of the noise from one utterance to the next: the same sound gave
+        # other words, depending on what was heard before. This forgets it in 0.1 ms, and keeps the words it has learnt.
+        self._decoder.reinit_feat()
         self._decoder.start_utt()
         # All at once: the cepstral mean of the whole utterance works far better than a running one.
         self._decoder.process_raw(speech, full_utt=True)
