@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 
+from helpers.adapt import other_forms
 from helpers.catalog import catalog, fetch, hub
 from helpers.catalog.catalog import Catalog, Entry, human
 from helpers.catalog.hub import Patience
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     stage.begin(NAME, settings)
     os.umask(os.umask(0o022) | 0o022)  # a model that others could write to, they could change
     models = catalog.read(settings.models)
-    entries = [models.find(name) for name in arguments.names if name != "list"]
+    entries = [named(name, models) for name in arguments.names if name != "list"]
     if arguments.offer:
         entries = entries or [models.speech(settings.language, settings.translate)]
         return 0 if all(offer(entry) for entry in entries) else os.EX_UNAVAILABLE
@@ -49,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(listing(models))
     return 0
+
+
+def named(name: str, models: Catalog) -> Entry:
+    """The model called `name`, here or on the hub (OWNER/NAME, or its page). Raises: UserError 64."""
+    found = (other_forms.of_hub(name, kind, models) for kind in ("image", "whisper") if "/" in name)
+    return next(filter(None, found), None) or models.find(name)
 
 
 def compiled_copies(entry: Entry) -> list[Path]:

@@ -71,7 +71,8 @@ def test_level_and_silence_do_not_matter(
     samples *= 20000 / np.abs(samples).max()
     silence = np.zeros(4 * RATE)
     room = np.random.default_rng(1).normal(0, 40, len(samples) + 2 * len(silence))
-    for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room):
+    click = np.concatenate([np.full(3, 10_000), np.zeros(len(samples) - 3)])
+    for heard in (samples / 100, samples, np.concatenate([silence, samples, silence]) + room, samples / 50 + click):
         assert recogniser.transcribe(pcm(heard)).text == prompt.text
         kept = len(builtin_recogniser.trimmed(pcm(heard))) / BYTES_PER_SECOND
         assert len(samples) / RATE - 0.7 < kept < len(samples) / RATE + 0.3

@@ -238,6 +238,24 @@ def test_a_hub_that_does_not_answer(tree: Tree) -> None:
     tree.run("one", code=69, says="within 1 s", HF_HUB_ETAG_TIMEOUT="1")
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "says"),
+    [
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "the hub does not have it"),
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "1.5", "the hub does not have it"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "a SOCKS proxy is set"),
+        ("SSL_CERT_FILE", "/nowhere", "a file of certificates is not there"),
+    ],
+)
+def test_what_the_user_has_set_for_the_network(tree: Tree, variable: str, value: str, says: str) -> None:
+    tree.hub.fail[f"{FIRST}/model.bin"] = Status(404)
+    tree.hub.fail[f"{MIRROR}/model.bin"] = Status(404)
+    own: dict[str, Any] = {variable: value}
+    if not variable.startswith("HF"):
+        own |= {"HF_ENDPOINT": "https://127.0.0.2:9", "NO_PROXY": "", "no_proxy": ""}
+    tree.run("one", code=69, says=says, **own)
+
+
 def test_offline_is_told_apart(tree: Tree) -> None:
     tree.run("one", code=69, says="HF_HUB_OFFLINE is set", HF_HUB_OFFLINE="1")
     assert not tree.hub.requests

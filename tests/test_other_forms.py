@@ -71,7 +71,10 @@ def test_a_name_of_the_hub(name: str, entry: str) -> None:
     [
         ("openai/whisper-base", "base-q5_1"),
         ("openai/whisper-tiny.en", "tiny.en-q5_1"),
-        ("Systran/faster-whisper-small", "small-q5_1"),
+        ("Systran/faster-whisper-small", "faster-whisper-small"),
+        ("Systran/faster-whisper-tiny", "tiny-q5_1"),
+        ("whisper.cpp/models/ggml-base.en.bin", "base.en"),
+        ("./ggml-large-v3-turbo-q5_0.bin", "large-v3-turbo-q5_0"),
         ("https://huggingface.co/openai/whisper-large-v3-turbo", "large-v3-turbo-q5_0"),
     ],
 )
@@ -89,3 +92,6 @@ def test_a_name_that_nobody_has() -> None:
     with pytest.raises(UserError) as near:
         choose_model("sdturbo")
     assert "sd-turbo" in near.value.remedy
+    with pytest.raises(UserError) as near:
+        names.check("whisper", "turbo")
+    assert "large-v3-turbo" in near.value.remedy and "sd-turbo" not in near.value.remedy

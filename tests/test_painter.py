@@ -280,6 +280,10 @@ def test_what_has_no_effect_is_said_and_not_recorded(painter: Painter, caplog: p
     assert np.array_equal(drawn.pixels, next(painter.draw(job)).pixels)
     assert (drawn.job.negative, "Negative prompt" in png.parameters(drawn)) == ("", False)
     assert "the negative prompt has no effect: tiny draws at guidance 1" in caplog.text
+    for guidance in (0.0, 0.5):
+        caplog.clear()
+        assert np.array_equal(drawn.pixels, next(painter.draw(replace(job, guidance=guidance))).pixels)
+        assert f"a guidance of {guidance:g} draws as 1 does" in caplog.text
     guided = next(painter.draw(replace(job, negative="blue", guidance=3.0)))
     assert guided.job.negative == "blue"
     assert not np.array_equal(guided.pixels, next(painter.draw(replace(job, guidance=3.0))).pixels)

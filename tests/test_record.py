@@ -23,6 +23,7 @@ import pytest
 from benchmark.voices import speak
 from helpers.core import session, terminal
 from helpers.core.pcm import CHUNK, MARK, write_wav
+from helpers.listen import audio
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = [sys.executable, "-m", "helpers.listen.record"]
@@ -345,6 +346,16 @@ def test_file_to_stdout_and_session(voice: Path, tmp_path: Path) -> None:
     assert len(done.stdout) == 48_000 and similarity(done.stdout, voice) > 0.999
     assert (tmp_path / "recording-1.wav").stat().st_size == 48_044
     assert [event["event"] for event in events(tmp_path)] == ["started", "ready", "heard", "done"]
+
+
+def test_a_clipped_file_is_named_so_also_if_it_is_understood(tmp_path: Path) -> None:
+    speech = np.frombuffer(audio.decode(ROOT / "examples/burger.wav"), "<i2")
+    write_wav(tmp_path / "loud.wav", (speech * 6.0).clip(-32768, 32767).astype("<i2").tobytes())
+    said = [
+        run({**CLEAN, "A2I_SESSION": str(tmp_path)}, "--input", file).stderr
+        for file in (tmp_path / "loud.wav", ROOT / "examples/burger.wav")
+    ]
+    assert said == [b"record: the sound is clipped, so words may be misheard\n", b""]
 
 
 def test_file_on_stdin(voice: Path) -> None:

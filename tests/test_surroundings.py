@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -55,6 +56,17 @@ def test_variables_of_python_reach_only_the_users_own_program(pipe: Pipe, tmp_pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("image.png\n") and "warning" not in done.stderr.lower()
     assert (tmp_path / "seen").read_text() == str(tmp_path / "theirs")
+
+
+def test_variables_of_our_libraries_change_nothing(pipe: Pipe) -> None:
+    wrong = {"TQDM_MININTERVAL": "x", "TQDM_NCOLS": "wide", "NUMPY_MADVISE_HUGEPAGE": "yes", "ONEDNN_VERBOSE": 2}
+    pictures = []
+    for variables in ({}, {**wrong, "ONEDNN_MAX_CPU_ISA": "SSE41", "NPY_DISABLE_CPU_FEATURES": "FOO"}):
+        done = pipe.run(*TYPED, "--seed", "7", "--size", "128x128", **variables)
+        assert done.returncode == 0, done.stderr
+        assert not re.search("onednn|numpy", done.stderr, re.IGNORECASE)
+        pictures.append(Path(done.stdout.strip()).read_bytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_programs_that_a_person_starts_find_their_modules() -> None:

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from helpers.catalog.catalog import Catalog, Entry
+from helpers.catalog.catalog import SPEECH, Catalog, Entry
 from helpers.core.errors import UserError
 
 _LIST = "./download_model.py list shows models that work."
@@ -18,7 +18,9 @@ _ALSO = {
     "runwayml/stable-diffusion-v1-5": "stable-diffusion-1-5",
     "stabilityai/stable-diffusion-2-1-base": "stable-diffusion-2-1-base",
 }
-_WHISPER = re.compile(r"(?:^|/)(?:faster-)?(?:distil-)?whisper[-_]([a-z0-9.-]+?)(?:-ct2|-ggml)?$")
+_WHISPER = re.compile(
+    r"(?:^|/)(?:(?:faster-)?(?:distil-)?whisper[-_]([a-z0-9.-]+?)(?:-ct2|-ggml)?|ggml-([a-z0-9._-]+)\.bin)$"
+)
 
 
 def of_hub(name: str, kind: str, models: Catalog) -> Entry | None:
@@ -28,9 +30,13 @@ def of_hub(name: str, kind: str, models: Catalog) -> Entry | None:
     repo = "/".join((found[1] if found else name).rstrip("/").lower().split("/")[-2:])
     entries = [entry for entry in models.entries.values() if entry.kind == kind]
     if kind == "whisper":
+        own = (one for one in models.entries.values() if one.kind in SPEECH and one.kind != kind)
+        if entry := next((one for one in own if repo in {source.repo.lower() for source in one.sources}), None):
+            return entry
         if not (size := _WHISPER.search(repo)):
             return None
-        return next((one for one in entries if re.fullmatch(re.escape(size[1]) + r"(?:-q\d_\d)?", one.name)), None)
+        named = re.escape(size[1] or size[2])
+        return next((one for one in entries if re.fullmatch(named + r"(?:-q\d_\d)?", one.name)), None)
     if repo in _ALSO:
         return models.entries.get(_ALSO[repo])
     return next((one for one in entries if repo in {source.repo.lower() for source in one.sources}), None)

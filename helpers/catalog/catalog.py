@@ -18,7 +18,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,13 +154,14 @@ class Catalog(NamedTuple):
     roles: Mapping[str, str]
     folder: Path
 
-    def find(self, name: str) -> Entry:
-        """The entry called `name`. Raises: UserError 64 with similar names."""
+    def find(self, name: str, kinds: Collection[str] = KINDS) -> Entry:
+        """The entry called `name`. Raises: UserError 64 with similar names, of these kinds."""
         if entry := self.entries.get(name):
             return entry
         import difflib
 
-        near = difflib.get_close_matches(name, self.entries, n=3, cutoff=0.4)
+        names = [entry.name for entry in self.entries.values() if entry.kind in kinds]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         remedy = f"Did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             os.EX_USAGE,

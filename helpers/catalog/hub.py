@@ -135,6 +135,13 @@ def _within(seconds: float, url: str) -> Any:
         raise found
     if isinstance(found, Exception):  # of the network, or a malformed answer
         what = printable(str(found))[:200] or type(found).__name__
+        if isinstance(found, ImportError):  # httpx2 has no SOCKS of its own
+            what, remedy = (
+                "a SOCKS proxy is set, which is not supported",
+                "Set HTTPS_PROXY to an HTTP proxy.",
+            )
+        elif isinstance(found, FileNotFoundError):
+            what, remedy = "a file of certificates is not there", "Correct or unset SSL_CERT_FILE and SSL_CERT_DIR."
         raise Unreachable(f"cannot reach {host}: {what}", remedy) from found
     return found
 

@@ -13,6 +13,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import time
 import traceback
@@ -53,6 +54,10 @@ _LIBRARIES = {
     "TORCHINDUCTOR_CACHE_DIR": str(CACHE / "torch" / "inductor"),
     "TRITON_CACHE_DIR": str(CACHE / "torch" / "triton"),
 }
+# What the user has set for these libraries in other programs. It would change the arithmetic, or end a run: tqdm and
+# NumPy fail on a value that is no number, oneDNN prints into the pipe, and with another ISA some networks do not load.
+_STEERED = ("TQDM_", "NPY_", "NUMPY_", "ONEDNN_", "DNNL_")
+_NUMBERS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")  # huggingface_hub fails on anything else
 
 
 class _Lines(logging.Handler):
@@ -180,6 +185,9 @@ def run(name: str, main: Callable[[list[str] | None], int], *, downloads: bool =
     downloads: whether libraries may make requests to the hub, unless the user has set HF_HUB_OFFLINE.
     """
     open_standard_streams()
+    for variable, value in list(os.environ.items()):
+        if variable.startswith(_STEERED) or (variable in _NUMBERS and not re.fullmatch("[0-9]{1,6}", value)):
+            del os.environ[variable]
     os.environ |= _LIBRARIES if downloads else _LIBRARIES | _OFFLINE
     begin(name, Settings.from_environment(names=("quiet", "verbose", "events", "session", "control")))
     try:

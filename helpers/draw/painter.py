@@ -217,7 +217,7 @@ class Painter:
         if negative and (job.guidance or 0) <= 1:
             self._note(f"the negative prompt has no effect: {self.model.name} draws at guidance {job.guidance:g}")
             negative = ""
-        if 0 < (job.guidance or 0) < 1:
+        if asked.guidance is not None and asked.guidance < 1 and asked.guidance != engine.defaults.guidance:
             self._note(f"a guidance of {job.guidance:g} draws as 1 does")
         one = (
             job.steps == 1 and engine.scheduler.get("timestep_spacing") == "trailing"

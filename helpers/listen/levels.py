@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from helpers.listen.highpass import HighPass
 
 CLIPPED = 0.002  # share of the samples; a shout clips a few, too high a gain clips many
-_FULL_SCALE = 32_700  # of 32,768; some devices clip a little below
+FULL_SCALE = 32_700  # of 32,768; some devices clip a little below
 _PEAK = 0.985  # share of the peak: a lossy format rounds the corners off
 _QUIET = 300  # of 32,768; a few steps of noise are no clipping
 TOO_LOUD = "The sound is clipped: record it again with the level turned down, or from further away."
@@ -21,13 +21,13 @@ _SETTLED = 1.0  # seconds of sound before the speed is measured: buffered sound 
 _SHORTEST = 2.0  # seconds on the clock that measuring the speed takes
 
 
-def is_clipped(pcm: bytes) -> bool:
+def is_clipped(pcm: bytes, least: int = _QUIET) -> bool:
     """Whether a whole recording (s16le) was clipped, also if its level was turned down afterwards: many samples are at
     its peak. Of 25 spoken prompts, at most 0.01 % of the samples are; of a clipped one, 0.5 % as an MP3 file and 36 %
-    without loss. A pure tone looks clipped, too."""
+    without loss. A pure tone looks clipped, too. least: the peak (of 32,768) that it must have."""
     samples = array.array("h", pcm[: len(pcm) // 2 * 2])
     peak = max((abs(sample) for sample in samples), default=0)
-    return peak > _QUIET and samples_above(pcm, math.ceil(_PEAK * peak)) > CLIPPED * len(samples)
+    return peak > least and samples_above(pcm, math.ceil(_PEAK * peak)) > CLIPPED * len(samples)
 
 
 class LevelCheck:
@@ -54,7 +54,7 @@ class LevelCheck:
             self._highpass = HighPass()
         level = level_dbfs(self._highpass.feed(pcm))
         self.loudest = max(self.loudest, level)
-        self._clipped += samples_above(pcm, _FULL_SCALE)
+        self._clipped += samples_above(pcm, FULL_SCALE)
         self._samples += len(pcm) // 2
         self._last = time.monotonic()
         if math.isnan(self._since) and self.seconds >= _SETTLED:

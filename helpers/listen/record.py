@@ -25,7 +25,7 @@ from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.terminal import Meter
 from helpers.core.text import printable
 from helpers.listen import audio, microphone
-from helpers.listen.levels import LevelCheck
+from helpers.listen.levels import FULL_SCALE, LevelCheck, is_clipped
 from helpers.words import stop_phrases
 
 if TYPE_CHECKING:
@@ -233,7 +233,11 @@ def read_file(source: str, settings: Settings, wav: Callable[[int], Path | None]
         (settings.session / session.SEVERAL).touch()
     announce(len(utterances), settings)
     utterance = Utterance(wav, marked=several)
+    clipped = False
     for pcm in utterances:
+        if not clipped and is_clipped(pcm, FULL_SCALE):
+            clipped = True
+            stage.say(f"{NAME}: the sound is clipped, so words may be misheard")
         utterance.add(pcm)
         utterance.end()
 

@@ -39,8 +39,9 @@ def check(kind: str, name: str) -> None:
         return
     if kind == "whisper" and name in catalog.SPEECH:
         return
-    found = models.find(name).kind
-    if found not in (catalog.SPEECH if kind == "whisper" else (kind,)):
+    kinds = catalog.SPEECH if kind == "whisper" else (kind,)
+    found = models.find(name, kinds).kind
+    if found not in kinds:
         what = "draws no pictures" if kind == "image" else "recognises no speech"
         message = f"{name} {what} (kind: {found})"
         raise UserError(os.EX_USAGE, message, "./download_model.py list shows all models.")
