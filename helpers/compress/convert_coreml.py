@@ -26,7 +26,7 @@ from helpers.core.stage import Parser, run, say
 if TYPE_CHECKING:
     from coremltools.converters.mil.mil import Program
 
-_COPIED = ("words.txt", "audio_to_image.json")  # files of our own models that the engine reads
+_COPIED = ("words.txt", "world.json", "audio_to_image.json")  # files of our own models that the engine reads
 _TOKENIZER = ("vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 

@@ -117,6 +117,21 @@ def _folder(name: str, available: tuple[str, ...], models: Catalog) -> Model:
     return Model(printable(folder.name), folder, able[0])
 
 
+def open_model(engine: str, models: Catalog | None = None) -> str:
+    """How to get a model that draws anything with this engine: one on this machine, or the smallest to download."""
+    able = [
+        entry
+        for entry in (models or catalog.read()).entries.values()
+        if entry.kind == "image" and not entry.shipped and engine in entry.engines
+    ]
+    if here := next((entry for entry in able if entry.is_present()), None):
+        return f"--model {here.name} draws anything."
+    if not able:
+        return "Say something of what its card lists: models/builtin/README.md"
+    small = min(able, key=lambda entry: entry.bytes)
+    return f"./download_model.py {small.name} gets a model that draws anything ({catalog.human(small.bytes)})."
+
+
 def model_of(job: Job, engine: str = "", models: Catalog | None = None) -> Model:
     """The model that a job names. If the job has a hash, the model must have the same one.
 

@@ -26,6 +26,15 @@ class NoPicture(UserError):
     """No picture to show for this prompt; other prompts may still work."""
 
 
+class NothingKnown(NoPicture):
+    """A model with a closed world knows nothing of what is to be drawn."""
+
+    def __init__(self, model: str, prompt: str, near: list[str], remedy: str) -> None:
+        heard = prompt if len(prompt) <= 60 else prompt[:60].rstrip() + "…"
+        like = f"; it can draw: {', '.join(near)}" if near else ""
+        super().__init__(os.EX_DATAERR, f"{model} knows nothing in “{heard}”{like}", remedy)
+
+
 class FilteredPicture(NoPicture):
     """The safety filter flagged every picture of a prompt."""
 

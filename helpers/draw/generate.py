@@ -49,16 +49,19 @@ def arrivals() -> queue.Queue[Line | Exception | None]:
 
 
 def report_lost(painter: Painter, prompt: str) -> None:
-    """Say which words of `prompt` the model cannot use: one line for those cut off, one for unknown ones."""
+    """Say which words of `prompt` the model cannot use: one line for those cut off, one for unknown ones, and one for
+    those that are drawn as something else."""
 
     def shortened(words: list[str]) -> str:
         return " ".join(words[:8]) + (f" … ({len(words)} words)" if len(words) > 8 else "")
 
-    cut, unknown = painter.lost(prompt)
+    cut, unknown, drawn_as = painter.lost(prompt)
     if cut:
         stage.say(f"{NAME}: the prompt is longer than {painter.model.name} reads; cut: {shortened(cut.split())}")
     if unknown:
         stage.say(f"{NAME}: words that {painter.model.name} does not know: {shortened(unknown)}")
+    if drawn_as:
+        stage.say(f"{NAME}: " + ", ".join(f"{word}: drawn as {known}" for word, known in list(drawn_as.items())[:4]))
 
 
 def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]:

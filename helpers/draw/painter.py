@@ -29,11 +29,12 @@ from helpers.catalog import catalog
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
 from helpers.draw import diffusion, engines, png, safety, samplers
-from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of
+from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of, open_model
 from helpers.draw.job import Job, Picture
-from helpers.words import prompt_syntax
+from helpers.words import closed_world, prompt_syntax
 
 if TYPE_CHECKING:
+    from helpers.catalog.catalog import Catalog
     from helpers.draw.engines import Array, Engine
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,8 @@ class Lost(NamedTuple):
     """The parts of a prompt that the model cannot use."""
 
     cut: str  # the end that exceeds the model's length; "" if all fits
-    unknown: list[str]  # words outside the vocabulary of a model with a closed one
+    unknown: list[str]  # words outside the vocabulary of a model with a closed one; they are left out
+    drawn_as: dict[str, str]  # {word of the prompt: what such a model draws for it}
 
 
 class _Cancelled(Exception):
@@ -65,21 +67,24 @@ class Painter:
         *,
         usual: Job | None = None,
         filter_folder: Path | None = None,
+        models: Catalog | None = None,
     ) -> None:
         """usual: a typical job. The engine is loaded for its size, guidance and precision; its size and precision are
         the defaults for other jobs.
         filter_folder: the safety filter's network; pictures that it flags are left out.
+        models: where a model is looked for that draws what this one cannot; None: the catalogue of this program.
 
         Raises: UserError 64 for a size, sampler or number of steps that the model cannot draw, 69 for a model that is
         missing, damaged or not supported by the engine.
         """
-        self.model, self.usual = model, usual or Job("")
+        self.model, self.usual, self._models = model, usual or Job(""), models
         self._options = options or engines.Options()
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
         self._embeddings: dict[str, Array] = {}
         self._noted: set[str] = set()
+        self._world = closed_world.load(model.folder)
         self._flags = safety.load(filter_folder) if filter_folder else None
         # Hashing may have to read all weights: do it in the background, while the first picture is drawn.
         self._sha256 = ThreadPoolExecutor(1).submit(model.sha256)
@@ -125,7 +130,8 @@ class Painter:
             apple_python=settings.apple_python,
             goes_on=settings.loop,
         )
-        return cls(model, options, usual=asked, filter_folder=detector(model, models) if settings.safe else None)
+        flags = detector(model, models) if settings.safe else None
+        return cls(model, options, usual=asked, filter_folder=flags, models=models)
 
     def warm(self, count: int = 1) -> None:
         """Run all networks once, so that the first picture is not slower than the next. count: pictures of a job."""
@@ -135,8 +141,13 @@ class Painter:
     def lost(self, prompt: str) -> Lost:
         """The parts of `prompt` that the model cannot use."""
         prompt = prompt_syntax.plain(prompt)[0]
-        cut = self._tokenizer.encode(prompt).cut
-        return Lost(cut, self.model.unknown_words(prompt.removesuffix(cut)))
+        if not self._world:
+            cut = self._tokenizer.encode(prompt).cut
+            return Lost(cut, self.model.unknown_words(prompt.removesuffix(cut)), {})
+        reading = self._world.read(prompt)
+        if not reading.subjects:
+            return Lost("", [], {})  # `draw` says it
+        return Lost(self._tokenizer.encode(reading.text).cut, reading.unknown, reading.drawn_as)
 
     def draw(
         self,
@@ -150,7 +161,8 @@ class Painter:
         cancelled: called before each step; once it returns True, no further picture follows.
 
         Raises: UserError 64 as Painter does, 66 if the job has the hash of another model; FilteredPicture if the safety
-        filter flagged every picture; BlankPicture if the model produced NaN or a single colour.
+        filter flagged every picture; BlankPicture if the model produced NaN or a single colour; NothingKnown if it has
+        a closed world and nothing of the prompt is in it.
         """
         with contextlib.suppress(_Cancelled):
             yield from self._draw(job, on_step or (lambda done, of: None), cancelled)
@@ -162,6 +174,12 @@ class Painter:
             check_hash(self.model, job)
         if job.prompt.strip() and not prompt_syntax.plain(job.prompt)[0]:
             raise diffusion.NoPicture(os.EX_DATAERR, "the prompt has no words to draw", "Say what should be drawn.")
+        if job.prompt.strip() and self._world:
+            reading = self._world.read(prompt_syntax.plain(job.prompt)[0])
+            if not reading.subjects:
+                raise diffusion.NothingKnown(
+                    self.model.name, job.prompt, reading.near, open_model(self.model.engine, self._models)
+                )
         with self._turn(job, cancelled) as engine:
             job = self._resolved(job, engine)
         seeds, before, filtered = job.seeds, 0, 0
@@ -194,7 +212,7 @@ class Painter:
         guidance = job.guidance or 0.0
         return diffusion.sample(
             engine,
-            self._encode(engine, job.prompt),
+            self._encode(engine, self._world.read(job.prompt).text if self._world else job.prompt),
             self._encode(engine, job.negative) if guidance > 1 else None,
             seed=seeds,
             steps=job.steps or 0,

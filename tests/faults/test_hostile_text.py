@@ -133,7 +133,8 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
     """Any text gives a picture, and only letters of it reach the terminal, with and without --json."""
     tried = size(2, 30)
     numbers = range(7, 7 + tried)  # the first is a megabyte
-    (tmp_path / "texts").write_bytes(b"".join(line(number) + b"\n" for number in numbers))
+    # "cat": the built-in model draws nothing of a text in which it knows no subject.
+    (tmp_path / "texts").write_bytes(b"".join(b"cat " + line(number) + b"\n" for number in numbers))
     for switch in ("0", "1"):
         settings = {**os.environ, "A2I_MODEL": "builtin", "A2I_STEPS": "1", "A2I_JSON": switch, "A2I_SESSION": ""}
         settings |= {"A2I_OUTPUT": str(tmp_path / "outputs"), "PYTHONUTF8": "1", "A2I_CONTROL": ""}
@@ -151,7 +152,7 @@ def test_the_terminal(tmp_path: Path, size: Size, record_property: Note) -> None
             assert stage_.wait() == 0
         bar = re.sub(r"\x1b\[[AK]|[\r\n]", "", shown.decode())
         assert safe(bar), UNSAFE.findall(bar)
-    assert len(list((tmp_path / "outputs").iterdir())) == 2 * sum(bool(meant(line(number))) for number in numbers)
+    assert len(list((tmp_path / "outputs").iterdir())) == 2 * tried
     record_property("tried", 2 * tried)
 
 
