@@ -33,6 +33,27 @@ def running() -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def unplug(environment: dict[str, str]) -> None:
+    """The microphone goes away, and the sound server with it."""
+    subprocess.run([SCRIPT, "--stop", _folder(environment)], check=True)
+
+
+def plug(environment: dict[str, str]) -> None:
+    """It is back."""
+    subprocess.run([SCRIPT, _folder(environment)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True)
+
+
+def listeners(environment: dict[str, str]) -> int:
+    """The programs that record from it, without the one that microphone.sh starts."""
+    command = ["pactl", "list", "short", "source-outputs"]
+    listed = subprocess.run(command, env=environment, capture_output=True, check=False).stdout
+    return len(listed.splitlines()) - 1
+
+
+def _folder(environment: dict[str, str]) -> str:
+    return environment["PULSE_SERVER"].removeprefix("unix:").removesuffix("/native")
+
+
 def speak(environment: dict[str, str], wav: Path) -> None:
     """Play a WAV file into the microphone; returns when it has been heard."""
     subprocess.run(["paplay", wav], env=environment, check=True)

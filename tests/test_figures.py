@@ -16,7 +16,7 @@ from helpers.core.extras import EXTRAS
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND
 from helpers.core.settings import Settings
-from helpers.listen import endpointing, pcm_stream
+from helpers.listen import endpointing, pcm_stream, reopening
 
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
@@ -46,6 +46,7 @@ SETTINGS = {
     (64, "KiB"): "a pipe of the system holds so much",
     (65536 / BYTES_PER_SECOND, "s"): "of sound in a pipe",
     (pcm_stream.LONGEST, "s"): "of one recording that are heard",
+    (reopening.LONGEST, "s"): "that a microphone may be away in a loop",
     (float(said_by("helpers/shell/environment.sh", "450 MB")[:3]), "MB"): "what the first run says that it installs",
     (float(said_by("tests/recordings.py", "(30, 15, 5)")[-2]), "dB"): "the loudest noise in the tests of the detector",
     (11, "s"): "the length of a recording that others have measured with",

@@ -49,6 +49,18 @@ def test_a_device_at_the_wrong_speed(speed: float, monkeypatch: pytest.MonkeyPat
     assert f"{speed:.2f} seconds of sound a second" in hear(tone(0.1), monkeypatch, speed).complaint()
 
 
+def test_a_gap_is_not_a_wrong_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three seconds of sound, a minute without, three seconds: 0.1 seconds of sound a second."""
+    clock = iter([*np.arange(0, 3, 0.05), *np.arange(63, 66, 0.05)])
+    monkeypatch.setattr("helpers.listen.levels.time.monotonic", lambda: next(clock))
+    check = LevelCheck()
+    for number in range(120):
+        if number == 60:
+            check.gap()
+        check.feed(tone(0.1, 0.05))
+    assert check.speed() == pytest.approx(1)
+
+
 def test_too_short_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hear(tone(0.1, 2), monkeypatch, 2).complaint() == ""
 

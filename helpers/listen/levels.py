@@ -38,7 +38,8 @@ class LevelCheck:
         self.loudest = -math.inf  # dBFS, of any 50 ms
         self._highpass: HighPass | None = None
         self._clipped = 0
-        self._since = math.nan  # when _SETTLED seconds had come
+        self._settled = _SETTLED  # seconds of sound after which the speed is measured
+        self._since = math.nan  # when they had come
         self._last = math.nan
 
     @property
@@ -57,9 +58,13 @@ class LevelCheck:
         self._clipped += samples_above(pcm, FULL_SCALE)
         self._samples += len(pcm) // 2
         self._last = time.monotonic()
-        if math.isnan(self._since) and self.seconds >= _SETTLED:
-            self._since = self._last - (self.seconds - _SETTLED)
+        if math.isnan(self._since) and self.seconds >= self._settled:
+            self._since = self._last - (self.seconds - self._settled)
         return level
+
+    def gap(self) -> None:
+        """Sound is missing here: the speed is measured from now on."""
+        self._settled, self._since = self.seconds + _SETTLED, math.nan
 
     def is_silent(self) -> bool:
         """Whether there was not even the noise of a room."""
@@ -68,7 +73,7 @@ class LevelCheck:
     def speed(self) -> float:
         """Seconds of sound per second on the clock; 1 as long as it is too early to tell."""
         by_clock = self._last - self._since
-        return (self.seconds - _SETTLED) / by_clock if by_clock >= _SHORTEST else 1.0
+        return (self.seconds - self._settled) / by_clock if by_clock >= _SHORTEST else 1.0
 
     def complaint(self) -> str:
         """One line about what is wrong with the sound, or an empty string."""

@@ -24,7 +24,7 @@ from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, loudest_dbfs, 
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.terminal import Meter
 from helpers.core.text import printable
-from helpers.listen import audio, microphone
+from helpers.listen import audio, microphone, reopening
 from helpers.listen.levels import FULL_SCALE, LevelCheck, is_clipped
 from helpers.words import stop_phrases
 
@@ -35,7 +35,7 @@ NAME = "record"
 MICROPHONE_WINDOW = 10.0  # seconds
 TOO_SHORT = 0.5  # seconds; a microphone that was stopped this early may not have begun yet
 
-Source = Callable[[str, Callable[[], bool]], Generator[bytes, None, None]]  # as microphone.listen
+Source = Callable[[str, Callable[[], bool]], Generator[bytes | None, None, None]]  # as reopening.listen_on
 
 
 def parse(argv: list[str] | None, settings: Settings) -> argparse.Namespace:
@@ -116,8 +116,9 @@ class Utterance:
 
 
 def record_microphone(settings: Settings, wav: Callable[[int], Path | None], source: Source) -> None:
-    """Record until the speaker has ended, the window is full, SIGINT arrives or the microphone goes away; in a loop,
-    only the last two end it. Speech is sent while it is spoken. source: microphone.listen.
+    """Record until the speaker has ended, the window is full, SIGINT arrives or the source ends; in a loop, only the
+    last two end it. Speech is sent while it is spoken. source: microphone.listen, which ends when the microphone goes
+    away, or reopening.listen_on.
 
     Raises: UserError 65 nobody spoke; 69 no microphone; 77 no permission, or only silence; 130 stopped before it began.
     """
@@ -138,6 +139,10 @@ def record_microphone(settings: Settings, wav: Callable[[int], Path | None], sou
     with contextlib.closing(source(settings.device, lambda: stopped)) as chunks:
         try:
             for chunk in chunks:
+                if chunk is None and endpointer:  # a gap: what was said before it does not go on after it
+                    utterance.end(endpointer.silent)
+                    endpointer = load_endpointer(settings, window)
+                    check.gap()
                 if not chunk:
                     continue
                 if not endpointer:
@@ -267,7 +272,8 @@ def main(argv: list[str] | None = None, source: Source | None = None) -> int:
     if arguments.input is not None:
         read_file(arguments.input, settings, wav)
     else:
-        default = functools.partial(microphone.listen, hotkey=bool(settings.events))
+        once = functools.partial(microphone.listen, hotkey=bool(settings.events))
+        default = functools.partial(reopening.listen_on, once) if settings.loop else once
         record_microphone(settings, wav, source or default)
     hang_up()
     return 0
