@@ -111,7 +111,7 @@ parse_options() {
       -V | --version) want=version ;;
       --no-open) A2I_OPEN=0 ;;
       -*) find_option "$flag" || wrong "unknown option '$flag'" ;;
-      *) wrong "unknown option '$flag'" ;;
+      *) wrong "unknown option '$flag': a recording is given with --input, a text with --prompt" ;;
     esac
     if [ "$kind" = switch ]; then
       [ "$attached" = 0 ] || wrong "$flag takes no value"
@@ -167,6 +167,7 @@ named() { # <stage>: whether A2I_<stage> names a program; sets program to it and
   local variable=A2I_$1
   read -r -a program <<<"${!variable:-}" # words are split at spaces, and nothing is expanded
   [ "${#program[@]}" -gt 0 ] || return 1
+  case ${program[0]} in \~* | \$HOME/*) program[0]=$(absolute "${program[0]}") ;; esac
   type -P -- "${program[0]}" >/dev/null || die 69 "there is no program '${program[0]}'" "A2I_$1 names it; without A2I_$1 our own is used"
 }
 

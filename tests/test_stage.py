@@ -24,7 +24,7 @@ READY = "stage.begin('record', Settings.from_environment())\nstage.event('ready'
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    program = f"{IMPORTS}import os, sys\n{code}\n"
+    program = f"{IMPORTS}import errno, os, sys\n{code}\n"
     kept = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
     return subprocess.run(
         [sys.executable, "-c", program], env={**kept, **environment}, capture_output=True, text=True, cwd=ROOT
@@ -51,6 +51,20 @@ def test_printable_keeps_what_people_write(text: str) -> None:
 def test_an_error_is_two_lines_and_its_code() -> None:
     done = run("def main(a): raise UserError(66, 'no such file\\x1b[2J', 'name another')\nstage.run('record', main)")
     assert (done.returncode, done.stdout, done.stderr) == (66, "", "record: no such file [2J\n  name another\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        ("MemoryError()", "not enough memory"),
+        ("RuntimeError('Exception from x.cpp: std::bad_alloc')", "not enough memory"),
+        ('RuntimeError("can\'t start new thread")', "no more processes"),
+        ("BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')", "no more processes"),
+    ],
+)
+def test_a_machine_that_is_too_small_is_no_bug(error: str, says: str) -> None:
+    done = run(f"def main(a): raise {error}\nstage.run('generate', main)")
+    assert done.returncode == 69 and says in done.stderr and "bug" not in done.stderr
 
 
 def test_in_a_pipe_the_error_is_left_to_the_pipe(tmp_path: Path) -> None:

@@ -200,6 +200,10 @@ def test_a_tilde_that_no_shell_has_expanded(pipe: Pipe) -> None:
     home = pwd.getpwuid(os.getuid())
     done = pipe.run("--again", f"~{home.pw_name}/no such picture.png")
     assert f"there is no picture {home.pw_dir.rstrip('/')}/no such picture.png" in done.stderr
+    for name in ("$HOME/none.png", "${HOME}/none.png"):
+        assert f"there is no picture {pipe.home}/none.png" in pipe.run("--again", name).stderr
+    executable(pipe.home / "draw", "#!/bin/sh\nexec cat\n")
+    assert pipe.run("--prompt", "a cat", A2I_GENERATE="~/draw").stdout == "a cat\n"
     done = pipe.run("--again", "~nobody at all/x.png")
     assert "~nobody at all/x.png" in done.stderr and done.returncode == 66
 
@@ -210,6 +214,11 @@ def test_relative_paths_of_the_environment(pipe: Pipe) -> None:
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in pipe.home.iterdir()) == ["events", "tmp"]
     assert not list((pipe.home / "tmp").iterdir())
+
+
+def test_a_folder_on_stdin_is_named(pipe: Pipe) -> None:
+    done = in_shell(pipe, '"$P" --no-open --input - <.')
+    assert (done.returncode, done.stderr.splitlines()[0]) == (66, b"pipeline: stdin is a folder")
 
 
 @pytest.mark.parametrize("folder", ["/nowhere/at/all", os.devnull])

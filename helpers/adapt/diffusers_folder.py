@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core.errors import UserError
+from helpers.core.errors import UserError, no_memory
 
 _FETCH = "Fetch the model again."
 _NO_PICKLE = "Use a copy of the model with *.safetensors. With A2I_ENGINE=torch, A2I_ALLOW_PICKLE=1 opens it."
@@ -115,7 +115,9 @@ def check_parts(unet: Mapping[str, Any], vae: Mapping[str, Any], *encoders: Mapp
 
 
 def misfit(folder: Path, error: Exception) -> UserError:
-    """The error for a model whose configuration and weights contradict each other."""
+    """The error for a model whose configuration and weights contradict each other, or for which memory is too short."""
+    if short := no_memory(error):
+        return short
     lines = str(error).strip().splitlines() or [""]
     message = f"configuration and weights in {folder} do not fit together: {type(error).__name__}: {lines[-1][:200]}"
     return UserError(os.EX_UNAVAILABLE, message, _FETCH)

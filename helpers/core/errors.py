@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 
 class UserError(Exception):
     """An error that the user can understand and fix.
@@ -14,3 +17,13 @@ class UserError(Exception):
     def __init__(self, code: int, message: str, remedy: str = "") -> None:
         super().__init__(message)
         self.code, self.message, self.remedy = code, message, remedy
+
+
+def no_memory(error: Exception) -> UserError | None:
+    """The error for `error` if it says that memory, or the number of processes and threads, was used up."""
+    if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # std::bad_alloc, of a library in C++
+        return UserError(os.EX_UNAVAILABLE, "there is not enough memory", "Close other programs, or raise `ulimit -v`.")
+    if "can't start new thread" in str(error) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
+        what = "the system starts no more processes or threads"
+        return UserError(os.EX_UNAVAILABLE, what, "Close other programs, or raise `ulimit -u`.")
+    return None

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from helpers.core.errors import UserError
+from helpers.core.errors import UserError, no_memory
 from helpers.core.paths import CACHE
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
@@ -159,8 +159,8 @@ def _explained(error: Exception) -> UserError:
         return UserError(os.EX_UNAVAILABLE, what, remedy)
     if isinstance(error, ImportError):
         return UserError(os.EX_UNAVAILABLE, f"a Python package cannot be loaded: {error}", _other_libraries())
-    if isinstance(error, MemoryError):
-        return UserError(os.EX_UNAVAILABLE, "there is not enough memory", "Close other programs, or raise `ulimit -v`.")
+    if short := no_memory(error):
+        return short
     session = _program.settings.session
     if isinstance(error, OSError) and session and not session.is_dir():
         return UserError(os.EX_CANTCREAT, f"the folder {session.parent} was deleted during the run", "Run again.")

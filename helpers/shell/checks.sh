@@ -32,6 +32,7 @@ check_options() { # sets speech: whether there is sound to recognise
   fi
   for name in ${inputs[@]+"${inputs[@]}"}; do
     [ "$name" != - ] || [ "${#inputs[@]}" -eq 1 ] || wrong "--input - stands alone"
+    if [ "$name" = - ] && [ -d /dev/stdin ]; then die 66 "stdin is a folder" "Pipe audio into it, or give a file."; fi
   done
   if [ "${A2I_LOOP:-0}" != 0 ]; then
     [ -z "${A2I_PROMPT+set}" ] || wrong "--loop and --prompt exclude each other"

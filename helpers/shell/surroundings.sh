@@ -20,6 +20,9 @@ absolute() { # <path>: the same path from any folder, with ~ and ~user as a shel
   local path=$1 user=${1%%/*}
   case $path in
     - | /*) ;;
+    \$HOME | \$HOME/* | \$\{HOME\} | \$\{HOME\}/*) # in quotes, or in a file that no shell reads
+      [ -e "$user" ] || path=${HOME:-$user}${path#"$user"}
+      ;;
     \~ | \~/* | \~[a-zA-Z_]*/*) # in quotes, in a variable or after --output= no shell has expanded it
       case ${user#?} in
         *[!a-zA-Z0-9_.-]*) ;;
