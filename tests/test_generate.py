@@ -54,10 +54,10 @@ def test_the_picture_carries_how_it_was_made() -> None:
 
 
 def test_count_takes_the_next_seeds() -> None:
-    first = run(b"a cat\n", "--seed", str(2**32 - 1), "--count", "2")
+    first = run(b"a cat\n", "--seed", "6", "--count", "2")
     path = Path(first.stdout.decode().splitlines()[1])
     assert path.name == "image-2.png"
-    alone = run(b"a cat\n", "--seed", "0")
+    alone = run(b"a cat\n", "--seed", "7")
     assert Path(alone.stdout.decode().strip()).read_bytes() == path.read_bytes()
 
 
@@ -73,8 +73,8 @@ def test_what_is_lost_is_said() -> None:
     [
         (["--size", "512"], 64),
         (["--size", "500x512"], 64),
-        (["--seed", "-1"], 64),
-        (["--seed", str(2**32)], 64),
+        (["--seed", "-2"], 64),
+        (["--seed", str(2**64)], 64),
         (["--count", "0"], 64),
         (["--sampler", "best"], 64),
         (["--steps", "5000"], 64),
