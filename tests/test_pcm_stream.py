@@ -101,6 +101,12 @@ def test_zeros_before_the_last_mark_are_no_recording_after_it() -> None:
     assert [one.complete for one in heard([said + MARK], loop=True)] == [True]
 
 
+def test_a_recording_does_not_depend_on_the_one_before() -> None:
+    sound = b"\1\2" * 100
+    streams = [sound + bytes(zeros) + MARK + sound + MARK for zeros in (0, 2, 300, 3000)]
+    assert [[one.pcm.rstrip(b"\0") for one in heard([stream], loop=True)] for stream in streams] == [[sound] * 2] * 4
+
+
 def test_half_a_sample_after_a_mark_is_no_recording() -> None:
     assert heard([b"\1\2" * 100 + MARK + b"\3"], loop=True) == [Recording(b"\1\2" * 100, True)]
 

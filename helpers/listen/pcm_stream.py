@@ -108,7 +108,12 @@ class PcmStream(threading.Thread):
 
     def _put(self, pcm: bytes, complete: bool) -> None:
         """Blocks while 10 minutes of audio are queued. A microphone never gets there; this bounds the memory if stdin
-        is an endless stream."""
+        is an endless stream.
+
+        Zeros at the end of the recording before are taken for the beginning of its mark, so as many zeros of the mark
+        are left before this one. They would move the words, and with them Whisper's text."""
+        if self.marked:
+            pcm = pcm[(len(pcm) - len(pcm.lstrip(b"\0"))) // 2 * 2 :]
         with self._taken:
             self._taken.wait_for(lambda: self._queued < LONGEST * BYTES_PER_SECOND)
             self._queued += len(pcm)

@@ -18,9 +18,11 @@ from helpers.words import repetition
 
 # The encoder computes a window of 30 s in steps of 20 ms, whatever the length of the recording (`audio_ctx`). A window
 # cut to the length takes a third of the time. A shorter one than 512 makes the decoder repeat itself. whisper.cpp reads
-# a multiple of 256 steps (GGML_PAD in whisper.cpp), so with another number it would also read what was left there by
-# the recording before, and its text would depend on that.
-STEPS, SPARE, LEAST_STEPS, BLOCK = 50, 128, 512, 256  # a second; after the recording; in a window; in a block
+# a multiple of 256 steps (GGML_PAD in whisper.cpp), so with another number, such as the 1500 of the whole window, it
+# would also read what was left there by the recording before, and its text would depend on that.
+STEPS, SPARE, BLOCK = 50, 128, 256  # in a second; after the recording; in a block
+LEAST_STEPS, MOST_STEPS = 512, 1280
+LONGEST = (MOST_STEPS - SPARE) // STEPS  # seconds of sound in a window
 
 # The mean log probability of a token tells speech from what Whisper invents. Measured with Whisper base and the initial
 # prompt of whisper.py over 260 clips of benchmark/clips.py and 280 like them. Text below LIKELY gets a second look.
@@ -83,7 +85,8 @@ class Worker:
         self._library = _pywhispercpp
         self._threads = settings["threads"]
         self._prompt = settings["prompt"]
-        self._quick = language != "auto"  # the language is detected in the window that the last recording had
+        # The language is detected in the window that the last recording had: whisper.cpp's own, for all of them
+        self._detects = language == "auto"
         self._to_english = language == "en" or settings["translate"]
         self._model: Any = Model(
             settings["path"],
@@ -102,8 +105,8 @@ class Worker:
         """The words in `pcm` (s16le, 16 kHz, mono) as text, language and confidence."""
         import numpy as np
 
-        heard = []
-        for piece in endpointing.pieces(pcm, WINDOW) if len(pcm) > WINDOW * BYTES_PER_SECOND else [pcm]:
+        heard, longest = [], WINDOW if self._detects else LONGEST
+        for piece in endpointing.pieces(pcm, longest) if len(pcm) > longest * BYTES_PER_SECOND else [pcm]:
             heard.append(self._hear(np.frombuffer(piece, np.int16).astype(np.float32) / 32768))
         logs = [log for one in heard for log in one.logs if one.text]
         return {
@@ -114,13 +117,13 @@ class Worker:
 
     def _hear(self, samples: Any) -> Heard:
         """What is said in at most one window of samples (float32, -1…1)."""
-        quick = self._decode(samples, self._prompt, quick=self._quick)
+        quick = self._decode(samples, self._prompt, quick=True)
         if quick.likely >= LIKELY and not quick.loops and not self._is_echo(quick):
             return quick
         return self._doubt(samples, quick) if self._prompt else self._retry(samples)
 
     def _doubt(self, samples: Any, quick: Heard) -> Heard:
-        """The text after a second look in the full window, or none."""
+        """The text after a second look in the longest window, or none."""
         if self._is_echo(quick):
             plain = self._decode(samples, "", quick=True)
             return plain if plain.likely >= LIKELY else Heard("", [])
@@ -135,8 +138,8 @@ class Worker:
         return (full if better else found) if believed else Heard("", [])
 
     def _retry(self, samples: Any) -> Heard:
-        """The text in a full window; unlikely text is decoded a second time. The probabilities stay those of the first
-        time: at a higher temperature all tokens look likely."""
+        """The text in the longest window; unlikely text is decoded a second time. The probabilities stay those of the
+        first time: at a higher temperature all tokens look likely."""
         heard = self._decode(samples)
         if heard.likely >= UNLIKELY:
             return heard
@@ -153,6 +156,7 @@ class Worker:
 
         samples = np.pad(samples, (0, max(0, RATE - len(samples))))  # it was never trained with less than a second
         steps = max(LEAST_STEPS, math.ceil((STEPS * len(samples) / RATE + SPARE) / BLOCK) * BLOCK)
+        steps = 0 if self._detects else steps if quick else MOST_STEPS
         segments = self._model.transcribe(
             samples,
             no_timestamps=True,
@@ -160,7 +164,7 @@ class Worker:
             max_tokens=MOST_ENGLISH_TOKENS * len(samples) // RATE if self._to_english else 0,
             temperature_inc=temperature_step,
             initial_prompt=prompt,
-            audio_ctx=steps if quick and steps < STEPS * WINDOW else 0,
+            audio_ctx=steps,
         )
         text = " ".join(segment.text for segment in segments)
         logs = self._logs()
