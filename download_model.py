@@ -13,6 +13,9 @@ import signal
 import sys
 from pathlib import Path
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until `stage.run` handles it, Ctrl-C must not show a traceback
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 
 from helpers.adapt import other_forms
@@ -143,4 +146,6 @@ def use_own_python() -> None:
 
 if __name__ == "__main__":
     use_own_python()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     stage.run(NAME, main, downloads=True)

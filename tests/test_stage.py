@@ -57,6 +57,7 @@ def test_an_error_is_two_lines_and_its_code() -> None:
     ("error", "says"),
     [
         ("MemoryError()", "not enough memory"),
+        ("OSError('Cannot allocate memory (os error 12)')", "not enough memory"),
         ("RuntimeError('Exception from x.cpp: std::bad_alloc')", "not enough memory"),
         ('RuntimeError("can\'t start new thread")', "no more processes"),
         ("BlockingIOError(errno.EAGAIN, 'Resource temporarily unavailable')", "no more processes"),

@@ -87,7 +87,9 @@ def _check_plausible(key: str, value: Any) -> None:
 
 
 def damaged(path: Path, why: object) -> UserError:
-    """The error for a damaged file of a model."""
+    """The error for a damaged file of a model, or for which memory is too short."""
+    if short := no_memory(why):
+        return short
     return UserError(os.EX_UNAVAILABLE, f"the model's {path} is damaged: {str(why)[:200]}", _FETCH)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 
 
 class UserError(Exception):
@@ -19,9 +20,9 @@ class UserError(Exception):
         self.code, self.message, self.remedy = code, message, remedy
 
 
-def no_memory(error: Exception) -> UserError | None:
+def no_memory(error: object) -> UserError | None:
     """The error for `error` if it says that memory, or the number of processes and threads, was used up."""
-    if isinstance(error, MemoryError) or "bad_alloc" in str(error):  # std::bad_alloc, of a library in C++
+    if isinstance(error, MemoryError) or re.search("bad_alloc|Cannot allocate memory", str(error)):  # C++, Rust
         return UserError(os.EX_UNAVAILABLE, "there is not enough memory", "Close other programs, or raise `ulimit -v`.")
     if "can't start new thread" in str(error) or getattr(error, "errno", None) in (errno.ENOMEM, errno.EAGAIN):
         what = "the system starts no more processes or threads"
