@@ -35,7 +35,8 @@ ONSET, ROOM = 30, 0.1  # dB below the loud moments; seconds before it
 # voice, it makes Whisper invent sentences.
 QUIET, LOUD = 40, 12  # dB between a loud and a quiet moment (percentiles 90 and 10)
 # Each of 79 clear sentences has -0.84 or more, or the same words in both looks. Of 17 sounds like speech, those with
-# words have -1.05 or less, and few of the words are the same: a clear sentence is never to be refused.
+# words have -1.05 or less, and few of the words are the same; but "da da da" can become "Jada". To refuse a clear
+# sentence is worse.
 LEAST_IN_QUIET, LEAST_IN_NOISE, LEAST_IN_LOUD_NOISE = -0.9, -0.95, -0.75
 
 # Without an initial prompt, so for other languages, Whisper's own rule (openai/whisper, transcribe.py): words that it
