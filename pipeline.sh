@@ -23,7 +23,7 @@ Speech
   -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-all}); it ends when you stop speaking
       --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
       --stop            end the recording that is running, as Ctrl-C does
-      --speakers        of a file: a picture of what each person says (more packages, a download with an account)
+      --speakers        of a file: a picture of what each person says (more packages are needed)
   -d, --device NAME     microphone (${A2I_DEVICE:-default})     --list-devices    name the microphones
   -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})

@@ -314,10 +314,10 @@ main() {
   local name
   umask go-w # other users must not be able to change these files
   root=$(CDPATH='' cd -- "$(dirname -- "$(linked_file "${BASH_SOURCE[0]}")")" && pwd -P)
-  . "$root/helpers/shell/surroundings.sh"
   state=$root/.cache/install
   key=$(cat -- "$state/key" 2>/dev/null)
   parse_options "$@"
+  . "$root/helpers/shell/surroundings.sh"
   key=${asked:-${key:-ctrl+alt+i}}
   home=${HOME:-}
   case $home in /*) ;; *) die 69 "HOME is not an absolute path" "set it to your home directory" ;; esac
@@ -329,14 +329,14 @@ main() {
   make_absolute A2I_MODELS $TOOLS_PATHS
   python=$root/.venv/bin/python
   export root python home key dry
-  # write no caches into the home directory
-  export PYTHONDONTWRITEBYTECODE=1 HF_HOME="$root/.cache/huggingface"
+  export HF_HOME="$root/.cache/huggingface" # write no caches into the home directory
   case $(uname -s) in
     Darwin) platform=darwin ;;
     *) platform=linux ;;
   esac
   . "$root/helpers/shell/platform/$platform.sh"
   . "$root/helpers/shell/environment.sh"
+  isolated=("${isolated[@]}" -B) # nor bytecode beside the program
   . "$root/helpers/install/journal.sh"
   . "$root/helpers/install/steps.sh"
   . "$root/helpers/install/$platform.sh"

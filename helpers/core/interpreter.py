@@ -11,7 +11,8 @@ ISOLATED = ("-E", "-s", "-X", "utf8")
 
 def module(name: str, *arguments: str) -> list[str]:
     """The command `python -m name arguments…`; as isolated as this process is."""
-    return [sys.executable, *(ISOLATED if sys.flags.ignore_environment else ()), "-m", name, *arguments]
+    options = [*(ISOLATED if sys.flags.ignore_environment else ()), *(["-B"] if sys.flags.dont_write_bytecode else ())]
+    return [sys.executable, *options, "-m", name, *arguments]
 
 
 def environment() -> dict[str, str]:

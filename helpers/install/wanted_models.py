@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from helpers.catalog import catalog
 from helpers.catalog.catalog import Entry
 from helpers.core import stage
+from helpers.core.paths import ROOT
 from helpers.core.settings import Settings
 from helpers.draw import engines
 from helpers.listen import recognisers
@@ -22,7 +24,9 @@ def suitable(settings: Settings) -> list[Entry]:
     """The speech model for the user's language and the image model for the engine of this machine."""
     models = catalog.read(settings.models)
     engine = engines.available(settings.engine)[0]
-    speech = recognisers.default_model(settings.language, settings.translate, models)
+    speech = models.speech(settings.language, settings.translate)
+    if Path(sys.prefix).resolve() == (ROOT / ".venv").resolve():  # the system's packages are not those of .venv
+        speech = recognisers.default_model(settings.language, settings.translate, models)
     return [speech, models.default(engines.role(engine))]
 
 
