@@ -17,6 +17,9 @@ setup() {
   ln -s .config/settings "$HOME/link"
   copy_repository
   fake_platform
+  mkdir "$BATS_TEST_TMPDIR/theirs"
+  ln -s "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"/* "$BATS_TEST_TMPDIR/theirs"
+  rm -f "$BATS_TEST_TMPDIR"/theirs/ctranslate2 "$BATS_TEST_TMPDIR"/theirs/faster_whisper
   fake_python
 }
 
@@ -29,8 +32,8 @@ teardown() {
 copy_repository() {
   (cd "$here" && git ls-files -z --cached --others --exclude-standard -- '*.sh' '*.py' pyproject.toml examples models \
     README.md LICENSE .gitignore helpers | tar --null --ignore-failed-read -T - -cf - | tar -xf - -C "$root")
-  sed 's|^_SIGNS = .*|_SIGNS = (Path(__file__).with_name("driver"),)|' "$here/helpers/draw/engines/nvidia.py" \
-    >"$root/helpers/draw/engines/nvidia.py" # a GPU of the machine that runs the tests is not seen
+  sed 's|^SIGNS = .*|SIGNS = (Path(__file__).with_name("driver"),)|' "$here/helpers/core/nvidia_driver.py" \
+    >"$root/helpers/core/nvidia_driver.py" # a GPU of the machine that runs the tests is not seen
 }
 
 fake_platform() {
@@ -53,7 +56,7 @@ shortcut_status() { shortcut_is_done && printf '%s' "$key"; }
 EOF
 }
 
-fake_python() { # the environment gets what the tests have; pip is checked and takes a moment
+fake_python() { # the environment gets what the tests have, without extras; pip is checked and takes a moment
   cat >"$bin/python3" <<EOF
 #!/bin/bash
 [ "\$1 \$2 \$3" = '-I -m venv' ] || exec "$python" "\$@"
@@ -78,8 +81,7 @@ if extra:
     for name in ("torch", "diffusers", "transformers"):
         pathlib.Path(sysconfig.get_paths()["purelib"], name).mkdir(exist_ok=True)
     sys.exit()
-theirs = "${1:-$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')}"
-pathlib.Path(sysconfig.get_paths()["purelib"], "dependencies.pth").write_text(theirs + "\n")
+pathlib.Path(sysconfig.get_paths()["purelib"], "dependencies.pth").write_text("$BATS_TEST_TMPDIR/theirs\n")
 (root / "audio_to_image.egg-info").mkdir(exist_ok=True)
 pathlib.Path(sysconfig.get_paths()["purelib"], "audio_to_image-0.1.0.dist-info").mkdir(exist_ok=True)
 END
@@ -89,13 +91,8 @@ EOF
 }
 
 fake_gpu() { # a driver of NVIDIA; what draws on it is not among the packages
-  local path
-  touch "$root/helpers/draw/engines/driver"
-  mkdir "$BATS_TEST_TMPDIR/theirs"
-  for path in "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"/*; do
-    case ${path##*/} in torch | diffusers | transformers) ;; *) ln -s "$path" "$BATS_TEST_TMPDIR/theirs" ;; esac
-  done
-  fake_python "$BATS_TEST_TMPDIR/theirs"
+  touch "$root/helpers/core/driver"
+  rm -f "$BATS_TEST_TMPDIR"/theirs/{torch,diffusers,transformers}
 }
 
 fake_pipeline() { # where the picture is not the point
