@@ -11,8 +11,9 @@ ISOLATED = ("-E", "-s", "-X", "utf8")
 
 def module(name: str, *arguments: str) -> list[str]:
     """The command `python -m name arguments…`; as isolated as this process is."""
-    options = [*(ISOLATED if sys.flags.ignore_environment else ()), *(["-B"] if sys.flags.dont_write_bytecode else ())]
-    return [sys.executable, *options, "-m", name, *arguments]
+    options = ISOLATED if sys.flags.ignore_environment else ()
+    bytecode = ("-B",) if options and sys.flags.dont_write_bytecode else ()
+    return [sys.executable, *options, *bytecode, "-m", name, *arguments]
 
 
 def environment() -> dict[str, str]:
