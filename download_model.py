@@ -141,7 +141,7 @@ def use_own_python() -> None:
     if not inside and os.access(python, os.X_OK) and "A2I_INSIDE" not in os.environ:
         environment = os.environ | {"A2I_INSIDE": "1"}  # only once: it may be a wrapper around another Python
         with contextlib.suppress(OSError):
-            os.execve(python, [str(python), *interpreter.ISOLATED, __file__, *sys.argv[1:]], environment)
+            os.execve(python, [str(python), *interpreter.isolated(), __file__, *sys.argv[1:]], environment)
 
 
 if __name__ == "__main__":

@@ -350,7 +350,7 @@ def test_no_stdin(environment: dict[str, str]) -> None:
         (["--whisper", "stable-diffusion-2-1-base"], 64, "is not a speech model"),
         (["--whisper", "bsae.en"], 64, "no model is called 'bsae.en'\n  Did you mean base.en"),
         (["--whisper", "base.en"], 69, "base.en is not on this machine\n  Download it: ./download_model.py base.en\n"),
-        (["--whisper", "./nowhere.bin"], 66, "cannot read nowhere.bin: No such file"),
+        (["--whisper", "./nowhere.bin"], 66, "there is no speech model ./nowhere.bin"),
         (["--whisper", "./README.md"], 65, "README.md is not a Whisper model"),
         (
             ["--language", "de"],

@@ -9,11 +9,14 @@ import sys
 ISOLATED = ("-E", "-s", "-X", "utf8")
 
 
+def isolated() -> tuple[str, ...]:
+    """The options of an isolated Python, which writes bytecode only if this process does."""
+    return (*ISOLATED, "-B") if sys.flags.dont_write_bytecode else ISOLATED
+
+
 def module(name: str, *arguments: str) -> list[str]:
     """The command `python -m name arguments…`; as isolated as this process is."""
-    options = ISOLATED if sys.flags.ignore_environment else ()
-    bytecode = ("-B",) if options and sys.flags.dont_write_bytecode else ()
-    return [sys.executable, *options, *bytecode, "-m", name, *arguments]
+    return [sys.executable, *(isolated() if sys.flags.ignore_environment else ()), "-m", name, *arguments]
 
 
 def environment() -> dict[str, str]:

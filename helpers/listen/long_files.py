@@ -25,6 +25,7 @@ PAUSE = 2.0  # seconds without speech between two prompts
 LONG = 20.0  # seconds; in speech that goes on for longer, a pause of SHORT_PAUSE is enough, and after WINDOW none
 SHORT_PAUSE = 0.4
 AROUND = 0.3  # seconds before and after the turn of a speaker, but nothing of another turn
+LONGEST = 4 * 3600.0  # seconds of a file that are heard by default: a stream on stdin may have no end
 MANY = 10  # utterances; before more are drawn, their number is said
 
 
@@ -37,8 +38,8 @@ class Utterances:
 
     def __init__(self, source: str, folder: Path, settings: Settings, progress: Callable[[float, int], None]) -> None:
         """source: a file, or - for stdin; folder: where they wait; settings: time (how much of it is heard, by default
-        all), speakers (whether each is of one person; the whole sound is then in memory), models; progress: called
-        after each second of sound with the seconds and the number of utterances so far.
+        four hours), speakers (whether each is of one person; the whole sound is then in memory), models; progress:
+        called after each second of sound with the seconds and the number of utterances so far.
 
         Raises: what audio.stream raises; with speakers, what speakers.turns raises; OSError.
         """
@@ -47,9 +48,9 @@ class Utterances:
         self._beginning = bytearray()
         self.speakers: list[str] = []  # who speaks in each, with settings.speakers
         if settings.speakers:
-            self._split_by_speaker(audio.stream(source, settings.time), settings.models, progress)
+            self._split_by_speaker(audio.stream(source, settings.time or LONGEST), settings.models, progress)
             return
-        length = self._split(audio.stream(source, settings.time), progress)
+        length = self._split(audio.stream(source, settings.time or LONGEST), progress)
         if not self._count or (self._count == 1 and length <= WINDOW):
             self._count = 1
             self._piece(0).write_bytes(self._beginning)

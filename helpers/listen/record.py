@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from helpers.core import session, stage
 from helpers.core.errors import UserError
-from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, loudest_dbfs, write_wav
+from helpers.core.pcm import BYTES_PER_SECOND, CHUNK, MARK, RATE, WINDOW, loudest_dbfs, write_wav
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.terminal import Meter
 from helpers.core.text import printable
@@ -215,14 +215,14 @@ def unheard(check: LevelCheck, stopped: bool, hotkey: bool) -> UserError:
 
 def read_file(source: str, settings: Settings, wav: Callable[[int], Path | None]) -> None:
     """Decode a file, or stdin, to its end or for the time that was given; send and save each utterance in it. Outside
-    of a session, which tells the next stage that there are several, it is one recording.
+    of a session, which tells the next stage that there are several, it is one recording of at most 30 s by default.
 
     Raises: what audio.stream raises.
     """
     if not settings.session:
         stage.event("ready")
         utterance = Utterance(wav)
-        for second in audio.stream(source, settings.time):
+        for second in audio.stream(source, settings.time or WINDOW):
             utterance.add(second)
         utterance.end()
         return

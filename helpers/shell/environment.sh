@@ -6,6 +6,7 @@
 # For each start of a Python: no PYTHON… variable of the user counts (a PYTHONPATH may have another Python's packages), nor
 # does site-packages in the home directory. A program of the user's own still gets the variables.
 isolated=(-E -s -X utf8)
+[ -z "${PYTHONDONTWRITEBYTECODE:-}" ] || isolated=("${isolated[@]}" -B)
 
 . "$root/helpers/shell/packages.sh"
 
