@@ -66,7 +66,7 @@ half() {{ # of a line, or of a sample, in a loop after one that is whole
     *) printf 'a burger' ;;
   esac
 }}
-garbage() {{ case $stage in record) honest ;; *) printf '\377\376\000\200%.0s' {{1..1000}}; echo ;; esac; }}
+garbage() {{ case $stage in record) honest ;; *) printf 'cat '; printf '\377\376\0\200%.0s' {{1..999}}; echo ;; esac; }}
 """
 
 
