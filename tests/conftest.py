@@ -5,15 +5,11 @@ Without either, what is marked full is left out, and the fault tests (tests/faul
 from __future__ import annotations
 
 import logging
-import subprocess
 import sys
 from collections.abc import Callable
 
 import pytest
 
-from helpers.core.paths import ROOT
-
-SLICES = 3  # of the matrix of faulty stages; each commit runs one of them
 MICROPHONES = frozenset(("heard", "sound"))  # fixtures that start a sound server
 REFERENCE = (
     "diffusers",
@@ -47,20 +43,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in skipped)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in set(left_out)]
-
-
-def slice_of_commit() -> tuple[int, str]:
-    """(the slice that this commit runs, 0…SLICES-1; the commit), so that a few commits run all slices."""
-    found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    commit = found.stdout.strip() or "0"
-    return int(commit[:8], 16) % SLICES, commit[:8]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    if not config.getoption("full") and any("test_faulty_stage" in getattr(one, "nodeid", "") for one in reports):
-        number, commit = slice_of_commit()
-        terminalreporter.write_line(f"faulty stages: slice {number + 1} of {SLICES}, by commit {commit}; --full: all")
 
 
 @pytest.fixture(autouse=True)

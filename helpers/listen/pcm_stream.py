@@ -78,7 +78,7 @@ class PcmStream(threading.Thread):
         except OSError as error:
             self._queue.put(error)
         # After the last mark, half a sample or a few zeros are no recording: the mark was found in zeros before it
-        if not self._number or (len(self._pcm) > 1 and any(self._pcm)):
+        if not self._number or any(self._whole_samples()):
             self._complete(len(self._pcm))
         self._queue.put(None)
 
