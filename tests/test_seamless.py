@@ -29,16 +29,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sentence_iterator=iter(SENTENCES * 5), model_writer=pieces, vocab_size=40, model_type="bpe", minloglevel=2
     )
     (folder / "sentencepiece.bpe.model").write_bytes(pieces.getvalue())
-    torch.manual_seed(3)
+    torch.manual_seed(33)
     small = dict.fromkeys(("encoder_layers", "decoder_layers", "speech_encoder_layers", "t2u_encoder_layers"), 1)
     small |= dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads", "speech_encoder_attention_heads"), 2)
     small |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim", "speech_encoder_intermediate_size"), 32)
-    config = transformers.SeamlessM4Tv2Config(
-        vocab_size=44, hidden_size=32, initializer_range=1.0, max_position_embeddings=128, max_new_tokens=20, **small
-    )
+    # With tied embeddings a random decoder says one token again and again
+    small |= {"vocab_size": 44, "hidden_size": 32, "max_position_embeddings": 128, "max_new_tokens": 12}
+    config = transformers.SeamlessM4Tv2Config(initializer_range=1.0, tie_word_embeddings=False, **small)
     model = transformers.SeamlessM4Tv2ForSpeechToText(config).eval()
     model.generation_config._from_model_config = False
-    model.generation_config.max_new_tokens = 20
+    model.generation_config.max_new_tokens = 12
     model.generation_config.text_decoder_lang_to_code_id = {"eng": 41, "deu": 42}
     model.save_pretrained(folder)
     transformers.SeamlessM4TFeatureExtractor().save_pretrained(folder)
@@ -67,12 +67,10 @@ def test_it_says_what_transformers_says(folder: Path, language: str, translate: 
     pieces = sentencepiece.SentencePieceProcessor(str(folder / "sentencepiece.bpe.model"))
     pcm = tiny_speech.tone(2)
     tokens = by_transformers(folder, pcm, target)
-    expected = pieces.decode([token - 1 for token in tokens if 3 < token <= 40])
+    expected = pieces.decode([token - 1 for token in tokens if 3 < token <= 40]).strip()
     with recognisers.load(Request(f"{folder}/", language, translate)) as recogniser:
-        decoded = recogniser._decode(tokens)  # type: ignore[attr-defined]
         transcript = recogniser.transcribe(pcm)
-    assert decoded == expected.strip() and decoded
-    assert transcript.text and decoded.startswith(transcript.text[:3])
+    assert transcript.text == expected and len(set(expected)) > 5
     assert transcript.language == ("" if language == "auto" else language)
     assert transcript.confidence and 0 < transcript.confidence <= 1
 
