@@ -63,7 +63,7 @@ def named(name: str, models: Catalog) -> Entry:
 
 def compiled_copies(entry: Entry) -> list[Path]:
     """The files that the OpenVINO engine has compiled from a model."""
-    if "openvino" not in entry.engines:
+    if "openvino" not in entry.engines and entry.kind != "decoder":
         return []
     from helpers.draw.engines import openvino_engine
 

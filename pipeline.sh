@@ -32,7 +32,7 @@ Picture
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     --sampler NAME   (${A2I_SAMPLER:-by model})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
-      --negative TEXT   what should not be in the picture
+      --negative TEXT   what should not be in the picture     --decoder KIND   full or small (${A2I_DECODER:-by machine})
       --safe            leave out pictures that the safety filter flags (an extra download)
 Result
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})

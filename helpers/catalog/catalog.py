@@ -30,7 +30,7 @@ from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 SPEECH = ("whisper", "faster-whisper", "seamless")  # the recognisers that need a model
-KINDS = (*SPEECH, "image", "filter", "speakers")
+KINDS = (*SPEECH, "image", "decoder", "filter", "speakers")
 # besides these, any engine and any recogniser may have a default model
 ROLES = ("english", "multilingual", "filter", "speakers")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}

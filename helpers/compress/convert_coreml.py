@@ -140,7 +140,8 @@ def convert(
 
 def _scaling(source: Path, vae: dict[str, Any]) -> dict[str, float]:
     """What latents are divided by and shifted by before they are decoded. Raises: UserError 69 if not numbers."""
-    scaling, shift = vae.get("scaling_factor", 0.18215), vae.get("shift_factor") or 0.0
+    tiny = vae.get("_class_name") == "AutoencoderTiny"
+    scaling, shift = vae.get("scaling_factor", 1.0 if tiny else 0.18215), vae.get("shift_factor") or 0.0
     numbers = isinstance(scaling, (int, float)) and isinstance(shift, (int, float))
     if not (numbers and 0 < scaling < math.inf and abs(shift) < math.inf):
         raise damaged(source / "vae" / "config.json", f"scaling_factor {scaling!r}, shift_factor {shift!r}")

@@ -179,6 +179,9 @@ class Settings:
     sampler: str = _option(
         Choice(("ddim", "euler", "euler-ancestral", "dpm++", "lcm")), "", "sampler", "--sampler", metavar="NAME"
     )
+    decoder: str = _option(
+        Choice(("full", "small")), "", "what turns the result into pixels; by machine", "--decoder", metavar="KIND"
+    )
     count: int = _option(Number(1, 1000), 1, "number of pictures", "-c", "--count", metavar="N")
     negative: str = _option(Text(), "", "negative prompt", "--negative", metavar="TEXT")
     size: tuple[int, int] | None = _option(Size(), None, "size in pixels", "--size", metavar="WxH")

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 NAME = "generate"
 AHEAD = 100  # lines that may wait to be drawn; then reading pauses, and the writer blocks
-_OPTIONS = ("model", "steps", "seed", "guidance", "sampler", "negative", "size", "count", "precision", "safe", "again")
+_OPTIONS = (
+    *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision"),
+    *("safe", "again"),
+)
 
 
 def arrivals() -> queue.Queue[Line | Exception | None]:
@@ -101,6 +104,7 @@ def about(picture: Picture, spoken: str, language: str) -> dict[str, Any]:
         "sampler": drawn.sampler,
         "size": "x".join(map(str, drawn.size or ())),
         "model": {"name": drawn.model, "sha256": drawn.sha256},
+        "decoder": drawn.decoder,
         "engine": {"name": picture.engine, "version": picture.engine_version, "precision": picture.precision},
         "language": language,
     }

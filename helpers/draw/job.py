@@ -33,6 +33,7 @@ class Job:
     precision: str = ""  # one of the engine's; "": its default
     model: str = ""  # its name
     sha256: str = ""  # of the model's weights, or its first digits; another model is refused
+    decoder: str = ""  # full (the model's own), small, or the name of a small one; "": by engine
 
     def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:
         """This job with a value for everything but the precision; defaults, size and name are the model's."""

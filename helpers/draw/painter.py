@@ -30,6 +30,7 @@ from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
 from helpers.draw import diffusion, engines, png, safety, samplers
 from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of, open_model
+from helpers.draw.decoders import FULL, Decoder, choose_decoder
 from helpers.draw.job import Job, Picture
 from helpers.words import closed_world, prompt_syntax
 
@@ -83,6 +84,7 @@ class Painter:
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
         self._embeddings: dict[str, Array] = {}
+        self._decoders: dict[str, Decoder] = {}
         self._noted: set[str] = set()
         self._world = closed_world.load(model.folder)
         self._flags = safety.load(filter_folder) if filter_folder else None
@@ -113,11 +115,13 @@ class Painter:
             sampler=settings.sampler or None,
             size=settings.size,
             precision=settings.precision,
+            decoder=settings.decoder,
         )
         if settings.again:
             drawn = png.read_job(Path(settings.again))
             given = {key: value for key, value in vars(asked).items() if value not in (None, "") and key != "count"}
-            asked = replace(drawn, **given, count=settings.count)
+            # A picture that names no decoder was drawn with the model's own
+            asked = replace(drawn, **{"decoder": drawn.decoder or FULL, **given}, count=settings.count)
         if settings.again and not settings.model:
             model = model_of(asked, settings.engine, models)
         else:
@@ -227,7 +231,7 @@ class Painter:
 
     def _resolved(self, job: Job, engine: Engine) -> Job:
         """The job as it is drawn: with a value for everything, and without what has no effect; one line says so."""
-        job = replace(job, precision=job.precision or self.usual.precision)
+        job = replace(job, precision=job.precision or self.usual.precision, decoder=self._decoder(job).name)
         asked, job = job, job.resolved(engine.defaults, engine.size, self.model.name)
         (prompt, pieces), (negative, more) = map(prompt_syntax.plain, (job.prompt, job.negative))
         if left_out := ", ".join(pieces + more):
@@ -273,16 +277,23 @@ class Painter:
         finally:
             self._lock.release()
 
+    def _decoder(self, job: Job) -> Decoder:
+        asked = job.decoder or self.usual.decoder
+        if asked not in self._decoders:
+            self._decoders[asked] = choose_decoder(asked, self.model, self._models or catalog.read())
+        return self._decoders[asked]
+
     def _fitting(self, job: Job) -> Engine:
         guidance = engines.defaults(self.model.folder).guidance if job.guidance is None else job.guidance
         size, precision = job.size or self.usual.size, job.precision or self.usual.precision
-        need = (size, guidance > 1, precision)
+        decoder = self._decoder(job).folder
+        need = (size, guidance > 1, precision, decoder)
         if self._engine and (need == self._made_for or (self._engine.size, *need[1:]) == (size, *self._made_for[1:])):
             return self._engine
         self._engine = None  # first, to free its memory for the next one
         self._embeddings.clear()
         self._engine = engines.load(
-            self.model.engine, self.model.folder, self._options,
+            self.model.engine, self.model.folder, replace(self._options, decoder=decoder),
             size=size, guidance=guidance > 1, precision=precision,
         )  # fmt: skip
         self._made_for = need

@@ -56,6 +56,7 @@ def parameters(picture: Picture) -> str:
         "Size": f"{width}x{height}",
         "Model hash": job.sha256[:HASH_DIGITS],
         "Model": job.model,
+        **({"VAE": job.decoder} if job.decoder not in ("", "full") else {}),
         **({"Precision": job.precision} if job.precision else {}),
         "Version": f"{_PROGRAM} {picture.version}",
     }
@@ -127,12 +128,9 @@ def parse(text: str) -> Job:
     values = {key: _unquoted(value) for key, value in _VALUE.findall(last)}
     if len(values) < _FEWEST:
         lines, values = [*lines, last], {}
-    if values.get("Version", "").startswith(
-        _PROGRAM
-    ):  # the first line is always the prompt, even if it begins like this
-        split = 1
-    else:
-        split = next((index for index, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
+    ours = values.get("Version", "").startswith(_PROGRAM)
+    # Of ours the first line is always the prompt, even if it begins like this
+    split = 1 if ours else next((at for at, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     prompt, negative = (printable(" ".join(part)) for part in (lines[:split], lines[split:]))
     sampler = values.get("Sampler", "").strip().lower()
     return Job(
@@ -144,6 +142,7 @@ def parse(text: str) -> Job:
         sampler=printable(_SAMPLERS.get(sampler, sampler)) or None,
         size=_checked(values, "Size", "size"),
         precision=printable(values.get("Precision", "")),
+        decoder=printable(values.get("VAE", "")) if ours else "",
         model=printable(values.get("Model", "")),
         sha256=printable(values.get("Model hash", "")).lower(),
     )

@@ -6,7 +6,7 @@ import importlib
 import os
 import platform
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -35,6 +35,7 @@ class Kind:
     advice: Callable[[], str] = lambda: ""  # one line: what to install, if the engine would be faster but lacks it
     role: Callable[[], str] = lambda: ""  # catalogue role of its default model, if that is not the engine's name
     models: str = ""  # the engine whose catalogue models it uses, if not its own
+    slow: bool = False  # decoding takes so long that a small decoder is used where there is one
 
 
 def _is_coreml(folder: Path) -> bool:
@@ -73,6 +74,7 @@ ENGINES = {
         lambda: "OpenVINO on the processor",
         _is_diffusers,
         is_here=lambda: True,
+        slow=True,
     ),
     "apple": Kind(
         "helpers.draw.engines.apple", lambda: "Apple's python_coreml_stable_diffusion", _is_coreml, models="coreml"
@@ -91,6 +93,7 @@ class Options:
     apple_python: str = ""  # for the engine apple: the Python that has Apple's python_coreml_stable_diffusion
     goes_on: bool = False  # many pictures will be drawn: compiling in the background pays off
     cache: Path | None = None  # for compiled networks; None: the repository's `.cache`
+    decoder: Path | None = None  # the folder of a decoder that is used instead of the model's own
 
 
 @dataclass(frozen=True)
@@ -204,6 +207,16 @@ def check_size(size: tuple[int, int], factor: int) -> None:
         nearest = "x".join(str(max(factor, round(side / factor) * factor)) for side in size)
         message = f"this model cannot draw {width}x{height}: both sides must be multiples of {factor}"
         raise UserError(os.EX_USAGE, message, f"The nearest size it draws is {nearest}.")
+
+
+def check_decoder(decoder: Path | None, vae: Mapping[str, Any], unet: Mapping[str, Any]) -> None:
+    """Refuse a `decoder` in place of the model's own that is not made for its latents.
+
+    vae, unet: its configuration and that of the model's UNet. Raises: UserError 69, KeyError for a missing setting.
+    """
+    if decoder and (found := vae["latent_channels"]) != unet["in_channels"]:
+        message = f"the decoder in {decoder} decodes {found!r} channels, but the model has {unet['in_channels']!r}"
+        raise UserError(os.EX_UNAVAILABLE, message, "Fetch the decoder again, or draw with --decoder full.")
 
 
 def _unknown(name: str) -> UserError:

@@ -1,26 +1,19 @@
-"""The three networks of Stable Diffusion, layer by layer, from the configuration and weights that diffusers reads.
+"""The networks of Stable Diffusion, layer by layer, from the configuration and weights that diffusers reads.
 
-The functions below call one method of `Layers` per layer. Its subclasses build the graph: `openvino_graph.py` makes
-OpenVINO nodes, `coreml_graph.py` Core ML operations. An unsupported setting that would change the result is an error
-that names it; so is a weight that no layer used.
+The functions below call one method of `layers.Layers` per layer; its subclasses build the graph. An unsupported setting
+that would change the result is an error that names it; so is a weight that no layer used.
 """
 
 from __future__ import annotations
 
-import os
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import unknown
-from helpers.core.errors import UserError
-
-Config = Mapping[str, Any]
-Weights = Mapping[str, NDArray[Any]]
-Node = TypeVar("Node")
+from helpers.draw.engines.layers import Config, Layers, Node, Weights
 
 # Settings and their supported values (diffusers' default first).
 _UNET: dict[str, tuple[Any, ...]] = {
@@ -71,118 +64,18 @@ _DECODER_FREE = {
     *("mid_block_add_attention", "norm_num_groups", "sample_size", "scaling_factor", "shift_factor"),
     *("up_block_types", "use_post_quant_conv", "use_quant_conv"),
 }
+_TINY: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("relu",),
+    "out_channels": (3,),
+    "upsample_fn": ("nearest",),
+    "upsampling_scaling_factor": (2,),
+}
+_TINY_FREE = {
+    *("block_out_channels", "decoder_block_out_channels", "encoder_block_out_channels", "force_upcast", "in_channels"),
+    *("latent_channels", "latent_magnitude", "latent_shift", "num_decoder_blocks", "num_encoder_blocks"),
+    *("scaling_factor", "shift_factor"),
+}
 _TEXT: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu"), "model_type": ("clip_text_model",)}
-
-
-class Layers(ABC, Generic[Node]):
-    """Builds layers by the name of their weights; records which weights were used.
-
-    A node is a picture (n, channels, h, w) or tokens, a sequence of vectors (n, length, channels); each subclass
-    chooses the order of a token's axes for its runtime.
-    """
-
-    def __init__(self, weights: Weights, groups: int = 32, eps: float = 1e-5) -> None:
-        self.weights, self.groups, self.eps = weights, groups, eps
-        self.used: set[str] = set()
-
-    def array(self, name: str) -> NDArray[Any]:
-        """The weight `name`. Raises UserError 69 if the model lacks it."""
-        if name not in self.weights:
-            raise UserError(os.EX_UNAVAILABLE, f"the model's weights lack {name}", "Fetch the model again.")
-        self.used.add(name)
-        return self.weights[name]
-
-    @abstractmethod
-    def conv(self, x: Node, name: str, stride: int = 1) -> Node:
-        """Convolution that keeps the size (1x1 or 3x3), or halves it with stride 2."""
-
-    @abstractmethod
-    def linear(self, x: Node, name: str, bias: bool = True) -> Node:
-        """Tokens to tokens. Also for a 1x1 convolution, whose weights are those of a linear layer over the channels."""
-
-    @abstractmethod
-    def group_norm(self, x: Node, name: str, eps: float | None = None) -> Node:
-        """GroupNorm of a picture in `self.groups` groups; eps: `self.eps` by default."""
-
-    @abstractmethod
-    def layer_norm(self, x: Node, name: str, eps: float = 1e-5) -> Node:
-        """LayerNorm of tokens over their channels."""
-
-    @abstractmethod
-    def activate(self, x: Node, kind: str) -> Node:
-        """kind: silu, gelu (exact) or quick_gelu (x * sigmoid(1.702 x))."""
-
-    @abstractmethod
-    def add(self, x: Node, y: Node) -> Node:
-        """The sum of two nodes of one shape."""
-
-    @abstractmethod
-    def add_vector(self, x: Node, vector: Node) -> Node:
-        """A picture plus one token, the same at each pixel."""
-
-    @abstractmethod
-    def gated(self, x: Node) -> Node:
-        """GEGLU: the first half of the tokens' channels times gelu of the second."""
-
-    @abstractmethod
-    def concat(self, x: Node, y: Node) -> Node:
-        """Two pictures' channels, one after the other."""
-
-    @abstractmethod
-    def upsample(self, x: Node, size: tuple[int, int]) -> Node:
-        """Nearest neighbour to (h, w): twice as large, or one less where a side of the skip connection is odd."""
-
-    @abstractmethod
-    def size(self, x: Node) -> tuple[int, int]:
-        """Height and width of a picture."""
-
-    @abstractmethod
-    def tokens(self, x: Node) -> Node:
-        """A picture's pixels as tokens, row by row."""
-
-    @abstractmethod
-    def picture(self, x: Node, size: tuple[int, int]) -> Node:
-        """Tokens as a picture of size (h, w)."""
-
-    @abstractmethod
-    def attention(self, q: Node, k: Node, v: Node, heads: int, causal: bool) -> Node:
-        """Multi-head attention, scaled by the root of a head's width; causal: a token sees none that follow it."""
-
-    def attend(self, x: Node, context: Node, names: list[str], heads: int, bias: bool, causal: bool = False) -> Node:
-        """Attention of x over context with its linear layers; names: of the query, key, value and output layers; bias:
-        of the first three (the last one always has it)."""
-        q, k, v = (self.linear(y, name, bias) for y, name in zip((x, context, context), names[:3], strict=True))
-        return self.linear(self.attention(q, k, v, heads, causal), names[3])
-
-    def resnet(self, x: Node, name: str, time: Node | None = None) -> Node:
-        """ResnetBlock2D; time: a token, after its activation."""
-        y = self.conv(self.activate(self.group_norm(x, f"{name}.norm1"), "silu"), f"{name}.conv1")
-        if time is not None:
-            y = self.add_vector(y, self.linear(time, f"{name}.time_emb_proj"))
-        y = self.conv(self.activate(self.group_norm(y, f"{name}.norm2"), "silu"), f"{name}.conv2")
-        if f"{name}.conv_shortcut.weight" in self.weights:
-            x = self.conv(x, f"{name}.conv_shortcut")
-        return self.add(x, y)
-
-    def transformer(self, x: Node, name: str, text: Node, heads: int, depth: int) -> Node:
-        """Transformer2DModel with `depth` blocks of self-attention, attention over the text and GEGLU."""
-        y = self.linear(self.tokens(self.group_norm(x, f"{name}.norm", 1e-6)), f"{name}.proj_in")
-        for index in range(depth):
-            block = f"{name}.transformer_blocks.{index}"
-            for attention, norm in (("attn1", "norm1"), ("attn2", "norm2")):
-                names = [f"{block}.{attention}.{part}" for part in ("to_q", "to_k", "to_v", "to_out.0")]
-                z = self.layer_norm(y, f"{block}.{norm}")
-                y = self.add(y, self.attend(z, z if attention == "attn1" else text, names, heads, bias=False))
-            z = self.linear(self.layer_norm(y, f"{block}.norm3"), f"{block}.ff.net.0.proj")
-            y = self.add(y, self.linear(self.gated(z), f"{block}.ff.net.2"))
-        return self.add(x, self.picture(self.linear(y, f"{name}.proj_out"), self.size(x)))
-
-    def check_all_used(self, part: str, prefixes: tuple[str, ...] = ("",)) -> None:
-        """Raises UserError 69 if a weight whose name begins with one of the prefixes was not used."""
-        for key in self.weights:
-            if key.startswith(prefixes) and key not in self.used and not key.endswith("position_ids"):
-                message = f"the model's {part} has an unknown weight: {key[:200]}"
-                raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
 
 
 def diffusers_name(name: str) -> str:
@@ -283,8 +176,21 @@ def cosine_first(config: Config) -> bool:
     return bool(config.get("flip_sin_to_cos", True))
 
 
+def is_tiny(config: Config) -> bool:
+    """Whether a decoder's config.json is that of an AutoencoderTiny (TAESD and its kin)."""
+    return bool(config.get("_class_name") == "AutoencoderTiny")
+
+
+def scaling(config: Config) -> tuple[float, float]:
+    """What latents are multiplied by, and what is then added, before they are decoded."""
+    return 1 / config.get("scaling_factor", 1.0 if is_tiny(config) else 0.18215), config.get("shift_factor") or 0.0
+
+
 def check_decoder(config: Config) -> None:
     """Raises UserError 69 for an unsupported configuration."""
+    if is_tiny(config):
+        _check("decoder", config, _TINY, _TINY_FREE)
+        return
     _check("vae", config, _DECODER, _DECODER_FREE)
     for kind in config["up_block_types"]:
         if kind != "UpDecoderBlock2D":
@@ -292,7 +198,10 @@ def check_decoder(config: Config) -> None:
 
 
 def decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
-    """AutoencoderKL's decoder; x: latents without the scaling factor → picture, nominally -1…1."""
+    """The decoder of AutoencoderKL or AutoencoderTiny; x: latents without the scaling factor → picture, nominally
+    -1…1."""
+    if is_tiny(config):
+        return _tiny_decoder(layers, config, x)
     if config.get("use_post_quant_conv", True):
         x = layers.conv(x, "post_quant_conv")
     x = layers.resnet(layers.conv(x, "decoder.conv_in"), "decoder.mid_block.resnets.0")
@@ -313,6 +222,30 @@ def decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
     x = layers.conv(layers.activate(layers.group_norm(x, "decoder.conv_norm_out"), "silu"), "decoder.conv_out")
     layers.check_all_used("vae", ("decoder.", "post_quant_conv."))
     return x
+
+
+def _tiny_decoder(layers: Layers[Node], config: Config, x: Node) -> Node:
+    """AutoencoderTiny's decoder, https://github.com/madebyollin/taesd; x: latents without the scaling factor → picture,
+    nominally -1…1. It has no normalisation and no attention, and few channels."""
+    layers.check_finite("decoder", "decoder.")
+    x = layers.scaled(layers.activate(layers.scaled(x, 1 / 3), "tanh"), 3)
+    x = layers.activate(layers.conv(x, "decoder.layers.0"), "relu")
+    blocks, position = config["num_decoder_blocks"], 2  # of the next layer; an activation counts as one
+    for index, count in enumerate(blocks):
+        last = index == len(blocks) - 1
+        for _ in range(count):
+            y = x
+            for part in (0, 2, 4):
+                y = layers.conv(
+                    y if part == 0 else layers.activate(y, "relu"), f"decoder.layers.{position}.conv.{part}"
+                )
+            x, position = layers.activate(layers.add(x, y), "relu"), position + 1
+        if not last:
+            height, width = layers.size(x)
+            x, position = layers.upsample(x, (2 * height, 2 * width)), position + 1
+        x, position = layers.conv(x, f"decoder.layers.{position}", bias=last), position + 1
+    layers.check_all_used("decoder", ("decoder.",))
+    return layers.scaled(x, 2, -1)
 
 
 def _each(value: Any, count: int) -> list[int]:

@@ -25,7 +25,7 @@ from coremltools.converters.mil.mil import Var as Node
 
 from helpers.core.errors import UserError
 from helpers.draw.engines import architecture
-from helpers.draw.engines.architecture import Config, Layers, Weights
+from helpers.draw.engines.layers import Config, Layers, Weights
 
 ATTENTIONS = ("original", "split_einsum", "split_einsum_v2")  # Apple's names
 SYSTEMS = {"macOS14": target.macOS14, "macOS15": target.macOS15}
@@ -52,12 +52,13 @@ class _Layers(Layers[Node]):
             )
         return mb.const(val=array.reshape(shape) if shape else array, name=identifier(name))
 
-    def conv(self, x: Node, name: str, stride: int = 1) -> Node:
+    def conv(self, x: Node, name: str, stride: int = 1, bias: bool = True) -> Node:
         weight = self.weight(f"{name}.weight")
         pad = (
             {"pad_type": "custom", "pad": [weight.shape[2] // 2] * 4} if weight.shape[2] > 1 else {"pad_type": "valid"}
         )
-        return mb.conv(x=x, weight=weight, bias=self.weight(f"{name}.bias"), strides=[stride] * 2, **pad)
+        more = {"bias": self.weight(f"{name}.bias")} if bias else {}
+        return mb.conv(x=x, weight=weight, strides=[stride] * 2, **pad, **more)
 
     def linear(self, x: Node, name: str, bias: bool = True) -> Node:
         weight = self.weight(f"{name}.weight", -1, x.shape[1], 1, 1)
@@ -85,9 +86,13 @@ class _Layers(Layers[Node]):
         return mb.layer_norm(x=x, axes=[1], gamma=scale, beta=shift, epsilon=np.float16(eps))
 
     def activate(self, x: Node, kind: str) -> Node:
-        if kind == "silu":
-            return mb.silu(x=x)
+        if kind in ("silu", "relu", "tanh"):
+            return getattr(mb, kind)(x=x)
         return mb.gelu(x=x, mode="EXACT" if kind == "gelu" else "SIGMOID_APPROXIMATION")
+
+    def scaled(self, x: Node, by: float, plus: float = 0.0) -> Node:
+        y = mb.mul(x=x, y=np.float16(by))
+        return mb.add(x=y, y=np.float16(plus)) if plus else y
 
     def add(self, x: Node, y: Node) -> Node:
         return mb.add(x=x, y=y)
@@ -218,8 +223,8 @@ def unet(
 
 
 def decoder(config: Config, weights: Weights, height: int, width: int, system: str) -> Program:
-    """AutoencoderKL's decoder: z, float16 (1, channels, height, width), latents divided by the model's scaling factor →
-    image, float32 (1, 3, …), nominally -1…1."""
+    """The decoder of AutoencoderKL or AutoencoderTiny: z, float16 (1, channels, height, width), latents divided by the
+    model's scaling factor → image, float32 (1, 3, …), nominally -1…1."""
     architecture.check_decoder(config)
     layers = _Layers("original", architecture.diffusers_names(weights), config.get("norm_num_groups", 32), 1e-6)
     with _function(system, z=((1, config["latent_channels"], height, width), types.fp16)) as function:

@@ -25,7 +25,7 @@ from helpers.adapt.diffusers_folder import (
 )
 from helpers.core import openvino
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_size, defaults
+from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults
 from helpers.draw.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -86,9 +86,11 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
         raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
     if not (folder / "model_index.json").is_file():
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
-    configs = {part: read_config(folder / part / "config.json") for part in _PARTS}
+    places = {part: folder / part for part in _PARTS} | ({"vae": options.decoder} if options.decoder else {})
+    configs = {part: read_config(place / "config.json") for part, place in places.items()}
     try:
         scale = factor(configs["vae"])
+        check_decoder(options.decoder, configs["vae"], configs["unet"])
         check_parts(configs["unet"], configs["vae"], configs["text_encoder"])
         width, height = size or native_size(configs["unet"], scale)
         length = configs["text_encoder"]["max_position_embeddings"]
@@ -98,17 +100,20 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     openvino.runtime()  # before the threads: only one of them would import it without its converter
     latents = (height // scale, width // scale)
     shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
-    code = [Path(__file__).with_name(name).read_bytes() for name in ("architecture.py", "openvino_graph.py")]
+    code = [
+        Path(__file__).with_name(name).read_bytes() for name in ("layers.py", "architecture.py", "openvino_graph.py")
+    ]
 
     def prepare(part: str) -> openvino.Network:
-        files = [folder / part / "config.json", *weight_files(folder / part)]
-        identity = [Checkpoint(folder).identity(files), code, shapes[part]]
+        place = places[part]
+        files = [place / "config.json", *weight_files(place)]
+        identity = [Checkpoint(place).identity(files), code, shapes[part]]
         # The text encoder is cheap and its errors change the picture: always float32.
         exact = "f32" if part == "text_encoder" else precision
         try:
             return openvino.compiled(
-                lambda: _graph(folder, part, shapes[part]),
-                _name(folder, part),
+                lambda: _graph(place, part, shapes[part]),
+                _name(place if place == options.decoder else folder, part),
                 identity,
                 precision=exact,
                 cache=options.cache,
@@ -116,7 +121,7 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
         except (UserError, OSError):
             raise
         except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
-            raise misfit(folder / part, error) from error
+            raise misfit(place, error) from error
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
         networks = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
@@ -134,8 +139,8 @@ def _name(folder: Path, part: str) -> str:
     return f"{openvino.short(folder.resolve())}-{part}"
 
 
-def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
-    """One part of the model; shape: the further arguments of its function in openvino_graph.py."""
+def _graph(place: Path, part: str, shape: tuple[int, ...]) -> Model:
+    """The part in the folder `place`; shape: the further arguments of its function in openvino_graph.py."""
     from helpers.draw.engines import openvino_graph
 
     builders: dict[str, Any] = {
@@ -143,6 +148,6 @@ def _graph(folder: Path, part: str, shape: tuple[int, ...]) -> Model:
         "vae": openvino_graph.decoder,
         "text_encoder": openvino_graph.text_encoder,
     }
-    config, weights = read_config(folder / part / "config.json"), read_weights(folder / part)
+    config, weights = read_config(place / "config.json"), read_weights(place)
     model: Model = builders[part](config, weights, *shape)
     return model

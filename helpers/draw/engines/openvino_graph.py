@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from helpers.core.openvino import runtime
 from helpers.draw.engines import architecture
-from helpers.draw.engines.architecture import Config, Layers, Weights
+from helpers.draw.engines.layers import Config, Layers, Weights
 
 if TYPE_CHECKING:
     from openvino import Model, Node
@@ -29,11 +29,11 @@ class _Layers(Layers[Node]):
         node.set_friendly_name(name)
         return node if array.dtype == np.float32 else op.convert(node, "f32")
 
-    def conv(self, x: Node, name: str, stride: int = 1) -> Node:
+    def conv(self, x: Node, name: str, stride: int = 1, bias: bool = True) -> Node:
         weight = self.weight(f"{name}.weight")
         pad = [weight.shape[2] // 2] * 2
         y = op.convolution(x, weight, [stride] * 2, pad, pad, [1, 1])
-        return op.add(y, self.weight(f"{name}.bias", (1, -1, 1, 1)))
+        return op.add(y, self.weight(f"{name}.bias", (1, -1, 1, 1))) if bias else y
 
     def linear(self, x: Node, name: str, bias: bool = True) -> Node:
         y = op.matmul(x, self.weight(f"{name}.weight", (-1, x.shape[-1])), False, True)
@@ -50,7 +50,13 @@ class _Layers(Layers[Node]):
     def activate(self, x: Node, kind: str) -> Node:
         if kind == "gelu":
             return op.gelu(x, "erf")
+        if kind in ("relu", "tanh"):
+            return op.relu(x) if kind == "relu" else op.tanh(x)
         return op.swish(x, op.constant(np.float32(1.702))) if kind == "quick_gelu" else op.swish(x)
+
+    def scaled(self, x: Node, by: float, plus: float = 0.0) -> Node:
+        y = op.multiply(x, op.constant(np.float32(by)))
+        return op.add(y, op.constant(np.float32(plus))) if plus else y
 
     def add(self, x: Node, y: Node) -> Node:
         return op.add(x, y)
@@ -141,10 +147,11 @@ def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
 
 
 def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
-    """AutoencoderKL's decoder: scaled latents (1, channels, height, width) → picture (1, 3, …), nominally -1…1."""
+    """The decoder of AutoencoderKL or AutoencoderTiny: scaled latents (1, channels, height, width) → picture
+    (1, 3, …), nominally -1…1."""
     architecture.check_decoder(config)
-    layers = _DecoderLayers(architecture.diffusers_names(weights), config.get("norm_num_groups", 32), 1e-6)
+    kind = _Layers if architecture.is_tiny(config) else _DecoderLayers
+    layers = kind(architecture.diffusers_names(weights), config.get("norm_num_groups", 32), 1e-6)
     latents = op.parameter([1, config["latent_channels"], height, width], np.float32, "latents")
-    x = op.multiply(latents, op.constant(np.float32(1 / config.get("scaling_factor", 0.18215))))
-    x = op.add(x, op.constant(np.float32(config.get("shift_factor") or 0)))
+    x = layers.scaled(latents, *architecture.scaling(config))
     return Model([op.result(architecture.decoder(layers, config, x))], [latents], "vae")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_size, defaults, nvidia, torch_memory, xl
+from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults, nvidia, torch_memory, xl
 from helpers.draw.engines.torch_memory import LAYERS, RESIDENT
 from helpers.draw.engines.torch_unet import Unet
 from helpers.draw.tokenizer import Tokenizer
@@ -233,9 +233,11 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
         message = f"{folder} is a {kind.get('_class_name')}; this engine runs only Stable Diffusion 1, 2 and XL"
         raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
     names = ["text_encoder", *(["text_encoder_2"] if kind.get("text_encoder_2") else []), "unet", "vae"]
-    configs = {part: diffusers_folder.read_config(folder / part / "config.json") for part in names}
+    places = {part: folder / part for part in names} | ({"vae": options.decoder} if options.decoder else {})
+    configs = {part: diffusers_folder.read_config(place / "config.json") for part, place in places.items()}
     try:
         factor = diffusers_folder.factor(configs["vae"])
+        check_decoder(options.decoder, configs["vae"], configs["unet"])
         encoders = (configs[name] for name in names if name.startswith("text"))
         diffusers_folder.check_parts(configs["unet"], configs["vae"], *encoders)
         size = size or diffusers_folder.native_size(configs["unet"], factor)
@@ -250,8 +252,8 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     parts = {}
     for part in names:  # XL's decoder overflows; others have force_upcast only as diffusers' default
         exact = part == "vae" and precision == "f16" and "text_encoder_2" in names and configs[part].get("force_upcast")
-        source = _source(folder / part, "f32" if exact else precision, options.allow_pickle)
-        parts[part] = _load(torch, folder / part, configs[part], source, "f32" if exact else precision)
+        source = _source(places[part], "f32" if exact else precision, options.allow_pickle)
+        parts[part] = _load(torch, part, places[part], configs[part], source, "f32" if exact else precision)
     return Torch(
         torch,
         folder,
@@ -281,10 +283,15 @@ def _source(folder: Path, precision: str, allow_pickle: bool) -> tuple[list[Path
 
 
 def _load(
-    torch: Any, folder: Path, config: dict[str, Any], source: tuple[list[Path], dict[str, Any]], precision: str
+    torch: Any,
+    name: str,
+    folder: Path,
+    config: dict[str, Any],
+    source: tuple[list[Path], dict[str, Any]],
+    precision: str,
 ) -> Any:
     """Load one network from the result of `_source` into RAM. Raises UserError 69 if it is damaged or not supported."""
-    home = "transformers" if folder.name.startswith("text") else "diffusers"
+    home = "transformers" if name.startswith("text") else "diffusers"
     kinds = {
         "text_encoder": "CLIPTextModel",
         "text_encoder_2": "CLIPTextModelWithProjection",
@@ -298,7 +305,7 @@ def _load(
     dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[precision]
     if home == "diffusers":
         kwargs = {**kwargs, "low_cpu_mem_usage": False}  # True needs accelerate
-    kind = getattr(library, kinds[folder.name])
+    kind = getattr(library, kinds[name])
     try:
         if kwargs["use_safetensors"]:
             with torch.device("meta"):
@@ -312,10 +319,12 @@ def _load(
         raise diffusers_folder.misfit(folder, error) from error
     if lost := sorted(info["missing_keys"]):
         raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
-    if folder.name == "unet":
+    if name == "unet":
         _fuse(part)
-    elif folder.name == "vae":
+    elif name == "vae":
         del part.encoder
+        if torch_memory.is_tiny(part) and not all(bool(torch.isfinite(one).all()) for one in part.parameters()):
+            raise diffusers_folder.damaged(folder, "its weights have values that are no numbers")
     return part.eval().requires_grad_(False)
 
 
