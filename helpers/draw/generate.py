@@ -142,6 +142,17 @@ def keep(settings: Settings, line: Line, pictures: Iterable[Picture]) -> dict[st
     return {**run, "folder": str(final), "paths": paths}
 
 
+def keep_whatever_size(settings: Settings, line: Line, painter: Painter, job: Job, hidden: bool) -> dict[str, Any]:
+    """Draw and keep a job; a size that was said, and that the model cannot draw, is left out."""
+    try:
+        return keep(settings, line, with_progress(painter, job, hidden))
+    except UserError as error:
+        if error.code != os.EX_USAGE or job.size == painter.usual.size:
+            raise
+        stage.say(f"{NAME}: {error.message}; drawn at its own size")
+        return keep(settings, line, with_progress(painter, replace(job, size=painter.usual.size), hidden))
+
+
 def deliver(pipe: BinaryIO, output: bytes, folder: str) -> None:
     """Write to stdout. Raises: BrokenPipeError if nobody reads; UserError 73 for any other error."""
     try:
@@ -172,13 +183,18 @@ def main(argv: list[str] | None = None) -> int:
         arrived = arrivals()
     from helpers.draw.diffusion import NoPicture
     from helpers.draw.painter import Painter
+    from helpers.draw.spoken import Hearing, Painters, applied
+    from helpers.words.said import Spoken, in_words
 
     painter = Painter.load(settings)
     if settings.again:
         arrived.put(Line(painter.usual.prompt, 0, Origin.TYPED))
         arrived.put(None)
-    elif arrived.empty():
+    hearing = Hearing(settings)
+    if arrived.empty():  # the speaker still speaks
         painter.warm(settings.count)
+        hearing.options("a picture, wide")
+    painters, seed = Painters(settings, painter), painter.usual.seed
     stage.event("ready")
 
     hidden = settings.quiet or settings.loop or not sys.stderr.isatty()  # with --loop, record uses the terminal's line
@@ -191,17 +207,24 @@ def main(argv: list[str] | None = None) -> int:
             continue
         stage.event("prompt", number=line.id)
         waiting = sum(isinstance(later, Line) and bool(later.text) for later in tuple(arrived.queue))
-        stage.say(f"drawing: {line.text}" + (f" ({waiting} more to draw)" if waiting else ""))
-        report_lost(painter, line.text)
-        job = replace(painter.usual, prompt=line.text)
+        spoken = hearing.options(line.text) if line.origin is Origin.SPOKEN else Spoken(line.text)
+        said = f" ({in_words(spoken.options)})" if spoken.options else ""
+        stage.say(f"drawing: {spoken.text}{said}" + (f" ({waiting} more to draw)" if waiting else ""))
+        report_lost(painter, spoken.text)
         try:
-            result = keep(settings, line, with_progress(painter, job, hidden))
+            painter = painters.of(spoken.options.model)
+            usual = replace(painter.usual, prompt=spoken.text)
+            if spoken.options.same_seed:
+                usual = replace(usual, seed=seed)
+            job = applied(usual, spoken.options, painter, lambda: hearing.styles)
+            result = keep_whatever_size(settings, line, painter, job, hidden)
         except NoPicture as error:  # the other lines may still work
             if settings.loop:
                 stage.say(f"{NAME}: {error.message}")
             failure = failure or error
             continue
         output = json.dumps(result) if settings.json else "\n".join(result["paths"])
+        seed = result["seed"]
         deliver(pipe, os.fsencode(f"{output}\n"), result["folder"])  # a folder's name may not be UTF-8
         drawn = True
     if failure and not settings.loop:

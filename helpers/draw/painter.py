@@ -93,6 +93,7 @@ class Painter:
         with self._turn(self.usual) as engine:
             self._tokenizer = engine.tokenizer
             job = self._resolved(self.usual, engine)
+            self.size = engine.size  # width and height of a picture, unless a job says another
             samplers.start(job.sampler or "", engine.scheduler, job.steps or 0, lambda: np.zeros(1))
             if (job.guidance or 0) > 1:
                 self._encode(engine, job.negative)
