@@ -24,6 +24,9 @@ from typing import Any
 
 from jiwer import wer
 
+from benchmark.clips import Clip, samples
+from benchmark.ears import Ears
+from benchmark.noises import pcm
 from benchmark.spoken_prompts import PROMPTS, VOICES
 from benchmark.voices import speak
 from helpers.core.paths import ROOT
@@ -34,20 +37,20 @@ MICROPHONE = ROOT / "tests" / "microphone.sh"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
-def prompts(folder: Path, count: int) -> list[tuple[str, Path]]:
-    """(text, WAV) of `count` prompts that the built-in recogniser understands."""
+def prompts(folder: Path, count: int, whisper: str) -> list[tuple[str, Path]]:
+    """(text, WAV) of `count` prompts that the recogniser `whisper` understands."""
     folder.mkdir()
     found: list[tuple[str, Path]] = []
-    for number in range(len(PROMPTS) * len(VOICES)):
-        if len(found) == count:
-            break
-        text, voice = PROMPTS[number % len(PROMPTS)].text, VOICES[number % len(VOICES)]
-        path = folder / f"{number}.wav"
-        speak(voice, text, path)
-        command = [sys.executable, "-m", "helpers.listen.transcribe", "--whisper", "builtin", str(path)]
-        heard = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-        if heard == spoken(text):
-            found.append((heard, path))
+    with Ears(whisper) as ears:
+        for number in range(len(PROMPTS) * len(VOICES)):
+            if len(found) == count:
+                break
+            text, voice = PROMPTS[number % len(PROMPTS)].text, VOICES[number % len(VOICES)]
+            path = folder / f"{number}.wav"
+            speak(voice, text, path)
+            heard = ears.hear(Clip(path.name, voice, pcm(samples(path)), text)).text
+            if spoken(heard) == spoken(text):
+                found.append((heard, path))
     speak("slt", "stop listening", folder / "stop.wav")
     return found
 
@@ -172,7 +175,7 @@ def session(said: list[tuple[str, Path]], stop: Path, seconds: float, folder: Pa
 
 
 def plain(text: str) -> str:
-    """The words as the built-in recogniser writes them."""
+    """The words in small letters, without punctuation."""
     return re.sub(r"[^\w' ]", "", text.strip().lower())
 
 
@@ -198,7 +201,7 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        said = prompts(folder / "said", options.utterances)
+        said = prompts(folder / "said", options.utterances, options.whisper)
         return 0 if session(said, folder / "said" / "stop.wav", options.seconds, folder, options.whisper) else 1
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmark.voices import speak
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
+from helpers.listen import whisper
 from helpers.words import own_words
 from helpers.words.own_words import Corrections
 
@@ -193,6 +194,13 @@ def test_a_name_is_recognised_and_spelt_as_listed(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("Zorblax\n")
     written = transcribed(tmp_path / "said.wav", tmp_path, A2I_VOCABULARY=str(tmp_path / "names.txt"))[1]
     assert written == "\x1e1 spoken\x1fdraw me a Zorblax in the snow\n"
+
+
+def test_whisper_reads_the_names_that_fit() -> None:
+    assert whisper.initial_prompt("en") == whisper.PROMPT and whisper.initial_prompt("de", ("Zorblax",)) == ""
+    assert whisper.initial_prompt("en", ("Zorblax", "Kwimby")) == f"{whisper.PROMPT} Zorblax, Kwimby."
+    many = whisper.initial_prompt("en", [f"Zorblax{number}" for number in range(500)])
+    assert "Zorblax0, Zorblax1, " in many and len(many) < 600
 
 
 def test_a_typed_prompt_is_not_corrected() -> None:

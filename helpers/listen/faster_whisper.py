@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,14 +38,16 @@ def load(choice: Choice) -> Iterator[FasterWhisper]:
     language = "auto" if choice.translate and choice.language == "en" else choice.language
     arguments = choice.path, language, choice.translate, choice.threads
     with contextlib.ExitStack() as stack:
-        recogniser = stack.enter_context(FasterWhisper(*arguments, on_gpu=ct2.uses_nvidia()))
+        recogniser = stack.enter_context(
+            FasterWhisper(*arguments, on_gpu=ct2.uses_nvidia(), vocabulary=choice.vocabulary)
+        )
         try:
             recogniser.wait_until_loaded()
         except UserError as error:
             if error.code != os.EX_UNAVAILABLE:
                 raise
             log.warning("%s; the processor is used", error.message)
-            recogniser = stack.enter_context(FasterWhisper(*arguments))
+            recogniser = stack.enter_context(FasterWhisper(*arguments, vocabulary=choice.vocabulary))
             recogniser.wait_until_loaded()
         yield recogniser
 
@@ -61,9 +63,11 @@ class FasterWhisper(RecogniserProcess):
         threads: int | None = None,
         on_gpu: bool = False,
         precision: str = "",
+        vocabulary: Iterable[str] = (),
     ) -> None:
         """Start to load the model in `folder`. language: a code such as `de`, or `auto`; threads: by default one per
-        processor; precision: CTranslate2's name of a type, by default int8 on a processor and float16 on a GPU.
+        processor; precision: CTranslate2's name of a type, by default int8 on a processor and float16 on a GPU;
+        vocabulary: names that it should expect.
 
         Raises: UserError 65 if it is no such model.
         """
@@ -75,7 +79,7 @@ class FasterWhisper(RecogniserProcess):
             "language": language,
             "translate": translate,
             "threads": threads or cores(),
-            "prompt": whisper.PROMPT if language == "en" else "",
+            "prompt": whisper.initial_prompt(language, vocabulary),
             "device": "cuda" if on_gpu else "cpu",
             "precision": precision or ("float16" if on_gpu else "int8"),
         }

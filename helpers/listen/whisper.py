@@ -7,7 +7,7 @@ with whisper.Whisper(path, "en") as recogniser:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # hears syllables or a buzz. Word error rate over 61 clips with whisper_worker.py's short window: 8.2 %; with an example
 # 9.4, without any prompt 10.6. The words that a user wants to be known belong behind it.
 PROMPT = "A description of a picture."
+MOST_NAMES = 400  # characters of names behind it: Whisper reads 224 tokens, and forgets the beginning of more
 
 
 @contextlib.contextmanager
@@ -32,17 +33,39 @@ def load(choice: Choice) -> Iterator[Whisper]:
     assert choice.path
     # What is to be translated is not English, whatever the usual language is.
     language = "auto" if choice.translate and choice.language == "en" else choice.language
-    with Whisper(choice.path, language, choice.translate, choice.threads) as recogniser:
+    with Whisper(choice.path, language, choice.translate, choice.threads, choice.vocabulary) as recogniser:
         recogniser.wait_until_loaded()
         yield recogniser
+
+
+def initial_prompt(language: str, vocabulary: Iterable[str] = ()) -> str:
+    """What Whisper reads before it listens: for English, PROMPT and the names of the user's vocabulary that fit.
+
+    Nothing for other languages: what is believed behind a prompt was measured for English (whisper_worker.py).
+    """
+    if language != "en":
+        return ""
+    names = ""
+    for name in vocabulary:
+        if len(names) + len(name) > MOST_NAMES:
+            break
+        names += f"{', ' if names else ''}{name}"
+    return f"{PROMPT} {names}." if names else PROMPT
 
 
 class Whisper(RecogniserProcess):
     """whisper.cpp with a model. It starts to load at once, and its process ends with the `with` block."""
 
-    def __init__(self, path: Path, language: str = "en", translate: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        language: str = "en",
+        translate: bool = False,
+        threads: int | None = None,
+        vocabulary: Iterable[str] = (),
+    ) -> None:
         """Start to load the model file at `path`. language: a code such as `de`, or `auto`; threads: by default one
-        per processor. Raises what ggml.inspect raises."""
+        per processor; vocabulary: names that it should expect. Raises what ggml.inspect raises."""
         model = ggml.inspect(path)
         self.name = f"whisper.cpp {path.name}"
         self.languages, self.translates = model.languages, model.translates
@@ -51,7 +74,7 @@ class Whisper(RecogniserProcess):
             "language": language,
             "translate": translate,
             "threads": threads or cores(),
-            "prompt": PROMPT if language == "en" else "",
+            "prompt": initial_prompt(language, vocabulary),
         }
         super().__init__("helpers.listen.whisper_worker", "whisper.cpp", path, ggml.remedy(path), settings)
 
