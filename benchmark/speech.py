@@ -19,6 +19,7 @@ from benchmark.results import Results
 from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.core.settings import Settings
+from helpers.listen.recognisers import RECOGNISERS
 from training.builtin.language_model import spoken
 
 
@@ -102,9 +103,10 @@ def errors(pairs: Iterable[tuple[str, str]]) -> float:
 
 
 def names() -> list[str]:
-    """The recognisers on this machine: the built-in one, and whisper.cpp with each installed model."""
+    """The recognisers on this machine: the built-in one, and each other that is installed with each of its models."""
     entries = catalog.read(Settings.from_environment(names=["models"]).models).entries.values()
-    return ["builtin", *(entry.name for entry in entries if entry.kind == "whisper" and entry.is_present())]
+    kinds = {name for name, kind in RECOGNISERS.items() if kind.is_installed()}
+    return ["builtin", *(entry.name for entry in entries if entry.kind in kinds and entry.is_present())]
 
 
 def synthetic(folder: Path) -> list[Sample]:

@@ -22,7 +22,8 @@ from benchmark import clips, gpu, image, microphone, models, pipe, results, shap
 from benchmark.results import Results
 from benchmark.speech import Heard, Sample
 from benchmark.worker import Worker
-from helpers.core import stage, system
+from helpers.catalog import catalog
+from helpers.core import extras, stage, system
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
@@ -255,6 +256,22 @@ def test_the_recogniser_is_measured(made: Results, tmp_path: Path, monkeypatch: 
     assert figures["word error rate"].median == 0 and figures["words right"].median == 7
     assert 0 < figures["real-time factor"].median < 1 and figures["memory"].median > 20
     assert made.ratios["speech: words right / words said, builtin"].value == 1
+
+
+def test_every_recogniser_with_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_MODELS", str(tmp_path))
+    there = ["base.en-q5_1", "faster-whisper-base", "seamless-m4t-v2-large"]
+    for name in there:
+        for file in catalog.read(tmp_path).find(name).files:
+            path = tmp_path / name / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.truncate(path, file.bytes)  # a file of zeros takes no room
+    missing: set[str] = set()
+    monkeypatch.setattr(extras, "missing", lambda extra: ["a package"] if extra in missing else [])
+    assert speech.names() == ["builtin", *there]
+    missing.add("faster-whisper")
+    assert speech.names() == ["builtin", "base.en-q5_1", "seamless-m4t-v2-large"]
 
 
 def test_a_folder_without_recordings_is_noted(made: Results, tmp_path: Path) -> None:

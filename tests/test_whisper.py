@@ -20,7 +20,7 @@ import whisper_fixture
 from helpers.catalog import ggml
 from helpers.catalog.ggml import Model
 from helpers.core.errors import UserError
-from helpers.listen import recogniser_process, whisper, whisper_worker
+from helpers.listen import belief, recogniser_process, whisper, whisper_worker
 from helpers.listen.whisper import Whisper
 
 SENTENCE = "a red apple on a wooden table"
@@ -138,8 +138,8 @@ WHOLE, FULL, CUT = 0, 1280, 512  # steps of the encoder's window
     [
         (4, True, SENTENCE, [0]),
         (4, False, SENTENCE, [0]),  # words that it is sure of are words
-        (1.2, True, SENTENCE, [0, 0, whisper_worker.RETRY_TEMPERATURE]),
-        (1.2, False, "", [0, 0, whisper_worker.RETRY_TEMPERATURE]),
+        (1.2, True, SENTENCE, [0, 0, belief.RETRY_TEMPERATURE]),
+        (1.2, False, "", [0, 0, belief.RETRY_TEMPERATURE]),
     ],
 )
 def test_what_whisper_takes_for_no_speech_is_no_text(
@@ -162,7 +162,7 @@ def test_what_whisper_takes_for_no_speech_is_no_text(
 
 
 @pytest.mark.parametrize("multilingual", [True, False])
-@pytest.mark.parametrize("certainty, text, windows", [(4, SENTENCE, [CUT]), (1.2, "", [CUT])])
+@pytest.mark.parametrize("certainty, text, windows", [(4, SENTENCE, [CUT]), (1.2, "", [CUT, CUT])])
 def test_unlikely_english_is_no_text(
     asked: list[dict[str, Any]], tmp_path: Path, multilingual: bool, certainty: float, text: str, windows: list[int]
 ) -> None:

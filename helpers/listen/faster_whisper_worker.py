@@ -11,18 +11,19 @@ import ctypes
 import importlib.util
 import math
 import os
-import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from helpers.core.errors import UserError
-from helpers.core.pcm import RATE, WINDOW
+from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW
+from helpers.listen import belief, endpointing
+from helpers.listen.belief import Look
 from helpers.listen.recogniser_process import main
-from helpers.listen.whisper_worker import MOST_ENGLISH_TOKENS, NO_SPEECH, RETRY_TEMPERATURE, UNLIKELY
 
 # CTranslate2 writes half as many tokens as it is told, and never more than half of the decoder's 448 positions.
 MOST_TOKENS = 220
+LONGEST = WINDOW - 1  # seconds of English in a window: belief.py may move it a little
 # In the order in which one needs the other. CTranslate2 opens libcublas.so.12 by name, and finds it if it is loaded.
 _CUBLAS = ("libcublasLt.so.12", "libcublas.so.12")
 
@@ -65,36 +66,52 @@ class Worker:
         self._task = "translate" if settings["translate"] else "transcribe"
         self._prompt = settings["prompt"]
         self._to_english = language == "en" or settings["translate"]
+        self._spoken = language  # what was detected in the last recording
 
     def transcribe(self, pcm: bytes) -> dict[str, Any]:
         """The words in `pcm` (s16le, 16 kHz, mono): text, language, confidence, and when each word was said."""
         import numpy as np
 
-        samples = np.frombuffer(pcm, np.int16).astype(np.float32) / 32768
-        segments, language = self._decode(samples, self._prompt)
-        if self._prompt and _words(segments) and _words(segments) <= set(_split(self._prompt)):
-            # Whisper writes words of the initial prompt down where it hears none.
-            segments, language = self._decode(samples)
-            segments = [segment for segment in segments if segment.no_speech_prob <= NO_SPEECH]
-        logs = [segment.avg_logprob for segment in segments for _ in segment.tokens]
-        if any(segment.avg_logprob < UNLIKELY for segment in segments):
-            segments, language = self._decode(samples, self._prompt, RETRY_TEMPERATURE)  # without what is no speech
-        words = [(word.word.strip(), word.start, word.end) for segment in segments for word in segment.words or ()]
+        heard: list[Look] = []
+        words: list[tuple[str, float, float]] = []
+        at = 0.0
+        longest = LONGEST if self._prompt else math.inf
+        for piece in endpointing.pieces(pcm, longest) if len(pcm) > longest * BYTES_PER_SECOND else [pcm]:
+            samples = np.frombuffer(piece, np.int16).astype(np.float32) / 32768
+            heard.append(belief.heard(samples, self._prompt, self._look) if self._prompt else self._hear(samples))
+            words += [(text, round(at + begin, 2), round(at + end, 2)) for text, begin, end in heard[-1].words]
+            at += len(samples) / RATE
+        logs = [log for one in heard for log in one.logs if one.text]
         return {
-            "text": " ".join(segment.text.strip() for segment in segments),
-            "language": language,
-            # Of the first time: at a higher temperature all tokens look likely.
+            "text": " ".join(one.text for one in heard if one.text),
+            "language": self._spoken,
             "confidence": math.exp(sum(logs) / len(logs)) if logs else None,
-            "words": [(text, round(float(begin), 2), round(float(end), 2)) for text, begin, end in words],
+            "words": words,
         }
 
-    def _decode(self, samples: Any, prompt: str = "", temperature: float = 0) -> tuple[list[Any], str]:
-        """The segments that faster-whisper finds in samples (float32, -1…1), and their language."""
+    def _hear(self, samples: Any) -> Look:
+        """What is said in samples (float32, -1…1), in another language than English.
+
+        Unlikely text is decoded a second time, without what is no speech. The probabilities stay those of the first
+        time: at a higher temperature all tokens look likely.
+        """
+        segments = self._decode(samples)
+        heard = _look_of(segments)
+        if any(segment.avg_logprob < belief.UNLIKELY for segment in segments):
+            again = _look_of(self._decode(samples, temperature=belief.RETRY_TEMPERATURE))
+            return again._replace(logs=heard.logs)
+        return heard
+
+    def _look(self, samples: Any, prompt: str, quick: bool) -> Look:
+        return _look_of(self._decode(samples, prompt))
+
+    def _decode(self, samples: Any, prompt: str = "", temperature: float = 0) -> list[Any]:
+        """The segments that faster-whisper finds in samples (float32, -1…1)."""
         import numpy as np
 
         samples = np.pad(samples, (0, max(0, RATE - len(samples))))  # it was never trained with less than a second
         short = len(samples) <= WINDOW * RATE
-        limit = 2 * MOST_ENGLISH_TOKENS * len(samples) // RATE
+        limit = 2 * belief.MOST_ENGLISH_TOKENS * len(samples) // RATE
         segments, info = self._model.transcribe(
             samples,
             language=self._language,
@@ -102,24 +119,23 @@ class Worker:
             beam_size=1,
             best_of=1,
             temperature=[temperature],
-            log_prob_threshold=UNLIKELY,
-            no_speech_threshold=NO_SPEECH,
+            log_prob_threshold=belief.UNLIKELY,
+            no_speech_threshold=belief.NO_SPEECH,
             initial_prompt=prompt or None,
             condition_on_previous_text=False,
             without_timestamps=short,
             word_timestamps=True,
             max_new_tokens=limit if self._to_english and limit <= MOST_TOKENS else None,
         )
+        self._spoken = info.language
         # One window is one segment; faster-whisper would look for more in the silence after the last word.
-        return list(islice(segments, 1) if short else segments), info.language
+        return list(islice(segments, 1) if short else segments)
 
 
-def _split(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
-
-
-def _words(segments: list[Any]) -> set[str]:
-    return {word for segment in segments for word in _split(segment.text)}
+def _look_of(segments: list[Any]) -> Look:
+    logs = [segment.avg_logprob for segment in segments for _ in segment.tokens]
+    words = ((word.word.strip(), float(word.start), float(word.end)) for one in segments for word in one.words or ())
+    return belief.look_of(" ".join(segment.text.strip() for segment in segments), logs, tuple(words))
 
 
 def _load_cublas() -> None:
