@@ -34,8 +34,8 @@ MOST_ENGLISH_TOKENS = 25
 
 # The mean log probability of a token from which on English words are believed at once.
 LIKELY = -0.5
-# Otherwise there is a second look, and the more likely text needs at least this.
-LEAST, LEAST_IN_QUIET = -1.0, -0.9
+# Otherwise there is a second look, and the more likely text needs at least this. Some noise makes words unlikely.
+LEAST, LEAST_IN_NOISE = -0.9, -1.0
 # In a quiet room the second look begins just before the first word.
 QUIET = 40  # dB between a loud and a quiet moment (percentiles 90 and 10)
 ONSET, ROOM = 30, 0.1  # dB below the loud moments; seconds before the first word
@@ -44,7 +44,7 @@ MOVED = 0.25  # seconds
 # Where the noise is as loud as the voice, Whisper is sure of sentences that nobody said. There the words need to be
 # more likely, or four of five words the same in both looks.
 LOUDER = 5.0  # dB of the voice with the noise over the noise alone: 3 if both are as loud
-LIKELY_IN_NOISE, SAME_IN_NOISE = -0.3, 0.8
+LIKELY_IN_LOUD_NOISE, SAME_IN_LOUD_NOISE = -0.3, 0.8
 SILENT, FEW = 0.1, 3  # probability of speech below which a frame is noise; so few frames tell nothing
 
 # How much of the letters with and without the initial prompt are the same if both are what was said.
@@ -87,7 +87,7 @@ def heard(samples: Any, prompt: str, look: Callable[[Any, str, bool], Look]) -> 
         if plain.likely >= LEAST and _in_common(*("".join(_words(one.text)) for one in (first, plain))) >= SAME_ECHO:
             return first
         return plain if plain.likely >= LIKELY and not plain.loops else NOTHING
-    if first.likely >= LIKELY_IN_NOISE and not first.loops:
+    if first.likely >= LIKELY_IN_LOUD_NOISE and not first.loops:
         return first
     masked = voice_over_noise(samples) < LOUDER
     if first.likely >= LIKELY and not first.loops and not masked:
@@ -101,9 +101,11 @@ def heard(samples: Any, prompt: str, look: Callable[[Any, str, bool], Look]) -> 
     found = max(looks, key=lambda one: one.likely)
     same = _in_common(_words(first.text), _words(again.text))
     if contrast(samples) >= QUIET:
-        believed = found.likely >= LEAST_IN_QUIET or (start > 0 and same == 1)
+        believed = found.likely >= LEAST or (start > 0 and same == 1)
+    elif masked:
+        believed = found.likely >= LEAST and same >= SAME_IN_LOUD_NOISE
     else:
-        believed = found.likely >= LEAST and (same >= SAME_IN_NOISE or not masked)
+        believed = found.likely >= LEAST_IN_NOISE
     return found if believed else NOTHING
 
 

@@ -1,0 +1,145 @@
+"""What is believed of Whisper's words: the rule alone, with the real sound and a stand-in for Whisper."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import recordings
+from numpy.typing import NDArray
+
+from benchmark import noises
+from helpers.core.pcm import RATE
+from helpers.listen import audio, belief
+from helpers.listen.belief import NOTHING, Look
+
+PROMPT = "A description of a picture."
+SURE, LIKELY, UNSURE, UNLIKELY = [-0.1], [-0.45], [-0.85], [-1.4]
+
+Samples = NDArray[np.float32]
+
+
+@functools.cache
+def voice() -> Samples:
+    """A real voice, with a second of a nearly silent room before it."""
+    said = np.frombuffer(audio.decode(str(recordings.JFK), 5), "<i2").astype(np.float32) / 32768
+    return np.concatenate([np.random.default_rng(1).normal(0, 1e-4, RATE), said]).astype(np.float32)
+
+
+def pink(random: np.random.Generator) -> noises.Sound:
+    return noises.coloured(random, 1)
+
+
+def noisy(ratio: float, make: Callable[[np.random.Generator], noises.Sound] = pink) -> Samples:
+    """The voice with noise `ratio` dB below it."""
+    clean = voice()
+    noise = np.resize(make(np.random.default_rng(2)), len(clean))
+    level = np.sqrt((clean[RATE:] ** 2).mean() / (noise**2).mean())
+    return (clean + noise * level * 10 ** (-ratio / 20)).astype(np.float32)
+
+
+class Whisper:
+    """Says one text after the other; asked: (samples, prompt, quick) of each look."""
+
+    def __init__(self, *looks: Look) -> None:
+        self._looks = list(looks)
+        self.asked: list[tuple[Any, str, bool]] = []
+
+    def __call__(self, samples: Any, prompt: str, quick: bool) -> Look:
+        self.asked.append((samples, prompt, quick))
+        return self._looks[len(self.asked) - 1]
+
+    def heard(self, samples: Samples) -> Look:
+        return belief.heard(samples, PROMPT, self)
+
+
+@pytest.mark.parametrize("ratio", [0, 15, 60])
+def test_what_is_sure_is_believed_at_once(ratio: int) -> None:
+    whisper = Whisper(Look("a cat", SURE))
+    assert whisper.heard(noisy(ratio)).text == "a cat"
+    assert [(prompt, quick) for _, prompt, quick in whisper.asked] == [(PROMPT, True)]
+
+
+@pytest.mark.parametrize(
+    "ratio, first, again, text",
+    [
+        (60, UNSURE, UNLIKELY, "a cat on a mat"),
+        (60, UNLIKELY, UNSURE, "a dog in a fog"),
+        (60, UNLIKELY, UNLIKELY, ""),
+        (15, UNLIKELY, UNSURE, "a dog in a fog"),
+        (15, UNLIKELY, UNLIKELY, ""),
+        (0, LIKELY, LIKELY, ""),  # other words than in the first look
+        (0, UNSURE, SURE, ""),
+    ],
+)
+def test_what_is_unsure_is_heard_again(ratio: int, first: list[float], again: list[float], text: str) -> None:
+    whisper = Whisper(Look("a cat on a mat", first), Look("a dog in a fog", again))
+    assert whisper.heard(noisy(ratio)).text == text and len(whisper.asked) == 2
+
+
+@pytest.mark.parametrize("ratio, logs, text", [(0, UNSURE, True), (0, UNLIKELY, False), (60, UNLIKELY, True)])
+def test_the_same_words_twice_are_believed(ratio: int, logs: list[float], text: bool) -> None:
+    whisper = Whisper(Look("A cat on a mat.", logs), Look("a cat on a mat", logs))
+    assert bool(whisper.heard(noisy(ratio)).text) == text
+
+
+def test_the_second_look_is_at_the_same_sound_moved() -> None:
+    sound, loud = noisy(60), noisy(0)
+    quiet = Whisper(Look("cats", UNSURE), Look("b", UNLIKELY, words=(("b", 0.2, 0.5),)))
+    quiet.heard(sound)
+    again, _, quick = quiet.asked[1]
+    assert 0.8 * RATE < len(sound) - len(again) < 1.4 * RATE and quick and np.array_equal(again, sound[-len(again) :])
+    noise = Whisper(Look("cats", UNSURE), Look("b", UNSURE))
+    noise.heard(loud)
+    again = noise.asked[1][0]
+    assert len(again) - len(loud) == belief.MOVED * RATE and np.array_equal(again[-len(loud) :], loud)
+
+
+def test_words_keep_their_times() -> None:
+    sound = noisy(60)
+    whisper = Whisper(Look("a cat", UNLIKELY), Look("a cat", UNSURE, words=(("a", 0.1, 0.2), ("cat", 0.2, 0.5))))
+    found = whisper.heard(sound)
+    cut = (len(sound) - len(whisper.asked[1][0])) / RATE
+    assert [round(begin - cut, 3) for _, begin, _ in found.words] == [0.1, 0.2]
+    assert [round(end - cut, 3) for _, _, end in found.words] == [0.2, 0.5]
+
+
+def test_a_loop_is_heard_again_in_the_longest_window() -> None:
+    loop = belief.look_of("a cat and a cat and a cat and a cat and a cat and", [-0.2, -0.4, -3] + [-0.01] * 9)
+    assert loop.loops and loop.likely < -0.2
+    whisper = Whisper(loop, Look("a cat and a dog", LIKELY))
+    assert whisper.heard(noisy(30)).text == "a cat and a dog"
+    assert [quick for _, _, quick in whisper.asked] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "with_prompt, without, text",
+    [
+        ("A picture.", Look("A picture.", LIKELY), "A picture."),
+        ("A picture of Zorblax.", Look("a picture of sore blacks", UNSURE), "A picture of Zorblax."),  # as it is listed
+        ("A picture of Zorblax.", Look("the weather is fine", SURE), "the weather is fine"),
+        ("A picture of Zorblax.", Look("the weather is fine", UNSURE), ""),
+        ("Zorblax, Kwimby.", Look("Mmm", SURE), "Mmm"),  # has_words refuses it later
+        ("Zorblax, Kwimby.", Look("", []), ""),
+        ("", Look("", []), ""),
+    ],
+)
+def test_words_of_the_initial_prompt_are_heard_without_it(with_prompt: str, without: Look, text: str) -> None:
+    whisper = Whisper(Look(with_prompt, SURE), without)
+    assert belief.heard(voice(), f"{PROMPT} Zorblax, Kwimby.", whisper).text == text
+    assert whisper.asked[1][1] == ""
+
+
+@pytest.mark.parametrize("make", [pink, noises.hum, lambda random: noises.coloured(random, 0)])
+def test_noise_as_loud_as_the_voice_is_told_from_less(make: Callable[[np.random.Generator], noises.Sound]) -> None:
+    ratios = [belief.voice_over_noise(noisy(ratio, make)) for ratio in (0, 5, 15, 30)]
+    assert ratios[0] < belief.LOUDER < ratios[1] < ratios[2] < ratios[3]
+
+
+def test_no_voice_at_all() -> None:
+    assert belief.voice_over_noise(np.zeros(RATE, np.float32)) == math.inf
+    assert belief.heard(np.zeros(RATE, np.float32), PROMPT, Whisper(Look("", []), NOTHING)) == NOTHING
