@@ -39,7 +39,7 @@ def noisy(ratio: float, make: Callable[[np.random.Generator], noises.Sound] = pi
     clean = voice()
     noise = np.resize(make(np.random.default_rng(2)), len(clean))
     level = np.sqrt((clean[RATE:] ** 2).mean() / (noise**2).mean())
-    return (clean + noise * level * 10 ** (-ratio / 20)).astype(np.float32)
+    return np.asarray(clean + noise * level * 10 ** (-ratio / 20), np.float32)
 
 
 class Whisper:
