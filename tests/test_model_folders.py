@@ -38,9 +38,9 @@ def count_builds(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     built: list[str] = []
     graph = openvino_engine._graph
 
-    def counting(folder: Path, part: str, shape: tuple[int, ...]) -> Any:
+    def counting(checkpoint: Any, part: str, shape: tuple[int, ...]) -> Any:
         built.append(part)
-        return graph(folder, part, shape)
+        return graph(checkpoint, part, shape)
 
     monkeypatch.setattr(openvino_engine, "_graph", counting)
     return built

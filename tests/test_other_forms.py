@@ -24,7 +24,7 @@ def safetensors(*keys: str) -> bytes:
 @pytest.mark.parametrize(
     ("files", "given", "what"),
     [
-        ({"d.safetensors": safetensors("model.diffusion_model.x")}, "d.safetensors", "a model in one file"),
+        ({"d.safetensors": safetensors("down_blocks.0.x")}, "d.safetensors", "one part of a model"),
         ({"l.safetensors": safetensors("lora_unet_x.lora_down.weight")}, "l.safetensors", "a LoRA"),
         ({"p.safetensors": POINTER}, "p.safetensors", "Git LFS"),
         ({"m.ckpt": b"PK\3\4archive/data.pkl"}, "m.ckpt", "a pickle"),

@@ -22,7 +22,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.draw import diffusion, engines
 from helpers.draw.choose_model import Model
-from helpers.draw.engines import torch_engine, torch_memory
+from helpers.draw.engines import torch_load, torch_memory
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
 
@@ -321,8 +321,8 @@ def test_even_an_allowed_pickle_runs_nothing(own: Path) -> None:
 def test_the_half_precision_variant_is_taken_where_it_serves(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unet = diffusers.UNet2DConditionModel.from_pretrained(own / "unet")
     unet.half().save_pretrained(own / "unet", variant="fp16")
-    assert torch_engine._source(own / "unet", "f16", False)[1] == {"use_safetensors": True, "variant": "fp16"}
-    assert torch_engine._source(own / "unet", "f32", False)[1] == {"use_safetensors": True, "variant": None}
+    assert torch_load._source(own / "unet", "f16", False)[1] == {"use_safetensors": True, "variant": "fp16"}
+    assert torch_load._source(own / "unet", "f32", False)[1] == {"use_safetensors": True, "variant": None}
     (own / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     engine: Any = engines.load("torch", own)
     assert engine._unet.dtype == torch.float32

@@ -5,16 +5,15 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import mmap
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
+from helpers.adapt import safetensors_file
 from helpers.core.errors import UserError, no_memory
 
 _FETCH = "Fetch the model again."
@@ -31,14 +30,6 @@ _MOST = {
 _MOST |= dict.fromkeys(("transformer_layers_per_block", "reverse_transformer_layers_per_block"), 32)
 _LONGEST_TEXT = 1024  # tokens; CLIP's are 77
 _LARGEST_SIDE = 4096  # pixels of the model's native size
-_DTYPES = {
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "F8_E4M3": np.uint8,
-    "I64": np.int64,
-    "I32": np.int32,
-}
 
 
 def library(name: str) -> Any:
@@ -179,18 +170,6 @@ def weight_files(folder: Path, variants: tuple[str, ...] = ("", ".fp16", ".bf16"
     raise UserError(os.EX_UNAVAILABLE, f"the model has no weights in {folder}", _FETCH)
 
 
-def _float8_values() -> NDArray[np.float16]:
-    """The value of each byte as an 8-bit float with 4 exponent and 3 mantissa bits, without infinities (E4M3).
-
-    Micikevicius et al., FP8 Formats for Deep Learning, 2022 (arXiv:2209.05433), table 1.
-    """
-    byte = np.arange(256)
-    exponent, mantissa = byte >> 3 & 15, byte & 7
-    value = np.where(exponent, (8 + mantissa) * 2.0 ** (exponent - 10), mantissa * 2.0**-9)
-    value[byte & 127 == 127] = np.nan
-    return np.where(byte < 128, value, -value).astype(np.float16)
-
-
 def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
     """Every tensor of one part of a model by name: float32 or float16, memory-mapped.
 
@@ -200,35 +179,9 @@ def read_weights(folder: Path) -> dict[str, NDArray[Any]]:
     weights: dict[str, NDArray[Any]] = {}
     for file in weight_files(folder):
         try:
-            weights |= _read(file)
+            weights |= safetensors_file.read(file)
         except UserError:
             raise
         except Exception as error:  # safetensors has its own exceptions
             raise damaged(file, error) from error
-    return weights
-
-
-def _read(file: Path) -> dict[str, NDArray[Any]]:
-    from safetensors import safe_open
-
-    with safe_open(file, "numpy"):  # checks the whole header: sizes, offsets, gaps, overlaps
-        pass
-    with file.open("rb") as stream:
-        pages = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)  # OpenVINO shares writable memory only
-    length = int.from_bytes(pages[:8], "little")
-    header: Mapping[str, Any] = json.loads(pages[8 : 8 + length])
-    weights = {}
-    for name, tensor in header.items():
-        if name == "__metadata__":
-            continue
-        if tensor["dtype"] not in _DTYPES:
-            raise ValueError(f"{name[:80]} is {tensor['dtype']}, which is not supported")
-        begin, end = tensor["data_offsets"]
-        dtype = np.dtype(_DTYPES[tensor["dtype"]])
-        array = np.frombuffer(pages, dtype, (end - begin) // dtype.itemsize, 8 + length + begin)
-        if tensor["dtype"] == "BF16":  # the upper half of a float32
-            array = (array.astype(np.uint32) << 16).view(np.float32)
-        elif tensor["dtype"] == "F8_E4M3":
-            array = _float8_values()[array]
-        weights[name] = array.reshape(tensor["shape"])
     return weights

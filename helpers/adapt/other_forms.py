@@ -59,7 +59,7 @@ def check(path: Path) -> None:
         raise UserError(os.EX_UNAVAILABLE, f"{path} is {found[0]}", found[1])
 
 
-def _file(path: Path) -> tuple[str, str]:
+def _file(path: Path) -> tuple[str, str] | None:
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD)
@@ -72,12 +72,34 @@ def _file(path: Path) -> tuple[str, str]:
     if head[8:9] == b"{" and (b"lora_" in head or b".lora" in head):
         return "a LoRA, an addition to a model, which is not read", _LIST
     if head[8:9] == b"{" or path.suffix == ".safetensors":
-        return "a model in one file, which is not read", _FOLDER
+        from helpers.adapt import single_file
+
+        if single_file.is_checkpoint(path):
+            single_file.layout(path)
+            return None
+        return _part(path), _FOLDER
     if head.startswith((b"PK\x03\x04", b"\x80")) and path.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         return "a model in one file, and a pickle, which could run any code", _FOLDER
     if head.startswith(b"PK\x03\x04"):
         return "an archive", "Unpack it, and give the folder."
     return "a file, and a model is a folder", _FOLDER
+
+
+def _part(path: Path) -> str:
+    """What a safetensors file without Stable Diffusion's own names is."""
+    from helpers.adapt import safetensors_file
+
+    try:
+        names = list(safetensors_file.header(path).shapes)
+    except Exception:  # safetensors has its own
+        return "a model in one file, and damaged or incomplete"
+    if any(name.split(".")[-3:-2] == ["lora"] or ".lora" in name or "lora_" in name for name in names):
+        return "a LoRA, an addition to a model, which is not read"
+    if any(
+        "double_blocks" in name or "joint_blocks" in name or "transformer_blocks.0.ff_context" in name for name in names
+    ):
+        return "a model with a transformer (Stable Diffusion 3, Flux …), which is not read"
+    return "one part of a model, or a model in one file of another kind, which is not read"
 
 
 def _folder(path: Path) -> tuple[str, str] | None:

@@ -1,4 +1,4 @@
-"""Any Stable Diffusion 1 or 2 in diffusers' layout → a folder of Core ML models in Apple's layout.
+"""Any Stable Diffusion 1 or 2, in diffusers' layout or in one file → a folder of Core ML models in Apple's layout.
 
     python -m helpers.compress.convert_coreml models/builtin --output ~/builtin-coreml
     ./pipeline.sh --model ~/builtin-coreml
@@ -17,7 +17,9 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from helpers.adapt.diffusers_folder import check_parts, damaged, factor, misfit, native_size, read_config, read_weights
+from helpers.adapt import other_forms
+from helpers.adapt.checkpoint import CLIP, Checkpoint
+from helpers.adapt.diffusers_folder import check_parts, damaged, factor, misfit, native_size
 from helpers.compress.packages import PARTS, compile_packages, new_folder, silent, tools, write
 from helpers.core.errors import UserError
 from helpers.core.settings import Settings, Size, argument_type
@@ -52,7 +54,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python -m helpers.compress.convert_coreml", description="Convert a model for Core ML and print its path."
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder in diffusers' layout, or a name of the catalogue")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a folder in diffusers' layout, a file, or a name of the catalogue"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="a folder that does not exist yet")
     parser.add_argument(
         "--attention",
@@ -83,9 +87,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def source_folder(name: str, models: Path) -> Path:
-    """The folder `name`, or that of the catalogue's model of this name, downloaded to the folder `models`.
+    """The folder or file `name`, or the folder of the catalogue's model of this name; models: where those are.
 
-    Raises: UserError 64 for a name that is not in the catalogue, 66 for a folder that does not exist, 69 for a model
+    Raises: UserError 64 for a name that is not in the catalogue, 66 for a path that does not exist, 69 for a model
     that is not downloaded.
     """
     from helpers.catalog import catalog
@@ -93,8 +97,9 @@ def source_folder(name: str, models: Path) -> Path:
     if os.sep not in name:
         return catalog.read(models).require(name).path
     folder = Path(name).expanduser().resolve()
-    if not folder.is_dir():
+    if not folder.exists():
         raise UserError(os.EX_NOINPUT, f"there is no model folder {name}")
+    other_forms.check(folder)
     return folder
 
 
@@ -109,8 +114,10 @@ def convert(
     """
     tools()
     from helpers.draw.engines import check_size
+    from helpers.draw.tokenizer import clip_vocabulary
 
-    configs = {part: read_config(source / name / "config.json") for part, name in PARTS.items()}
+    checkpoint = Checkpoint(source)
+    configs = {part: checkpoint.config(name) for part, name in PARTS.items()}
     text, unet, vae = configs.values()
     try:
         scale = factor(vae)
@@ -124,16 +131,21 @@ def convert(
         "attention": attention,
         "factor": scale,
         **_scaling(source, vae),
-        "scheduler": read_config(source / "scheduler" / "scheduler_config.json"),
+        "scheduler": checkpoint.config("scheduler"),
     }
     shape = (batch, height // scale, width // scale)
     for part in PARTS:
         say(f"converting {part}")
-        program = _program(source, part, configs, shape, attention, system)
+        program = _program(checkpoint, part, configs, shape, attention, system)
         write(program, folder / f"{part}.mlpackage", f"{part} of {source.name}, attention: {attention}")
         del program  # before the next one: each holds its weights
     (folder / "conversion.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
-    for file in [*(source / "tokenizer" / name for name in _TOKENIZER), *(source / name for name in _COPIED)]:
+    tokenizer, padding = checkpoint.tokenizer()
+    if tokenizer == CLIP:
+        merges = (CLIP / "merges.txt").read_text(encoding="utf-8")
+        (folder / "vocab.json").write_text(json.dumps(clip_vocabulary(merges)[0]), encoding="utf-8")
+        (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": padding}) + "\n", encoding="utf-8")
+    for file in [*(tokenizer / name for name in _TOKENIZER), *(source / name for name in _COPIED)]:
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
 
@@ -149,7 +161,7 @@ def _scaling(source: Path, vae: dict[str, Any]) -> dict[str, float]:
 
 
 def _program(
-    source: Path,
+    source: Checkpoint,
     part: str,
     configs: dict[str, dict[str, Any]],
     shape: tuple[int, int, int],
@@ -162,7 +174,7 @@ def _program(
     """
     from helpers.draw.engines import coreml_graph
 
-    config, weights = configs[part], read_weights(source / PARTS[part])
+    config, weights = configs[part], source.weights(PARTS[part])
     try:
         if part == "TextEncoder":
             return coreml_graph.text_encoder(config, weights, system)
@@ -173,7 +185,7 @@ def _program(
     except (UserError, OSError):
         raise
     except Exception as error:  # coremltools' own, and whatever a strange setting leads to
-        raise misfit(source / PARTS[part], error) from error
+        raise misfit(source.folder / PARTS[part], error) from error
 
 
 def chunk(folder: Path) -> None:

@@ -28,21 +28,28 @@ _MOST_HASHES = 100  # kept in the cache
 
 @dataclass(frozen=True)
 class Model:
-    """An image model on disk: what the user calls it, its folder (diffusers' or Apple's layout), and its engine."""
+    """An image model on disk: what the user calls it, its folder (diffusers' or Apple's layout) or file, its engine."""
 
     name: str
     folder: Path
     engine: str
     entry: Entry | None = field(default=None, compare=False)  # its catalogue entry, if it has one
+    vae: Path | None = field(default=None, compare=False)  # of another model, for a file without one
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """Its parts, as the engines read them."""
+        return Checkpoint(self.folder, self.vae)
 
     def sha256(self, cache: Path = paths.CACHE) -> str:
         """The checkpoint's hash: the SHA-256 of the UNet's weight files, concatenated in the order of their names. For
-        the usual single file it is the hash of that file.
+        the usual single file, and for a model in one file, it is the hash of that file.
 
         It is taken from the catalogue if that pins the file. Otherwise the files are read once, and the hash is kept
         in `cache` until one of them changes.
         """
         files = sorted([*self.folder.glob("unet/*.safetensors"), *self.folder.glob("Unet*/**/weight.bin")])
+        files = [self.folder] if self.folder.is_file() else files
         if len(files) == 1 and (pinned := self._pinned(files[0])):
             return pinned
         identity = Checkpoint(self.folder).identity(files)
@@ -114,7 +121,19 @@ def _folder(name: str, available: tuple[str, ...], models: Catalog) -> Model:
     if not able:
         message = f"{name} needs the engine {' or '.join(engines.engines_of(folder))}, which this machine does not have"
         raise UserError(os.EX_UNAVAILABLE, message, "Leave --model out to use the default model.")
+    if folder.is_file():
+        return Model(printable(folder.stem), folder, able[0], vae=_lent_vae(folder, models))
     return Model(printable(folder.name), folder, able[0])
+
+
+def _lent_vae(file: Path, models: Catalog) -> Path | None:
+    """The autoencoder of a downloaded model of the same kind as the one in `file`."""
+    from helpers.adapt import single_file
+
+    names = {"1": ("stable-diffusion-1-5",), "2": ("stable-diffusion-2-1-base", "sd-turbo")}
+    wanted = names.get(single_file.layout(file).family, ("stable-diffusion-xl", "sdxl-turbo"))
+    entries = (models.entries.get(name) for name in wanted)
+    return next((entry.folder / "vae" for entry in entries if entry and entry.is_present()), None)
 
 
 def open_model(engine: str, models: Catalog | None = None) -> str:

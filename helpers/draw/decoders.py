@@ -35,7 +35,7 @@ def choose_decoder(asked: str, model: Model, models: Catalog) -> Decoder:
 
     Raises: UserError 69 if the model has none as asked, with the command that gets it.
     """
-    own, fitting = _own(model.folder)
+    own, fitting = _own(model)
     entry = models.entries.get(fitting)
     if not asked and own == FULL and engines.ENGINES[model.engine].slow and entry and entry.is_present():
         return Decoder(entry.name, entry.folder)
@@ -48,14 +48,14 @@ def choose_decoder(asked: str, model: Model, models: Catalog) -> Decoder:
     return Decoder(small.name, small.folder)
 
 
-def _own(folder: Path) -> tuple[str, str]:
+def _own(model: Model) -> tuple[str, str]:
     """What the model's own decoder is, and the name of the small one for its latents, or ""."""
-    converted, path = folder / "conversion.json", folder / "vae" / "config.json"
+    converted, path = model.folder / "conversion.json", model.folder / "vae" / "config.json"
     if converted.is_file():
         return str(read_config(converted).get("decoder", FULL)), ""
-    if not path.is_file():
+    if not (path.is_file() or model.folder.is_file()):
         return FULL, ""
-    config: dict[str, Any] = read_config(path)
+    config: dict[str, Any] = model.checkpoint.config("vae")
     if config.get("_class_name") == "AutoencoderTiny":
         return SMALL, ""
     try:

@@ -285,7 +285,7 @@ class Painter:
         return self._decoders[asked]
 
     def _fitting(self, job: Job) -> Engine:
-        guidance = engines.defaults(self.model.folder).guidance if job.guidance is None else job.guidance
+        guidance = engines.defaults(self.model.checkpoint).guidance if job.guidance is None else job.guidance
         size, precision = job.size or self.usual.size, job.precision or self.usual.precision
         decoder = self._decoder(job).folder
         need = (size, guidance > 1, precision, decoder)
@@ -294,7 +294,7 @@ class Painter:
         self._engine = None  # first, to free its memory for the next one
         self._embeddings.clear()
         self._engine = engines.load(
-            self.model.engine, self.model.folder, replace(self._options, decoder=decoder),
+            self.model.engine, self.model.checkpoint, replace(self._options, decoder=decoder),
             size=size, guidance=guidance > 1, precision=precision,
         )  # fmt: skip
         self._made_for = need

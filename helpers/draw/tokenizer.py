@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from helpers.adapt.checkpoint import CLIP, Checkpoint
 from helpers.adapt.diffusers_folder import plain
 from helpers.core.errors import UserError
 from helpers.core.files import utf8_name
@@ -46,9 +47,12 @@ class Tokenizer:
 
         self.length = length
         try:
-            names = (utf8_name(plain(folder / name)) for name in ("vocab.json", "merges.txt"))
-            with next(names) as words, next(names) as pairs:
-                vocabulary, merges = models.BPE.read_file(words, pairs)
+            if folder == CLIP:
+                vocabulary, merges = clip_vocabulary(plain(folder / "merges.txt").read_text(encoding="utf-8"))
+            else:
+                names = (utf8_name(plain(folder / name)) for name in ("vocab.json", "merges.txt"))
+                with next(names) as words, next(names) as pairs:
+                    vocabulary, merges = models.BPE.read_file(words, pairs)
             tokens = {"bos_token": START, "eos_token": END, "pad_token": padding} | _settings(folder)
             ids = [vocabulary[_text(tokens[key])] for key in ("bos_token", "eos_token", "pad_token")]
             bytes_and_merges = models.BPE(
@@ -71,6 +75,12 @@ class Tokenizer:
         # As in transformers, a special token in the text is that token; with Stable Diffusion 2.x that means "!".
         self._tokenizer.add_special_tokens(sorted({self._tokenizer.id_to_token(i) for i in ids}))
 
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, length: int, name: str = "tokenizer") -> Tokenizer:
+        """The tokenizer called `name` of a model; raises as the class does."""
+        folder, padding = checkpoint.tokenizer(name)
+        return cls(folder, length, padding)
+
     def encode(self, text: str) -> Tokens:
         """The ids of `text` with start and end token, padded; the part that is too long is returned as `cut`."""
         import numpy as np
@@ -82,6 +92,16 @@ class Tokenizer:
         ids += [self._padding] * (self.length - len(ids))
         cut = _from_word(text, encoding.offsets[room][0]) if len(encoding.ids) > room else ""
         return Tokens(np.array(ids, dtype=np.int64), cut)
+
+
+def clip_vocabulary(merges: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's vocabulary, which follows from its merges, and these: the bytes as letters, the same at the end of a word,
+    each merge, and the two special tokens (openai/CLIP, simple_tokenizer.py)."""
+    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # printable; the other bytes follow, from U+0100 on
+    letters = [chr(byte) for byte in shown] + [chr(256 + index) for index in range(256 - len(shown))]
+    pairs = [(line.split()[0], line.split()[1]) for line in merges.splitlines()[1:]]
+    words = [*letters, *(f"{letter}</w>" for letter in letters), *map("".join, pairs), START, END]
+    return {word: index for index, word in enumerate(words)}, pairs
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from helpers.adapt.checkpoint import Checkpoint
     from helpers.core.system import Machine
     from helpers.draw.tokenizer import Tokenizer
 
@@ -172,14 +173,14 @@ def role(name: str) -> str:
 
 def load(
     name: str,
-    folder: Path,
+    model: Path | Checkpoint,
     options: Options | None = None,
     *,
     size: tuple[int, int] | None = None,
     guidance: bool = True,
     precision: str = "",
 ) -> Engine:
-    """Load the model in `folder` into the engine `name`.
+    """Load a model, or the one at a path, into the engine `name`.
 
     size: width and height in pixels, None for the size the model was trained at; guidance: whether predict_noise
     will be called with n = 2; precision: one of the engine's, "" for its default.
@@ -192,7 +193,9 @@ def load(
     if name not in ENGINES:
         raise _unknown(name)
     module = importlib.import_module(ENGINES[name].module)
-    engine: Engine = module.load(folder, options or Options(), size=size, guidance=guidance, precision=precision)
+    engine: Engine = module.load(
+        _checkpoint(model), options or Options(), size=size, guidance=guidance, precision=precision
+    )
     return engine
 
 
@@ -223,8 +226,14 @@ def _unknown(name: str) -> UserError:
     return UserError(os.EX_USAGE, f"there is no engine {name!r}", f"Engines: {', '.join(ENGINES)}.")
 
 
-def defaults(folder: Path) -> Defaults:
-    """Recommended settings of the model in `folder`: from `audio_to_image.json`, otherwise the usual ones of Stable
+def _checkpoint(model: Path | Checkpoint) -> Checkpoint:
+    from helpers.adapt.checkpoint import Checkpoint
+
+    return model if isinstance(model, Checkpoint) else Checkpoint(model)
+
+
+def defaults(model: Path | Checkpoint) -> Defaults:
+    """Recommended settings of a model: from `audio_to_image.json`, otherwise the usual ones of Stable
     Diffusion, or of few-step models if its scheduler is typical of those.
 
     Raises:
@@ -232,9 +241,10 @@ def defaults(folder: Path) -> Defaults:
     """
     from helpers.adapt.diffusers_folder import damaged, read_config
 
-    path = folder / "audio_to_image.json"
+    checkpoint = _checkpoint(model)
+    path = checkpoint.folder / "audio_to_image.json"
     if not path.exists():
-        return _usual(folder)
+        return _usual(checkpoint)
     try:
         found = Defaults(**read_config(path))
         if not (isinstance(found.sampler, str) and type(found.steps) is int and found.steps > 0 <= found.guidance):
@@ -248,14 +258,13 @@ _FEW = re.compile(r"turbo|lightning|hyper|lcm|consistency", re.IGNORECASE)
 _ANCESTRAL = "EulerAncestralDiscreteScheduler"
 
 
-def _usual(folder: Path) -> Defaults:
+def _usual(checkpoint: Checkpoint) -> Defaults:
     """Few-step models are recognised by their scheduler: LCM has its own; Turbo, Lightning and Hyper use Euler with
     trailing timesteps, as no other published model does. The folder's name may give the steps (`sdxl-lightning-8step`).
     """
-    from helpers.adapt.diffusers_folder import read_config
-
-    path = folder / "scheduler" / "scheduler_config.json"
-    config = read_config(path) if path.exists() else {}
+    folder = checkpoint.folder
+    has = checkpoint.is_file or (folder / "scheduler" / "scheduler_config.json").exists()
+    config = checkpoint.config("scheduler") if has else {}
     kind, trailing = str(config.get("_class_name", "")), config.get("timestep_spacing") == "trailing"
     few = trailing and kind.startswith("Euler") and config.get("prediction_type", "epsilon") == "epsilon"
     if kind != "LCMScheduler" and not few and not (_FEW.search(folder.name) and trailing):

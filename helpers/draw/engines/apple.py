@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.adapt.checkpoint import Checkpoint
 from helpers.core.errors import UserError
 from helpers.core.text import printable
 from helpers.draw.engines import Options, compute_units
@@ -175,9 +176,11 @@ def version(python: str) -> str:
     return Worker(python).version
 
 
-def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(
+    checkpoint: Checkpoint, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str
+) -> Engine:
     """What helpers.draw.engines.load does for the engine "apple"."""
-    engine = Apple(folder)
+    engine = Apple(folder := checkpoint.folder)
     check(engine, size, precision)
     engine.worker = Worker(options.apple_python)
     engine.load(compute_units.choose_unit(folder, options.compute_units))  # last: it may take minutes

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from helpers.adapt.checkpoint import Checkpoint
 from helpers.adapt.diffusers_folder import damaged, plain, read_config
 from helpers.core import imports, system
 from helpers.core.errors import UserError
@@ -207,8 +208,11 @@ class CoreMl:
         return outputs
 
 
-def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(
+    checkpoint: Checkpoint, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str
+) -> Engine:
     """What helpers.draw.engines.load does for the engine "coreml"."""
+    folder = checkpoint.folder
     weight = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     short = 0 < system.machine().memory < 4 * weight
     engine = CoreMl(folder, short if options.low_memory is None else options.low_memory)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.checkpoint import Checkpoint
-from helpers.adapt.diffusers_folder import (
-    check_parts,
-    factor,
-    misfit,
-    native_size,
-    read_config,
-    read_weights,
-    weight_files,
-)
+from helpers.adapt.diffusers_folder import check_parts, factor, misfit, native_size
 from helpers.core import openvino
 from helpers.core.errors import UserError
 from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults
@@ -44,7 +37,7 @@ class OpenVino:
 
     def __init__(
         self,
-        folder: Path,
+        checkpoint: Checkpoint,
         configs: dict[str, dict[str, Any]],
         networks: dict[str, openvino.Network],
         size: tuple[int, int],
@@ -55,9 +48,9 @@ class OpenVino:
         self.size = size
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
-        self.scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
-        self.tokenizer = Tokenizer(folder / "tokenizer", configs["text_encoder"]["max_position_embeddings"])
-        self.defaults: Defaults = defaults(folder)
+        self.scheduler = checkpoint.config("scheduler")
+        self.tokenizer = Tokenizer.of(checkpoint, configs["text_encoder"]["max_position_embeddings"])
+        self.defaults: Defaults = defaults(checkpoint)
         self._unet = configs["unet"]
         self._small = unet_bytes < 256 << 20
         self._networks = networks
@@ -79,15 +72,18 @@ class OpenVino:
             self._networks[part].warm()
 
 
-def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(
+    checkpoint: Checkpoint, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str
+) -> Engine:
     """helpers.draw.engines.load for the engine "openvino"."""
+    folder = checkpoint.folder
     precision = precision or "f32"
     if precision not in openvino.PRECISIONS:
         raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
-    if not (folder / "model_index.json").is_file():
+    if not (checkpoint.is_file or (folder / "model_index.json").is_file()):
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
-    places = {part: folder / part for part in _PARTS} | ({"vae": options.decoder} if options.decoder else {})
-    configs = {part: read_config(place / "config.json") for part, place in places.items()}
+    checkpoint = replace(checkpoint, decoder=options.decoder)
+    configs = {part: checkpoint.config(part) for part in _PARTS}
     try:
         scale = factor(configs["vae"])
         check_decoder(options.decoder, configs["vae"], configs["unet"])
@@ -105,14 +101,13 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     ]
 
     def prepare(part: str) -> openvino.Network:
-        place = places[part]
-        files = [place / "config.json", *weight_files(place)]
-        identity = [Checkpoint(place).identity(files), code, shapes[part]]
+        place = checkpoint.place(part)
+        identity = [checkpoint.key(part), code, shapes[part]]
         # The text encoder is cheap and its errors change the picture: always float32.
         exact = "f32" if part == "text_encoder" else precision
         try:
             return openvino.compiled(
-                lambda: _graph(place, part, shapes[part]),
+                lambda: _graph(checkpoint, part, shapes[part]),
                 _name(place if place == options.decoder else folder, part),
                 identity,
                 precision=exact,
@@ -125,8 +120,8 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
 
     with ThreadPoolExecutor(len(_PARTS)) as pool:
         networks = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
-    unet_bytes = sum(file.stat().st_size for file in weight_files(folder / "unet"))
-    return OpenVino(folder, configs, networks, (width, height), unet_bytes)
+    unet_bytes = checkpoint.size("unet")
+    return OpenVino(checkpoint, configs, networks, (width, height), unet_bytes)
 
 
 def compiled_copies(folder: Path) -> list[Path]:
@@ -139,8 +134,8 @@ def _name(folder: Path, part: str) -> str:
     return f"{openvino.short(folder.resolve())}-{part}"
 
 
-def _graph(place: Path, part: str, shape: tuple[int, ...]) -> Model:
-    """The part in the folder `place`; shape: the further arguments of its function in openvino_graph.py."""
+def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...]) -> Model:
+    """A part of a model; shape: the further arguments of its function in openvino_graph.py."""
     from helpers.draw.engines import openvino_graph
 
     builders: dict[str, Any] = {
@@ -148,6 +143,6 @@ def _graph(place: Path, part: str, shape: tuple[int, ...]) -> Model:
         "vae": openvino_graph.decoder,
         "text_encoder": openvino_graph.text_encoder,
     }
-    config, weights = read_config(place / "config.json"), read_weights(place)
+    config, weights = checkpoint.config(part), checkpoint.weights(part)
     model: Model = builders[part](config, weights, *shape)
     return model

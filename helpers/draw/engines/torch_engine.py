@@ -13,15 +13,26 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
+from helpers.adapt.checkpoint import Checkpoint
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults, nvidia, torch_memory, xl
+from helpers.draw.engines import (
+    Defaults,
+    Options,
+    check_decoder,
+    check_size,
+    defaults,
+    nvidia,
+    torch_load,
+    torch_memory,
+    xl,
+)
 from helpers.draw.engines.torch_memory import LAYERS, RESIDENT
 from helpers.draw.engines.torch_unet import Unet
 from helpers.draw.tokenizer import Tokenizer
@@ -45,7 +56,7 @@ class Torch:
     def __init__(
         self,
         torch: Any,
-        folder: Path,
+        checkpoint: Checkpoint,
         parts: dict[str, Any],
         device: Any,
         *,
@@ -66,12 +77,13 @@ class Torch:
         config = self._vae.config
         self.channels: int = config.latent_channels
         self._scaling, self._shift = config.scaling_factor, getattr(config, "shift_factor", None) or 0.0
-        self.scheduler = diffusers_folder.read_config(folder / "scheduler" / "scheduler_config.json")
-        self.defaults: Defaults = defaults(folder)
+        self.scheduler = checkpoint.config("scheduler")
+        self.defaults: Defaults = defaults(checkpoint)
         if self.defaults == Defaults():
             self.defaults = Defaults(steps=25)
         lengths = [encoder.config.max_position_embeddings for encoder in self._encoders]
-        tokenizers = [Tokenizer(folder / name, length) for name, length in zip(_TOKENIZERS, lengths, strict=False)]
+        names = zip(_TOKENIZERS, lengths, strict=False)
+        tokenizers = [Tokenizer.of(checkpoint, length, name) for name, length in names]
         self._pooled: int = self._encoders[1].config.projection_dim if len(lengths) > 1 else 0
         self.tokenizer = xl.BothTokenizers(*tokenizers) if self._pooled else tokenizers[0]
         self._zero_empty = zero_empty
@@ -222,19 +234,21 @@ class Torch:
         return self.level if tiles else self.level + 1
 
 
-def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str) -> Engine:
+def load(
+    checkpoint: Checkpoint, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str
+) -> Engine:
     """helpers.draw.engines.load for the engine "torch"."""
     nvidia.check_packages()
-    index = folder / "model_index.json"
-    if not index.is_file():
+    folder = checkpoint.folder
+    if not (checkpoint.is_file or (folder / "model_index.json").is_file()):
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
-    kind = diffusers_folder.read_config(index)
+    kind = checkpoint.index()
     if kind.get("_class_name") not in _PIPELINES:
         message = f"{folder} is a {kind.get('_class_name')}; this engine runs only Stable Diffusion 1, 2 and XL"
         raise UserError(os.EX_UNAVAILABLE, message, "Use another model.")
     names = ["text_encoder", *(["text_encoder_2"] if kind.get("text_encoder_2") else []), "unet", "vae"]
-    places = {part: folder / part for part in names} | ({"vae": options.decoder} if options.decoder else {})
-    configs = {part: diffusers_folder.read_config(place / "config.json") for part, place in places.items()}
+    checkpoint = replace(checkpoint, decoder=options.decoder)
+    configs = {part: checkpoint.config(part) for part in names}
     try:
         factor = diffusers_folder.factor(configs["vae"])
         check_decoder(options.decoder, configs["vae"], configs["unet"])
@@ -252,11 +266,11 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
     parts = {}
     for part in names:  # XL's decoder overflows; others have force_upcast only as diffusers' default
         exact = part == "vae" and precision == "f16" and "text_encoder_2" in names and configs[part].get("force_upcast")
-        source = _source(places[part], "f32" if exact else precision, options.allow_pickle)
-        parts[part] = _load(torch, part, places[part], configs[part], source, "f32" if exact else precision)
+        kept = "f32" if exact else precision
+        parts[part] = torch_load.load(torch, checkpoint, part, configs[part], kept, options.allow_pickle)
     return Torch(
         torch,
-        folder,
+        checkpoint,
         parts,
         device,
         options=options,
@@ -266,75 +280,6 @@ def load(folder: Path, options: Options, *, size: tuple[int, int] | None, guidan
         guidance=guidance,
         zero_empty=kind.get("force_zeros_for_empty_prompt", True),
     )
-
-
-def _source(folder: Path, precision: str, allow_pickle: bool) -> tuple[list[Path], dict[str, Any]]:
-    """The weight files in `folder`, and the kwargs of from_pretrained for them. Raises as weight_files does."""
-    try:
-        variants = ("", ".fp16", ".bf16") if precision == "f32" else (".fp16", "", ".bf16")
-        files = diffusers_folder.weight_files(folder, variants)
-    except UserError:
-        pickles = sorted(folder.glob("*.bin"))
-        if not allow_pickle or not pickles:
-            raise
-        files = pickles[-1:]  # torch opens it with weights_only; even so, only for a trusted author
-    variant = re.search(r"\.(fp16|bf16)[.-]", files[0].name)
-    return files, {"use_safetensors": files[0].suffix == ".safetensors", "variant": variant[1] if variant else None}
-
-
-def _load(
-    torch: Any,
-    name: str,
-    folder: Path,
-    config: dict[str, Any],
-    source: tuple[list[Path], dict[str, Any]],
-    precision: str,
-) -> Any:
-    """Load one network from the result of `_source` into RAM. Raises UserError 69 if it is damaged or not supported."""
-    home = "transformers" if name.startswith("text") else "diffusers"
-    kinds = {
-        "text_encoder": "CLIPTextModel",
-        "text_encoder_2": "CLIPTextModelWithProjection",
-        "unet": "UNet2DConditionModel",
-        "vae": "AutoencoderTiny" if config.get("_class_name") == "AutoencoderTiny" else "AutoencoderKL",
-    }
-    files, kwargs = source
-    library = diffusers_folder.library(home)
-    library.utils.logging.set_verbosity_error()
-    library.utils.logging.disable_progress_bar()
-    dtype = {"f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32}[precision]
-    if home == "diffusers":
-        kwargs = {**kwargs, "low_cpu_mem_usage": False}  # True needs accelerate
-    kind = getattr(library, kinds[name])
-    try:
-        if kwargs["use_safetensors"]:
-            with torch.device("meta"):
-                empty = kind(kind.config_class(**config)) if home == "transformers" else kind.from_config(config)
-                described = sum(one.numel() for one in empty.parameters())
-            diffusers_folder.check_amount(described, files)
-        part, info = kind.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, output_loading_info=True, **kwargs
-        )
-    except Exception as error:  # torch, safetensors, diffusers and transformers have exceptions of their own
-        raise diffusers_folder.misfit(folder, error) from error
-    if lost := sorted(info["missing_keys"]):
-        raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
-    if name == "unet":
-        _fuse(part)
-    elif name == "vae":
-        del part.encoder
-        if torch_memory.is_tiny(part) and not all(bool(torch.isfinite(one).all()) for one in part.parameters()):
-            raise diffusers_folder.damaged(folder, "its weights have values that are no numbers")
-    return part.eval().requires_grad_(False)
-
-
-def _fuse(unet: Any) -> None:
-    """Compute query, key and value of an attention layer in one multiplication, and delete the separate layers."""
-    unet.fuse_qkv_projections()
-    for module in unet.modules():
-        if getattr(module, "fused_projections", False):
-            for name in ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v"):
-                delattr(module, name)
 
 
 def _array(tensor: Any) -> Array:
