@@ -46,7 +46,34 @@ def lcm_model(folder: Path) -> Path:
     unet = diffusers.UNet2DConditionModel(**UNET | MODELS["tiny"]["unet"] | {"time_cond_proj_dim": 32})
     unet.save_pretrained(folder / "unet")
     diffusers.LCMScheduler(**SCHEDULER).save_pretrained(folder / "scheduler")
+    _say(folder, scheduler="LCMScheduler")
     return folder
+
+
+def sdxs_model(folder: Path) -> Path:
+    """SDXS-512's architecture: three levels, attention at two of them, no middle block, and a small decoder."""
+    random_model(folder, "tiny")
+    torch.manual_seed(8)
+    shape = {"block_out_channels": (8, 16, 24), "layers_per_block": 1, "mid_block_type": None, "sample_size": 16}
+    down = ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")
+    up = ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")
+    unet = diffusers.UNet2DConditionModel(
+        **UNET | shape, down_block_types=down, up_block_types=up, attention_head_dim=(1, 2, 3)
+    )
+    unet.save_pretrained(folder / "unet")
+    shutil.rmtree(folder / "vae")
+    sides = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
+    diffusers.AutoencoderTiny(**sides).save_pretrained(folder / "vae")
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    diffusers.DEISMultistepScheduler(**betas).save_pretrained(folder / "scheduler")
+    _say(folder, vae="AutoencoderTiny", scheduler="DEISMultistepScheduler")
+    return folder
+
+
+def _say(folder: Path, **classes: str) -> None:
+    """Name the classes of parts in model_index.json, where diffusers reads them."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {k: ["diffusers", v] for k, v in classes.items()}))
 
 
 def taesd_model(folder: Path) -> Path:

@@ -43,6 +43,8 @@ _FIXED: dict[str, Any] = {
     "sigma_min": None,
     "sigma_max": None,
 }
+# … and values that belong to other schedulers of diffusers, DEIS and UniPC, which our samplers do not read.
+_OF_OTHERS = {"algorithm_type": ("deis",), "solver_type": ("logrho", "bh1", "bh2")}
 
 
 class Sampling:
@@ -56,8 +58,8 @@ class Sampling:
 
     def __init__(self, config: Mapping[str, Any], steps: int, noise: Callable[[], Array]) -> None:
         for key, value in _FIXED.items():
-            if config.get(key, value) != value:
-                raise _unknown(key, config[key])
+            if (found := config.get(key, value)) != value and found not in _OF_OTHERS.get(key, ()):
+                raise _unknown(key, found)
         self.config, self.noise = config, noise
         self.velocity = _choice(config, "prediction_type", "epsilon", "v_prediction") == "v_prediction"
         self.spacing = _choice(config, "timestep_spacing", self.spacing, "leading", "trailing", "linspace")
@@ -156,7 +158,8 @@ class _Sigmas(Sampling):
         if self.karras and config.get("use_karras_sigmas", False):
             sigmas = self._karras(*self._reach(sigmas, every), steps)
             self.timesteps = self._rounded(np.interp(np.log(sigmas), np.log(every), np.arange(len(every)))).tolist()
-        last = every[0] if _choice(config, "final_sigmas_type", "zero", "sigma_min") == "sigma_min" else 0.0
+        usual = "sigma_min" if config.get("_class_name") == "DEISMultistepScheduler" else "zero"  # it has no such setting
+        last = every[0] if _choice(config, "final_sigmas_type", usual, "zero", "sigma_min") == "sigma_min" else 0.0
         self.sigmas = np.append(sigmas, last).astype(np.float32)
 
     def _karras(self, most: float, least: float, steps: int) -> NDArray[Any]:

@@ -6,19 +6,20 @@ that would change the result is an error that names it; so is a weight that no l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.diffusers_folder import unknown
+from helpers.draw.engines import lcm
 from helpers.draw.engines.layers import Config, Layers, Node, Weights
 
 # Settings and their supported values (diffusers' default first).
 _UNET: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
+    "addition_embed_type": (None, "text_time"),
     "attention_type": ("default",),
     "center_input_sample": (False,),
     "class_embed_type": (None,),
@@ -40,7 +41,6 @@ _UNET: dict[str, tuple[Any, ...]] = {
     "resnet_skip_time_act": (False,),
     "resnet_time_scale_shift": ("default",),
     "reverse_transformer_layers_per_block": (None,),
-    "time_cond_proj_dim": (None,),
     "time_embedding_act_fn": (None,),
     "time_embedding_dim": (None,),
     "time_embedding_type": ("positional",),
@@ -51,6 +51,7 @@ _UNET_FREE = {
     *("addition_embed_type_num_heads", "addition_time_embed_dim", "attention_head_dim", "block_out_channels"),
     *("cross_attention_dim", "down_block_types", "dropout", "flip_sin_to_cos", "freq_shift", "in_channels"),
     *("layers_per_block", "norm_eps", "norm_num_groups", "out_channels", "projection_class_embeddings_input_dim"),
+    "time_cond_proj_dim",
     *("sample_size", "transformer_layers_per_block", "up_block_types", "upcast_attention", "use_linear_projection"),
 }
 _DECODER: dict[str, tuple[Any, ...]] = {
@@ -92,20 +93,30 @@ def diffusers_names(weights: Weights) -> Weights:
     return {diffusers_name(name): array for name, array in weights.items()}
 
 
-def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
-    """CLIPTextModel; x: the embedded tokens with their positions → the last hidden state."""
-    eps = config.get("layer_norm_eps", 1e-5)
+class Text(NamedTuple, Generic[Node]):
+    """The results of a text encoder, each tokens."""
+
+    penultimate: Node  # before the last layer; what Stable Diffusion XL attends to
+    last: Node  # after the final norm; what Stable Diffusion 1 and 2 attend to
+    projected: Node | None  # the last ones after CLIPTextModelWithProjection's projection
+
+
+def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Text[Node]:
+    """CLIPTextModel, with or without projection; x: the embedded tokens with their positions."""
+    eps, before = config.get("layer_norm_eps", 1e-5), x
     for index in range(config["num_hidden_layers"]):
-        name = f"encoder.layers.{index}"
+        name, before = f"encoder.layers.{index}", x
         names = [f"{name}.self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
         y = layers.layer_norm(x, f"{name}.layer_norm1", eps)
         x = layers.add(x, layers.attend(y, y, names, config["num_attention_heads"], bias=True, causal=True))
         y = layers.linear(layers.layer_norm(x, f"{name}.layer_norm2", eps), f"{name}.mlp.fc1")
         y = layers.activate(y, config.get("hidden_act", "quick_gelu"))
         x = layers.add(x, layers.linear(y, f"{name}.mlp.fc2"))
-    x = layers.layer_norm(x, "final_layer_norm", eps)
+    x, projection = layers.layer_norm(x, "final_layer_norm", eps), "text_projection"
+    projects = f"{projection}.weight" in layers.weights
+    projected = layers.linear(x, projection, bias=False) if projects else None
     layers.check_all_used("text_encoder")
-    return x
+    return Text(before, x, projected)
 
 
 def check_text_encoder(config: Config) -> None:
@@ -118,16 +129,29 @@ def check_unet(config: Config) -> None:
     _check("unet", config, _UNET, _UNET_FREE)
 
 
-def unet(layers: Layers[Node], config: Config, latents: Node, features: Node, text: Node) -> Node:
-    """UNet2DConditionModel; features: a token, the sinusoids of `frequencies` → prediction in the shape of latents."""
+def unet(
+    layers: Layers[Node], config: Config, latents: Node, features: Node, text: Node, added: Node | None = None
+) -> Node:
+    """UNet2DConditionModel → prediction in the shape of latents.
+
+    features: a token, the `sinusoids` of the timestep. added: a token, what Stable Diffusion XL is told besides: the
+    pooled text and the sinusoids of `xl.time_ids`.
+    """
     count = len(config["block_out_channels"])
     # diffusers' attention_head_dim is in fact the number of heads (diffusers issue 2011).
     heads = _each(config.get("attention_head_dim", 8), count)
     depths = _each(config.get("transformer_layers_per_block", 1), count)
     repeats = _each(config.get("layers_per_block", 2), count)
 
+    if width := config.get("time_cond_proj_dim"):
+        projection = layers.array("time_embedding.cond_proj.weight").astype(np.float32)
+        features = layers.shifted(features, projection @ lcm.guidance_features(width))
     time = layers.activate(layers.linear(features, "time_embedding.linear_1"), "silu")
-    time = layers.activate(layers.linear(time, "time_embedding.linear_2"), "silu")
+    time = layers.linear(time, "time_embedding.linear_2")
+    if added is not None:
+        y = layers.activate(layers.linear(added, "add_embedding.linear_1"), "silu")
+        time = layers.add(layers.linear(y, "add_embedding.linear_2"), time)
+    time = layers.activate(time, "silu")
 
     x = layers.conv(latents, "conv_in")
     skips = [x]
@@ -163,9 +187,10 @@ def unet_text_width(config: Config) -> int:
     return max(_each(config.get("cross_attention_dim", 1280), len(config["block_out_channels"])))
 
 
-def frequencies(config: Config) -> NDArray[np.float32]:
-    """The frequencies of the timestep embedding, (block_out_channels[0] / 2,); float32 as in diffusers."""
-    half = config["block_out_channels"][0] // 2
+def frequencies(config: Config, width: int = 0) -> NDArray[np.float32]:
+    """The frequencies of the timestep embedding, (width / 2,); float32 as in diffusers. width: by default the UNet's
+    first block_out_channels."""
+    half = (width or config["block_out_channels"][0]) // 2
     exponent = -np.log(10000) * np.arange(half, dtype=np.float32) / np.float32(half - config.get("freq_shift", 0))
     waves: NDArray[np.float32] = np.exp(exponent.astype(np.float32))
     return waves
@@ -174,6 +199,13 @@ def frequencies(config: Config) -> NDArray[np.float32]:
 def cosine_first(config: Config) -> bool:
     """Whether the cosines come before the sines in the timestep embedding."""
     return bool(config.get("flip_sin_to_cos", True))
+
+
+def sinusoids(config: Config, values: Sequence[float], width: int = 0) -> NDArray[np.float32]:
+    """The timestep embedding of each value: (len(values), width)."""
+    angles = np.array(values, np.float32)[:, None] * frequencies(config, width)
+    waves = [np.cos(angles), np.sin(angles)]
+    return np.concatenate(waves if cosine_first(config) else waves[::-1], axis=1, dtype=np.float32)
 
 
 def is_tiny(config: Config) -> bool:

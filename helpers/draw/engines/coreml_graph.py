@@ -22,7 +22,9 @@ from coremltools import target
 from coremltools.converters.mil import Builder as mb
 from coremltools.converters.mil.mil import Function, Program, types
 from coremltools.converters.mil.mil import Var as Node
+from numpy.typing import NDArray
 
+from helpers.adapt.diffusers_folder import unknown
 from helpers.core.errors import UserError
 from helpers.draw.engines import architecture
 from helpers.draw.engines.layers import Config, Layers, Weights
@@ -93,6 +95,9 @@ class _Layers(Layers[Node]):
     def scaled(self, x: Node, by: float, plus: float = 0.0) -> Node:
         y = mb.mul(x=x, y=np.float16(by))
         return mb.add(x=y, y=np.float16(plus)) if plus else y
+
+    def shifted(self, x: Node, vector: NDArray[np.float32]) -> Node:
+        return mb.add(x=x, y=vector.astype(np.float16).reshape(1, -1, 1, 1))
 
     def add(self, x: Node, y: Node) -> Node:
         return mb.add(x=x, y=y)
@@ -187,7 +192,7 @@ def text_encoder(config: Config, weights: Weights, system: str) -> Program:
         x = mb.gather(x=layers.weight("embeddings.token_embedding.weight"), indices=tokens, axis=0)
         x = mb.add(x=x, y=layers.weight("embeddings.position_embedding.weight"))
         x = mb.expand_dims(x=mb.transpose(x=x, perm=[0, 2, 1]), axes=[2])
-        x = architecture.text_encoder(layers, config, x)
+        x = architecture.text_encoder(layers, config, x).last
         x = mb.transpose(x=mb.squeeze(x=x, axes=[2]), perm=[0, 2, 1])
         return _program(function, mb.cast(x=x, dtype="fp32", name="last_hidden_state"))
 
@@ -202,6 +207,8 @@ def unet(
     Engine.
     """
     architecture.check_unet(config)
+    if config.get("addition_embed_type"):
+        raise unknown("unet", "addition_embed_type", config["addition_embed_type"], "which cannot be converted yet")
     batch, height, width = shape
     layers = _Layers(attention, weights, config.get("norm_num_groups", 32), config.get("norm_eps", 1e-5))
     text = (batch, architecture.unet_text_width(config), 1, length)

@@ -64,12 +64,16 @@ class Layers(ABC, Generic[Node]):
         """x * by + plus."""
 
     @abstractmethod
+    def shifted(self, x: Node, vector: NDArray[np.float32]) -> Node:
+        """A token plus a constant one, (channels,)."""
+
+    @abstractmethod
     def add(self, x: Node, y: Node) -> Node:
-        """The sum of two nodes of one shape."""
+        """The sum of two nodes of one shape; one of them may be the same for each picture (n = 1)."""
 
     @abstractmethod
     def add_vector(self, x: Node, vector: Node) -> Node:
-        """A picture plus one token, the same at each pixel."""
+        """A picture plus one token, the same at each pixel; the token may be the same for each picture (n = 1)."""
 
     @abstractmethod
     def gated(self, x: Node) -> Node:

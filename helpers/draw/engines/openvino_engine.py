@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from helpers.draw.engines import Array, Engine
 
+_CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")  # what the graphs depend on
 _PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first
 
 
@@ -96,9 +97,7 @@ def load(
     openvino.runtime()  # before the threads: only one of them would import it without its converter
     latents = (height // scale, width // scale)
     shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
-    code = [
-        Path(__file__).with_name(name).read_bytes() for name in ("layers.py", "architecture.py", "openvino_graph.py")
-    ]
+    code = [Path(__file__).with_name(name).read_bytes() for name in _CODE]
 
     def prepare(part: str) -> openvino.Network:
         place = checkpoint.place(part)

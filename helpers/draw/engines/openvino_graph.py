@@ -58,11 +58,14 @@ class _Layers(Layers[Node]):
         y = op.multiply(x, op.constant(np.float32(by)))
         return op.add(y, op.constant(np.float32(plus))) if plus else y
 
+    def shifted(self, x: Node, vector: NDArray[np.float32]) -> Node:
+        return op.add(x, op.constant(vector[None]))
+
     def add(self, x: Node, y: Node) -> Node:
         return op.add(x, y)
 
     def add_vector(self, x: Node, vector: Node) -> Node:
-        return op.add(x, op.reshape(vector, [1, -1, 1, 1], False))
+        return op.add(x, op.reshape(vector, [vector.shape[0], -1, 1, 1], False))
 
     def gated(self, x: Node) -> Node:
         value, gate = op.split(x, 2, 2).outputs()
@@ -117,33 +120,46 @@ class _DecoderLayers(_Layers):
         return op.add(op.multiply(centred, op.divide(scale, deviation)), shift)
 
 
-def text_encoder(config: Config, weights: Weights) -> Model:
-    """CLIPTextModel: tokens, int64 (1, length) → the last hidden state, (1, length, width)."""
+def text_encoder(config: Config, weights: Weights, xl: bool = False) -> Model:
+    """CLIPTextModel: tokens, int64 (1, length) → the last hidden state, (1, length, width).
+
+    xl: for Stable Diffusion XL → the penultimate hidden state, and if the encoder has a projection, the projected last
+    hidden state, (1, length, projection_dim), as well.
+    """
     architecture.check_text_encoder(config)
     layers = _Layers(architecture.diffusers_names(weights))
     tokens = op.parameter([1, config["max_position_embeddings"]], np.int64, "tokens")
     x = op.gather(layers.weight("embeddings.token_embedding.weight"), tokens, op.constant(0))
     x = op.add(x, layers.weight("embeddings.position_embedding.weight"))
-    return Model([op.result(architecture.text_encoder(layers, config, x))], [tokens], "text_encoder")
+    text = architecture.text_encoder(layers, config, x)
+    results = [node for node in (text.penultimate, text.projected) if node is not None] if xl else [text.last]
+    return Model([op.result(node) for node in results], [tokens], "text_encoder")
 
 
 def unet(config: Config, weights: Weights, batch: int, height: int, width: int, length: int) -> Model:
     """UNet2DConditionModel: latents (batch, channels, height, width), time (1, block_out_channels[0]) from
-    `time_features`, text (batch, length, width) → prediction in the shape of latents."""
+    `time_features`, text (batch, length, width), for Stable Diffusion XL added (batch, width) from `added_features` →
+    prediction in the shape of latents."""
     architecture.check_unet(config)
     layers = _Layers(weights, config.get("norm_num_groups", 32), config.get("norm_eps", 1e-5))
     latents = op.parameter([batch, config["in_channels"], height, width], np.float32, "latents")
     time = op.parameter([1, config["block_out_channels"][0]], np.float32, "time")
     text = op.parameter([batch, length, architecture.unet_text_width(config)], np.float32, "text")
-    x = architecture.unet(layers, config, latents, time, text)
-    return Model([op.result(x)], [latents, time, text], "unet")
+    inputs = [latents, time, text]
+    if config.get("addition_embed_type"):
+        inputs.append(op.parameter([batch, config["projection_class_embeddings_input_dim"]], np.float32, "added"))
+    return Model([op.result(architecture.unet(layers, config, *inputs))], inputs, "unet")
 
 
 def time_features(config: Config, timestep: float) -> NDArray[np.float32]:
     """The sinusoids of a timestep, (1, block_out_channels[0]), the UNet's time input."""
-    angles = np.float32(timestep) * architecture.frequencies(config)
-    waves = [np.cos(angles), np.sin(angles)]
-    return np.concatenate(waves if architecture.cosine_first(config) else waves[::-1], dtype=np.float32)[None]
+    return architecture.sinusoids(config, [timestep])
+
+
+def added_features(config: Config, pooled: NDArray[np.float32], time_ids: list[int]) -> NDArray[np.float32]:
+    """Stable Diffusion XL's added input of the UNet, (n, width), from the pooled text, (n, width), and xl.time_ids."""
+    sizes = architecture.sinusoids(config, time_ids, config["addition_time_embed_dim"]).reshape(1, -1)
+    return np.concatenate([pooled, sizes.repeat(len(pooled), axis=0)], axis=1)
 
 
 def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:

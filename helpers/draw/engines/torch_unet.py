@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from helpers.draw.engines import xl
+from helpers.draw.engines import lcm, xl
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array
 
 log = logging.getLogger(__name__)
-
-_LCM_GUIDANCE = 8.5  # the default of diffusers' LatentConsistencyModelPipeline; an input of the model
 
 
 @dataclass
@@ -122,7 +120,7 @@ class Unet:
             sizes = torch.tensor([xl.time_ids(self._size)] * count, **put)
             kwargs["added_cond_kwargs"] = {"text_embeds": torch.zeros((count, self._pooled), **put), "time_ids": sizes}
         if width := self.module.config.time_cond_proj_dim:
-            features = torch.from_numpy(_guidance_features(_LCM_GUIDANCE - 1, width))
+            features = torch.from_numpy(lcm.guidance_features(width)[None])
             kwargs["timestep_cond"] = features.to(**put).repeat(count, 1)
         return _Inputs(self.module, sample, timestep, kwargs)
 
@@ -141,11 +139,3 @@ class Unet:
         with self._torch.cuda.graph(graph, capture_error_mode="thread_local"):
             inputs.output = inputs.run()
         inputs.graph = graph
-
-
-def _guidance_features(weight: float, width: int) -> Array:
-    """Luo et al. 2023, https://arxiv.org/abs/2310.04378, section 4.2, as diffusers computes it: (1, width)."""
-    half = width // 2
-    angles = 1000 * weight * np.exp(np.arange(half, dtype=np.float32) * np.float32(-np.log(10000) / (half - 1)))
-    features = np.concatenate([np.sin(angles), np.cos(angles), np.zeros(width % 2)])
-    return np.asarray(features[None], np.float32)
