@@ -158,7 +158,8 @@ class _Sigmas(Sampling):
         if self.karras and config.get("use_karras_sigmas", False):
             sigmas = self._karras(*self._reach(sigmas, every), steps)
             self.timesteps = self._rounded(np.interp(np.log(sigmas), np.log(every), np.arange(len(every)))).tolist()
-        usual = "sigma_min" if config.get("_class_name") == "DEISMultistepScheduler" else "zero"  # it has no such setting
+        # DEIS has no such setting
+        usual = "sigma_min" if config.get("_class_name") == "DEISMultistepScheduler" else "zero"
         last = every[0] if _choice(config, "final_sigmas_type", usual, "zero", "sigma_min") == "sigma_min" else 0.0
         self.sigmas = np.append(sigmas, last).astype(np.float32)
 

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt.checkpoint import Checkpoint
-from helpers.adapt.diffusers_folder import check_parts, factor, misfit, native_size
+from helpers.adapt.diffusers_folder import check_parts, factor, misfit, native_size, unknown
 from helpers.core import openvino
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults
+from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults, xl
 from helpers.draw.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
 
 _CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")  # what the graphs depend on
-_PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first
+_PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first; Stable Diffusion XL has a text_encoder_2, too
 
 
 class OpenVino:
@@ -50,27 +50,43 @@ class OpenVino:
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
         self.scheduler = checkpoint.config("scheduler")
-        self.tokenizer = Tokenizer.of(checkpoint, configs["text_encoder"]["max_position_embeddings"])
+        length = configs["text_encoder"]["max_position_embeddings"]
+        self.tokenizer = Tokenizer.of(checkpoint, length)
+        self._second = configs.get("text_encoder_2", {})
+        if self._second:
+            second = Tokenizer.of(checkpoint, length, "tokenizer_2")
+            self.tokenizer = xl.BothTokenizers(self.tokenizer, second)
+        self._zero_empty = checkpoint.index().get("force_zeros_for_empty_prompt", True)
         self.defaults: Defaults = defaults(checkpoint)
         self._unet = configs["unet"]
         self._small = unet_bytes < 256 << 20
         self._networks = networks
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
-        return self._networks["text_encoder"](tokens[None])[0]
+        if not self._second:
+            return self._networks["text_encoder"](tokens[None])[0]
+        if self._zero_empty and np.array_equal(tokens, self.tokenizer.encode("").ids):
+            return np.zeros((1, self.tokenizer.length + 1, self._unet["cross_attention_dim"]), np.float32)
+        first, second = self._networks["text_encoder"](tokens[:1]), self._networks["text_encoder_2"](tokens[1:])
+        return xl.packed(first[0], second[0], second[1][:, xl.end(tokens[1], self._second)])
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
-        from helpers.draw.engines.openvino_graph import time_features
+        from helpers.draw.engines.openvino_graph import added_features, time_features
 
-        return self._networks["unet"](latents, time_features(self._unet, timestep), text)[0]
+        inputs = [latents, time_features(self._unet, timestep), text]
+        if self._second:
+            text, pooled = xl.unpacked(text, self._second["projection_dim"])
+            inputs[2:] = [np.ascontiguousarray(text), added_features(self._unet, pooled, xl.time_ids(self.size))]
+        return self._networks["unet"](*inputs)[0]
 
     def decode(self, latents: Array) -> Array:
         return self._networks["vae"](latents)[0]
 
     def warm(self, pictures: int = 1) -> None:
         """Big models warm only the text encoder: a step of their UNet takes longer than warming saves."""
-        for part in _PARTS if self._small else ("text_encoder",):
-            self._networks[part].warm()
+        for part, network in self._networks.items():
+            if self._small or part.startswith("text_encoder"):
+                network.warm()
 
 
 def load(
@@ -84,11 +100,15 @@ def load(
     if not (checkpoint.is_file or (folder / "model_index.json").is_file()):
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     checkpoint = replace(checkpoint, decoder=options.decoder)
-    configs = {part: checkpoint.config(part) for part in _PARTS}
+    has_second = bool(checkpoint.index().get("text_encoder_2"))
+    parts = (*_PARTS, "text_encoder_2") if has_second else _PARTS
+    configs = {part: checkpoint.config(part) for part in parts}
     try:
         scale = factor(configs["vae"])
         check_decoder(options.decoder, configs["vae"], configs["unet"])
-        check_parts(configs["unet"], configs["vae"], configs["text_encoder"])
+        check_parts(configs["unet"], configs["vae"], *(configs[part] for part in parts if part.startswith("text")))
+        if bool(configs["unet"].get("addition_embed_type")) != has_second:
+            raise unknown("unet", "addition_embed_type", configs["unet"].get("addition_embed_type"))
         width, height = size or native_size(configs["unet"], scale)
         length = configs["text_encoder"]["max_position_embeddings"]
     except (KeyError, TypeError, AttributeError) as error:
@@ -96,14 +116,15 @@ def load(
     check_size((width, height), scale)
     openvino.runtime()  # before the threads: only one of them would import it without its converter
     latents = (height // scale, width // scale)
-    shapes = {"unet": (2 if guidance else 1, *latents, length), "vae": latents, "text_encoder": ()}
+    shapes: dict[str, tuple[int, ...]] = {"unet": (2 if guidance else 1, *latents, length), "vae": latents}
+    shapes |= dict.fromkeys(parts[2:], (has_second,))
     code = [Path(__file__).with_name(name).read_bytes() for name in _CODE]
 
     def prepare(part: str) -> openvino.Network:
         place = checkpoint.place(part)
         identity = [checkpoint.key(part), code, shapes[part]]
-        # The text encoder is cheap and its errors change the picture: always float32.
-        exact = "f32" if part == "text_encoder" else precision
+        # A text encoder is cheap and its errors change the picture: always float32.
+        exact = "f32" if part.startswith("text_encoder") else precision
         try:
             return openvino.compiled(
                 lambda: _graph(checkpoint, part, shapes[part]),
@@ -117,8 +138,8 @@ def load(
         except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
             raise misfit(place, error) from error
 
-    with ThreadPoolExecutor(len(_PARTS)) as pool:
-        networks = dict(zip(_PARTS, pool.map(prepare, _PARTS), strict=True))
+    with ThreadPoolExecutor(len(parts)) as pool:
+        networks = dict(zip(parts, pool.map(prepare, parts), strict=True))
     unet_bytes = checkpoint.size("unet")
     return OpenVino(checkpoint, configs, networks, (width, height), unet_bytes)
 
@@ -141,6 +162,7 @@ def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...]) -> Model:
         "unet": openvino_graph.unet,
         "vae": openvino_graph.decoder,
         "text_encoder": openvino_graph.text_encoder,
+        "text_encoder_2": openvino_graph.text_encoder,
     }
     config, weights = checkpoint.config(part), checkpoint.weights(part)
     model: Model = builders[part](config, weights, *shape)

@@ -6,9 +6,11 @@ Podell et al. 2023, https://arxiv.org/abs/2307.01952.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from helpers.draw.tokenizer import Tokenizer, Tokens
 
@@ -38,6 +40,13 @@ def packed(first: Array, second: Array, pooled: Array) -> Array:
 def unpacked(text: Array, pooled: int) -> tuple[Array, Array]:
     """The hidden states, (n, length, width), and the pooled embeddings, (n, pooled), from `packed`."""
     return text[:, :-1], text[:, -1, :pooled]
+
+
+def end(tokens: NDArray[np.int64], config: Mapping[str, Any]) -> int:
+    """The position of the token whose projected hidden state is the pooled embedding, as transformers' CLIPTextModel
+    finds it. tokens: int64 (length,); config: of the second text encoder."""
+    last = config.get("eos_token_id", 2)  # 2 stands in old configurations, and is not the end
+    return int(tokens.argmax() if last == 2 else (tokens == last).argmax())
 
 
 def time_ids(size: tuple[int, int]) -> list[int]:

@@ -1,7 +1,9 @@
-"""Models of few steps, with every engine: LCM's guidance, SDXS's UNet, and the pictures that diffusers draws."""
+"""Latent consistency models, SDXS and Stable Diffusion XL: the pictures are those that diffusers draws."""
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import pytest
 from mil_evaluator import Program
 from numpy.typing import NDArray
 from small_models import diffusers, torch
-from torch_models import lcm_model, sdxs_model
+from torch_models import lcm_model, sdxs_model, xl_model
 
 from helpers.compress import convert_coreml
 from helpers.core import openvino
+from helpers.core.errors import UserError
 from helpers.draw import diffusion, engines
 
 
@@ -34,6 +37,11 @@ def lcm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def sdxs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sdxs_model(tmp_path_factory.mktemp("sdxs"))
+
+
+@pytest.fixture(scope="module")
+def xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return xl_model(tmp_path_factory.mktemp("xl"))
 
 
 def psnr(exact: NDArray[Any], mine: NDArray[Any]) -> float:
@@ -105,3 +113,36 @@ def test_sdxs_draws_in_one_step_what_diffusers_draws(sdxs: Path, engine: str) ->
     assert psnr(theirs, mine) > 80
     with torch.no_grad():
         assert psnr(pipe.vae.decode(torch.from_numpy(mine)).sample.numpy(), loaded.decode(mine)) > 60
+
+
+@pytest.mark.parametrize("negative", [None, "blue"])
+def test_stable_diffusion_xl_draws_what_diffusers_draws(xl: Path, negative: str | None) -> None:
+    """Both text encoders and their paddings, the pooled vector, the sizes, and zeros for no prompt."""
+    loaded = engines.load("openvino", xl, size=(48, 32))
+    pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(xl, add_watermarker=False)
+    pipe.set_progress_bar_config(disable=True)
+    text, unwanted = (
+        loaded.encode_text(loaded.tokenizer.encode(words).ids) for words in ("a red heart on a hill", negative or "")
+    )
+    mine = diffusion.sample(loaded, text, unwanted, seed=5, steps=4, guidance=3.0, sampler="euler")
+    noise = torch.from_numpy(np.random.RandomState(5).standard_normal(mine.shape).astype(np.float32))
+    theirs = pipe(
+        "a red heart on a hill", negative_prompt=negative, num_inference_steps=4, guidance_scale=3.0, latents=noise,
+        output_type="latent", width=48, height=32,
+    ).images.numpy()  # fmt: skip
+    assert psnr(theirs, mine) > 80
+    with torch.no_grad():
+        decoded = pipe.vae.decode(torch.from_numpy(mine) / pipe.vae.config.scaling_factor)[0].numpy()
+    assert psnr(decoded, loaded.decode(mine)) > 60
+
+
+def test_parts_of_xl_and_of_others_do_not_go_together(xl: Path, lcm: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(xl, tmp_path / "mixed"))
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder_2": None}))
+    with pytest.raises(UserError) as raised:
+        engines.load("openvino", folder)
+    assert raised.value.code == 69
+    with pytest.raises(UserError) as raised:
+        convert_coreml.convert(xl, tmp_path, "original", None, 1)
+    assert raised.value.code == 69
