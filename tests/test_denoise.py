@@ -10,8 +10,9 @@ import pytest
 
 from benchmark.denoise import Array, samples, spoilt
 from benchmark.voices import speak
+from helpers.core import ffmpeg_programs
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
-from helpers.listen import audio, denoise, ffmpeg_process, recognisers
+from helpers.listen import audio, denoise, recognisers
 from helpers.listen.builtin_recogniser import BuiltinRecogniser
 
 
@@ -52,7 +53,7 @@ def test_a_hum_goes(voice: bytes, hum: Array) -> None:
 
 
 def test_what_is_clean_is_not_touched(voice: bytes, pink: Array, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ffmpeg_process, "ffmpeg_programs", lambda: pytest.fail("FFmpeg was asked"))
+    monkeypatch.setattr(ffmpeg_programs, "found", lambda: pytest.fail("FFmpeg was asked"))
     for pcm in (voice, spoilt(voice, pink, 30, "")):
         assert denoise.denoised(pcm) is pcm
     assert denoise.denoised(b"") == b"" and denoise.denoised(bytes(10)) == bytes(10)

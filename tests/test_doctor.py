@@ -25,7 +25,7 @@ import pytest
 import whisper_fixture
 
 from helpers.catalog import catalog
-from helpers.core import extras, system
+from helpers.core import extras, ffmpeg_programs, system
 from helpers.core.errors import UserError
 from helpers.core.pcm import CHUNK, write_wav
 from helpers.core.settings import Settings
@@ -34,7 +34,7 @@ from helpers.doctor import checks
 from helpers.doctor.checks import Finding
 from helpers.draw import engines
 from helpers.draw.engines import compute_units, nvidia
-from helpers.listen import ffmpeg_process, microphone
+from helpers.listen import microphone
 
 now = Settings.from_environment  # what the check is given
 ROOT = Path(__file__).resolve().parent.parent
@@ -131,7 +131,7 @@ def test_a_broken_ffmpeg_is_named_although_another_one_works(monkeypatch: pytest
     program(tmp_path / "broken", "echo 'dyld[1]: Library not loaded: libx264' >&2; exit 134")
     program(tmp_path / "bundled", f"{VERSION} *) echo ' DE alsa  y' ;; esac")
     programs = [str(tmp_path / "broken"), str(tmp_path / "bundled")]
-    monkeypatch.setattr(ffmpeg_process, "ffmpeg_programs", lambda: iter(programs))
+    monkeypatch.setattr(ffmpeg_programs, "found", lambda: iter(programs))
     found = doctor.examine(checks.ffmpeg, Settings())
     assert (found.state, found.code) == ("!", 0) and found.remedy
     assert "does not run: dyld[1]: Library not loaded" in found.text and "7.1-test" in found.text

@@ -30,7 +30,7 @@ from helpers.core.text import printable
 
 CATALOG = ROOT / "models" / "catalog.toml"
 SPEECH = ("whisper", "faster-whisper", "seamless")  # the recognisers that need a model
-KINDS = (*SPEECH, "image", "decoder", "filter", "speakers")
+KINDS = (*SPEECH, "image", "decoder", "filter", "speakers", "voice")
 # besides these, any engine and any recogniser may have a default model
 ROLES = ("english", "multilingual", "filter", "speakers")
 _KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
@@ -248,7 +248,10 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     check(bool(table.get("engines")) == image, "engines are named for image models, and only for those")
     check(all(re.fullmatch("[a-z]+", name) for name in table.get("engines", ())), "an engine's name is made of a-z")
     languages = table.get("languages", "")
-    check(languages in (("en", "any") if table["kind"] in SPEECH else ("",)), "languages is en or any, for speech")
+    if table["kind"] == "voice":
+        check(re.fullmatch("[a-z]{2}|any", languages), "languages is a code, or any, for voices")
+    else:
+        check(languages in (("en", "any") if table["kind"] in SPEECH else ("",)), "languages is en or any, for speech")
     shipped = table.get("folder", "")
     check(bool(shipped) != bool(table.get("files")), "either folder (it ships with the repository) or files")
     check(shipped or sources.get(table.get("source", "")), "source is not a list of [[sources]]")

@@ -33,6 +33,7 @@ EXTRAS = {
         ("ctranslate2", "faster_whisper", "nvidia.cublas"), "1.2 GB", "faster-whisper on an NVIDIA GPU"
     ),
     "seamless": Extra(("torch", "transformers", "sentencepiece"), "6 GB, with torch", "The recogniser SeamlessM4T"),
+    "voices": Extra(("sentencex", "markdown_it"), "6 MB", "This voice or script"),
     "convert": Extra(("coremltools",), "120 MB", "Converting a model to Core ML"),
     "benchmark": Extra(("jiwer", "matplotlib"), "6 GB, with torch and convert", "The benchmark"),
     "speakers": Extra(("pyannote.audio",), "7 GB, with torch", "--speakers"),

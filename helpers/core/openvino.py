@@ -57,6 +57,7 @@ class Network:
 
     def __init__(self, model: CompiledModel, pages: NDArray[Any] | None = None) -> None:
         self.precision: str = model.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.inputs = [port.any_name for port in model.inputs]
         self._model = model
         self._pages = pages  # the memory-mapped cache file: the model reads its weights from it, so it must stay alive
         self._idle: list[InferRequest] = [model.create_infer_request()]  # append and pop are atomic

@@ -200,6 +200,7 @@ class Settings:
     replacements: Path = _option(Folder(), ROOT / "replacements.csv", "a file: heard,meant")
     styles: Path = _option(Folder(), ROOT / "styles.csv", "a file of styles: name,prompt,negative_prompt")
     spoken_options: bool = _option(Switch(), True, "take options out of what is said: four of them, wide, no people")
+    voice: str = _option(Place(), "", "the voice that speaks, a name or a file")
     low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
     apple_python: str = _option(Place(), "", "the Python that has Apple's python_coreml_stable_diffusion")

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from helpers.catalog import catalog, ct2
 from helpers.catalog.catalog import Entry, human
-from helpers.core import extras, interpreter, nvidia_driver, openvino, stage, system, terminal
+from helpers.core import extras, ffmpeg_programs, interpreter, nvidia_driver, openvino, stage, system, terminal
 from helpers.core.errors import UserError
 from helpers.core.files import sha256
 from helpers.core.paths import ROOT
@@ -34,7 +34,7 @@ from helpers.core.text import printable
 from helpers.draw import engines
 from helpers.draw.engines import compute_units
 from helpers.install import wanted_models
-from helpers.listen import ffmpeg_process, microphone, recognisers
+from helpers.listen import microphone, recognisers
 from helpers.listen.levels import LevelCheck
 
 SECONDS = 3.0  # of the microphone that are recorded
@@ -91,11 +91,11 @@ def environment(settings: Settings) -> Finding:
 
 def ffmpeg(settings: Settings) -> Finding:
     """Which FFmpeg is used, and whether it can record."""
-    install, broken = ffmpeg_process.install_ffmpeg(), ""
+    install, broken = ffmpeg_programs.install(), ""
     best = Finding("no", "FFmpeg is missing", install, os.EX_UNAVAILABLE)
-    for program in ffmpeg_process.ffmpeg_programs():
+    for program in ffmpeg_programs.found():
         listed = system.said(program, "-devices")
-        if defect := ffmpeg_process.defect(program) or ("" if listed else "it does not list its devices"):
+        if defect := ffmpeg_programs.defect(program) or ("" if listed else "it does not list its devices"):
             broken = broken or f"{system.short(program)} does not run: {defect}"
             best = Finding("no", broken, install, os.EX_UNAVAILABLE) if best.state == "no" else best
             continue

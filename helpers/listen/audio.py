@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from helpers.core import ffmpeg_programs
 from helpers.core.errors import UserError
 from helpers.core.pcm import BYTES_PER_SECOND, RATE, SILENCE_DBFS, WINDOW, loudest_dbfs
 from helpers.listen import ffmpeg_process, file_kinds, tracks
@@ -207,7 +208,7 @@ def _decoded(
     more = {"ignore_length": 1} if url.startswith("file:") and file_kinds.says_too_little(Path(name)) else {}
     defects: dict[str, str] = {}
     failure: UserError | None = None
-    for program in ffmpeg_process.ffmpeg_programs():
+    for program in ffmpeg_programs.found():
         try:
             source = ffmpeg.input(url, **only, **more)
             if part.stream is not None:
@@ -230,10 +231,10 @@ def _decoded(
             defect, late = error.strerror or "it cannot be started", ""
         if defect:
             defects[program] = defect
-            ffmpeg_process.report_defect(program, defect)
+            ffmpeg_programs.report_defect(program, defect)
         elif late or stdin != subprocess.DEVNULL:
             break  # a second minute is too long, and a stream cannot be read again
-    raise failure or ffmpeg_process.broken(defects)
+    raise failure or ffmpeg_programs.broken(defects)
 
 
 def _read(process: ffmpeg_process.Ffmpeg, window: int, is_file: bool, program: str) -> tuple[bytearray, str]:
@@ -249,7 +250,7 @@ def _read(process: ffmpeg_process.Ffmpeg, window: int, is_file: bool, program: s
             break
         else:
             waited += step
-            if waited >= PATIENCE or (not pcm and waited == step and ffmpeg_process.defect(program)):
+            if waited >= PATIENCE or (not pcm and waited == step and ffmpeg_programs.defect(program)):
                 return pcm, f"nothing came of it in {waited:g} seconds"
     return pcm, ""
 
@@ -295,7 +296,7 @@ def _undecodable(name: str, complaint: str) -> UserError:
         what = f"{name} is not a sound file, or of a format that is not read"
     elif missing := _NO_DECODER.search(complaint):
         what = f"this FFmpeg has no decoder for the sound in {name} ({(missing[1] or missing[2])[:40]})"
-        return UserError(os.EX_UNAVAILABLE, what, ffmpeg_process.install_ffmpeg())
+        return UserError(os.EX_UNAVAILABLE, what, ffmpeg_programs.install())
     elif complaint:
         reason = re.sub(r"^(?:\[[^\]]* @ 0x[0-9a-f]+\] *)+", "", complaint.splitlines()[-1])
         for where in ("Error opening input files: ", f"file:{name}: ", "cache:pipe:0: "):

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 import subprocess
 
+from helpers.core import ffmpeg_programs
 from helpers.core.errors import UserError
 from helpers.core.pcm import RATE
-from helpers.listen import ffmpeg_process
 
 ENOUGH = 25.0  # dB between speech and noise above which nothing is done
 REDUCTION = 8  # dB; with the filter's usual 12 more voices in the background became words
@@ -33,13 +33,13 @@ def denoised(pcm: bytes) -> bytes:
     sound = sound.filter("afftdn", nr=REDUCTION, nf=round(min(max(noise, -80), -20)))  # the range that it takes
     stream = sound.output("pipe:1", format="s16le", ar=RATE, ac=1).global_args("-loglevel", "error")
     try:
-        for program in ffmpeg_process.ffmpeg_programs():
+        for program in ffmpeg_programs.found():
             try:
                 command = stream.compile(cmd=program)
                 run = subprocess.run(command, input=pcm, capture_output=True, timeout=PATIENCE, check=True)
             except (OSError, subprocess.SubprocessError):
-                if defect := ffmpeg_process.defect(program):
-                    ffmpeg_process.report_defect(program, defect)
+                if defect := ffmpeg_programs.defect(program):
+                    ffmpeg_programs.report_defect(program, defect)
                 continue
             if run.stdout:
                 return run.stdout

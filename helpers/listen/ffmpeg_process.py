@@ -8,25 +8,20 @@ names and values into an argument list, so no later FFmpeg can break them. Nothi
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import os
 import re
 import resource
 import select
-import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
-from helpers.core import interpreter
-from helpers.core.errors import UserError
-from helpers.core.packages import install_hint
+from helpers.core import ffmpeg_programs, interpreter
 from helpers.core.pcm import CHUNK, RATE
-from helpers.core.text import printable, shortened
+from helpers.core.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +30,6 @@ LARGEST = 1 << 30  # bytes of a stream that FFmpeg may keep in a temporary file,
 # of a long file needs less.
 MEMORY = 1 << 26
 NAME = "\x00"  # stands for a file's name in an ffmpeg-python input; no name or option has it
-SOON = 5.0  # seconds in which any FFmpeg prints its version
 _TAIL = 1 << 16  # bytes at the end, or at the beginning, of FFmpeg's stderr that are read
 
 # Lines of FFmpeg's stderr that are no complaint, and the level before one that is; others have no level.
@@ -57,61 +51,6 @@ _TOO_LITTLE = re.compile(
     r"Automatic encoder selection failed|Requested output format '\S+' is not|Unable to find a suitable output format)",
     re.MULTILINE,
 )
-
-
-def install_ffmpeg() -> str:
-    """The line that tells how to get a full FFmpeg on this system."""
-    return f"Install it: {install_hint('ffmpeg')}"
-
-
-def ffmpeg_programs() -> Iterator[str]:
-    """The FFmpeg programs of this machine, the system's first. They may be broken.
-
-    Raises: UserError 69 if there is none.
-    """
-    system = shutil.which("ffmpeg")
-    if system:
-        yield system
-    try:
-        import imageio_ffmpeg
-    except ImportError:
-        bundled = []
-    else:  # the bundled file itself; get_ffmpeg_exe() would search the system, too
-        bundled = sorted(Path(imageio_ffmpeg.__file__).parent.glob("binaries/ffmpeg-*"))
-    yield from map(str, bundled)
-    if not (system or bundled):
-        raise UserError(os.EX_UNAVAILABLE, "FFmpeg is missing", install_ffmpeg())
-
-
-@functools.cache
-def defect(program: str) -> str:
-    """Why `program` does not run at all, in a few words; empty if it does. Asked only after a failure: a Homebrew
-    FFmpeg whose libraries were upgraded (`dyld: Library not loaded`) looks like one that cannot read the recording."""
-    try:
-        run = subprocess.run(
-            [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, timeout=SOON, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"it does not answer within {SOON:g} seconds"
-    except OSError as error:
-        return error.strerror or "it cannot be started"
-    if run.returncode == 0 and run.stdout.startswith(b"ffmpeg version"):
-        return ""
-    said = run.stderr.decode(errors="replace").strip().splitlines()
-    ended = signal.strsignal(-run.returncode) if run.returncode < 0 else f"exit code {run.returncode}"
-    return printable(said[0])[:200] if said else str(ended)
-
-
-@functools.cache
-def report_defect(program: str, what: str) -> None:
-    """Say once that `program` is broken, and that the next one is tried."""
-    log.warning("%s is broken (%s); another FFmpeg is tried", program, what)
-
-
-def broken(defects: Mapping[str, str]) -> UserError:
-    """The error where no FFmpeg works. defects: what is wrong with each program."""
-    what = "; ".join(f"{program}: {reason}" for program, reason in defects.items())
-    return UserError(os.EX_UNAVAILABLE, f"FFmpeg does not work: {shortened(what)}", install_ffmpeg())
 
 
 class Ffmpeg:
@@ -188,7 +127,7 @@ class Ffmpeg:
                     return printable(line)[:200]
             if named and _SHUT_OUT.search(complaint):
                 return "it may not open the file, as a snap in a hidden folder or in /tmp"
-        return defect(self._program)
+        return ffmpeg_programs.defect(self._program)
 
     def __enter__(self) -> Ffmpeg:
         return self

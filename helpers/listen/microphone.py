@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from helpers.core import interpreter
+from helpers.core import ffmpeg_programs, interpreter
 from helpers.core.errors import UserError
 from helpers.core.pcm import CHUNK, RATE
 from helpers.core.text import printable
@@ -76,14 +76,14 @@ def devices() -> list[Device]:
     Raises: UserError 69 if there is no FFmpeg that works.
     """
     found: dict[tuple[str, str], Device] = {}
-    programs = list(ffmpeg_process.ffmpeg_programs())
+    programs = list(ffmpeg_programs.found())
     for program in programs:
         for system in SYSTEMS:
             for device in _listed(program, system):
                 found.setdefault(device[:2], device)
-    defects = {program: defect for program in programs if not found and (defect := ffmpeg_process.defect(program))}
+    defects = {program: defect for program in programs if not found and (defect := ffmpeg_programs.defect(program))}
     if defects:
-        raise ffmpeg_process.broken(defects)
+        raise ffmpeg_programs.broken(defects)
     return list(found.values())
 
 
@@ -158,7 +158,7 @@ def listen(
     complaints: list[tuple[str, str]] = []
     defects: dict[str, str] = {}
     for system, address, _ in inputs:
-        for program in ffmpeg_process.ffmpeg_programs():
+        for program in ffmpeg_programs.found():
             if program in defects:
                 continue
             source = ffmpeg.input(address, format=system, **_OPTIONS[system])
@@ -181,7 +181,7 @@ def listen(
                 defect = error.strerror or "it cannot be started"
             if defect:
                 defects[program] = defect
-                ffmpeg_process.report_defect(program, defect)
+                ffmpeg_programs.report_defect(program, defect)
     raise _unheard(complaints, defects, hotkey)
 
 
@@ -202,7 +202,7 @@ def _unheard(complaints: list[tuple[str, str]], defects: dict[str, str], hotkey:
     unknown = r"Unknown input format|Unrecognized option '(?:sample_rate|channels|fragment_size)'"
     if all(re.search(unknown, complaint) for system, complaint in complaints if system == SYSTEMS[0]):
         if defects:
-            return ffmpeg_process.broken(defects)
-        return UserError(os.EX_UNAVAILABLE, "this FFmpeg cannot record", ffmpeg_process.install_ffmpeg())
+            return ffmpeg_programs.broken(defects)
+        return UserError(os.EX_UNAVAILABLE, "this FFmpeg cannot record", ffmpeg_programs.install())
     remedy = "Connect one and see that the sound server runs, or give a file: --input FILE."
     return UserError(os.EX_UNAVAILABLE, "no microphone was found", remedy)

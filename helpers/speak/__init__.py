@@ -1,0 +1,1 @@
+"""Text into sound: voices, scripts in sections, and the loudspeaker."""
