@@ -18,6 +18,7 @@ What is drawn: what you say, or
   -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
       --again FILE      draw a picture again, from the settings in its PNG file
       --loop            keep listening: a picture of each thing you say, until "stop listening"
+      --talk            change the picture: "darker", "number two", "make it blue", "back" (docs/talk.md)
       --confirm         show the text first: Enter, or three seconds, draw it; Esc does not
 Speech
   -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-all}); it ends when you stop speaking
@@ -154,6 +155,7 @@ choose_stages() {
   REMOVE_PARENTHESES=(ours remove_parentheses)
   ENRICH=()
   GENERATE=(ours helpers.draw.generate)
+  [ "${A2I_TALK:-0}" = 0 ] || GENERATE=(ours helpers.talk)
   export A2I_OUTPUT=$output A2I_SESSION=$session A2I_CONTROL=$control PYTHONUTF8=1
   if named GENERATE; then GENERATE=(foreign generate "${program[@]}"); fi
   if [ "$speech" = 0 ]; then return; fi
@@ -172,9 +174,11 @@ named() { # <stage>: whether A2I_<stage> names a program; sets program to it and
 }
 
 pipe() {
-  if [ -n "${A2I_PROMPT+set}" ]; then
+  if [ "${A2I_TALK:-0}" != 0 ] && [ -n "${A2I_PROMPT+set}" ]; then
+    generate # what is typed arrives on stdin
+  elif [ -n "${A2I_PROMPT+set}" ]; then
     printf '\0360 typed\037%s\n' "$A2I_PROMPT" | generate # the mark of a typed line: helpers/core/lines.py
-  elif [ -n "${A2I_AGAIN+set}" ]; then
+  elif [ -n "${A2I_AGAIN+set}" ] && [ "${A2I_TALK:-0}" = 0 ]; then
     generate </dev/null
   elif [ "${#inputs[@]}" -gt 1 ]; then # a stream has no marks between recordings, so transcribe opens the files
     stage transcribe "${TRANSCRIBE[@]}" "${inputs[@]}" </dev/null | words

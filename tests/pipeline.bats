@@ -480,7 +480,7 @@ listening_recorder() {
   run pipeline --loop --silence=1.5
   [ "$status" -eq 0 ]
   [ "$(cat "$stages/settings")" = "1 1.5 " ]
-  for options in "--loop -p text" "--loop -i a.wav" "--loop --fixed-window" "--silence much" "--loop=1"; do
+  for options in "--talk -p text" "--talk -i a.wav" "--talk --fixed-window" "--loop -p text" "--loop -i a.wav" "--loop --fixed-window" "--silence much" "--loop=1"; do
     # shellcheck disable=SC2086 # several options
     run --separate-stderr pipeline $options
     [ "$status" -eq 64 ]

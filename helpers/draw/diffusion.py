@@ -8,6 +8,7 @@ pixels = diffusion.draw(engine, text, unwanted, seed=1, steps=20, guidance=7.5)
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,9 @@ from helpers.draw import samplers
 
 if TYPE_CHECKING:
     from helpers.draw.engines import Array, Engine
+
+
+VARIED = 0.2  # the strength of a variation, of 1; the web UI's users take 0.1 to 0.3
 
 
 class NoPicture(UserError):
@@ -94,9 +98,11 @@ def sample(
     guidance: float = 1.0,
     sampler: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    variations: Sequence[int | None] = (),
 ) -> Array:
     """Sample one picture per seed in one batch: the latents, float32 (seeds, channels, h, w). A seed gives the same
-    latents in any batch. Arguments and exceptions are those of `draw`, without BlankPicture."""
+    latents in any batch. variations: for each picture, the seed of noise that is mixed into that of its own, or None.
+    Arguments and exceptions are those of `draw`, without BlankPicture."""
     guided = guidance > 1 and negative is not None
     width, height = engine.size
     streams = [noise_stream(one) for one in ([seed] if isinstance(seed, int) else seed)]
@@ -109,7 +115,11 @@ def sample(
     embedding = text.repeat(len(streams), axis=0)
     if guided and negative is not None:
         embedding = np.concatenate([negative.repeat(len(streams), axis=0), embedding])
-    latents = noise() * sampling.initial_sigma
+    latents = noise()
+    for index, other in enumerate(variations):
+        if other is not None:
+            latents[index] = varied(latents[index], noise_stream(other).standard_normal(shape[1:]).astype(np.float32))
+    latents *= sampling.initial_sigma
     for step, timestep in enumerate(sampling.timesteps):
         scaled = sampling.scale(latents, step)
         prediction = engine.predict_noise(np.concatenate([scaled, scaled]) if guided else scaled, timestep, embedding)
@@ -129,6 +139,14 @@ def noise_stream(seed: int) -> np.random.RandomState:
     Twister), which no smaller seed does.
     """
     return np.random.RandomState(seed if seed < 2**32 else [seed % 2**32, seed >> 32])
+
+
+def varied(noise: Array, other: Array) -> Array:
+    """Noise like `noise`, with VARIED of `other`: on the great circle between them, so that its variance stays 1. Two
+    samples of so many numbers are at a right angle; the slerp of AUTOMATIC1111's web UI (modules/rng.py) measures it.
+    """
+    angle = VARIED * math.pi / 2
+    return np.float32(math.cos(angle)) * noise + np.float32(math.sin(angle)) * other
 
 
 def pixels(picture: Array, precision: str) -> NDArray[np.uint8]:

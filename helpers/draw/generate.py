@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 NAME = "generate"
 AHEAD = 100  # lines that may wait to be drawn; then reading pauses, and the writer blocks
-_OPTIONS = (
+OPTIONS = (
     *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision"),
     *("safe", "again"),
 )
@@ -67,8 +67,10 @@ def report_lost(painter: Painter, prompt: str) -> None:
         stage.say(f"{NAME}: " + ", ".join(f"{word}: drawn as {known}" for word, known in list(drawn_as.items())[:4]))
 
 
-def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]:
-    """The pictures of a job, with a progress bar while they are drawn."""
+def with_progress(
+    painter: Painter, job: Job, hidden: bool, cancelled: Callable[[], bool] | None = None
+) -> Iterator[Picture]:
+    """The pictures of a job, with a progress bar while they are drawn. cancelled: as for Painter.draw."""
     from tqdm import tqdm
 
     with tqdm(desc="drawing", unit="step", leave=False, disable=hidden) as bar:
@@ -77,7 +79,7 @@ def with_progress(painter: Painter, job: Job, hidden: bool) -> Iterator[Picture]
             bar.total = of
             bar.update(done - bar.n)
 
-        yield from painter.draw(job, on_step)
+        yield from painter.draw(job, on_step, cancelled)
 
 
 def transcript(folder: Path | None, line: Line) -> str:
@@ -110,8 +112,9 @@ def about(picture: Picture, spoken: str, language: str) -> dict[str, Any]:
     }
 
 
-def keep(settings: Settings, line: Line, pictures: Iterable[Picture]) -> dict[str, Any]:
+def keep(settings: Settings, line: Line, pictures: Iterable[Picture], **more: Any) -> dict[str, Any]:
     """Write the pictures of a line, each as soon as it is drawn, and all about them into a folder of their own.
+    more: for run.json.
 
     Returns the content of run.json with the final paths.
     """
@@ -126,7 +129,7 @@ def keep(settings: Settings, line: Line, pictures: Iterable[Picture]) -> dict[st
             files.append({"file": name, "seed": picture.seed})
             run = run or about(picture, spoken, settings.language)
         stage.event("drawn", number=line.id)
-        run["pictures"] = files
+        run |= {**more, "pictures": files}
         if spoken:
             folder.write("transcript.txt", spoken + "\n")
         folder.write("prompt.txt", run["prompt"] + "\n")
@@ -171,7 +174,7 @@ def parse(argv: list[str] | None) -> Settings:
         prog="python -m helpers.draw.generate", description="Draw each line of stdin; print each picture's path."
     )
     settings = Settings.from_environment()
-    add_options(parser, settings, *_OPTIONS)
+    add_options(parser, settings, *OPTIONS)
     return with_arguments(settings, parser.parse_args(argv))
 
 

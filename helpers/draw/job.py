@@ -33,6 +33,8 @@ class Job:
     precision: str = ""  # one of the engine's; "": its default
     model: str = ""  # its name
     sha256: str = ""  # of the model's weights, or its first digits; another model is refused
+    variation: int | None = None  # a seed whose noise is mixed in: pictures like that of `seed`, the next has + 1
+    tones: tuple[str, ...] = ()  # changes of the pixels, names of tones.TONES, in this order
     decoder: str = ""  # full (the model's own), small, or the name of a small one; "": by engine
 
     def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:
@@ -50,7 +52,15 @@ class Job:
     @property
     def seeds(self) -> list[int]:
         """The seed of each picture of a resolved job."""
+        if self.variation is not None:
+            return [self.seed or 0] * self.count
         return [((self.seed or 0) + number) % (LARGEST_SEED + 1) for number in range(self.count)]
+
+    @property
+    def variations(self) -> list[int | None]:
+        """The seed of each picture's variation; None for a picture without."""
+        first = self.variation
+        return [None if first is None else (first + number) % (LARGEST_SEED + 1) for number in range(self.count)]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,7 +28,7 @@ from helpers import __version__
 from helpers.catalog import catalog
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
-from helpers.draw import diffusion, engines, png, safety, samplers
+from helpers.draw import diffusion, engines, png, safety, samplers, tones
 from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of, open_model
 from helpers.draw.decoders import FULL, Decoder, choose_decoder
 from helpers.draw.job import Job, Picture
@@ -120,7 +120,7 @@ class Painter:
         )
         if settings.again:
             drawn = png.read_job(Path(settings.again))
-            given = {key: value for key, value in vars(asked).items() if value not in (None, "") and key != "count"}
+            given = {key: value for key, value in vars(asked).items() if value not in (None, "", ()) and key != "count"}
             # A picture that names no decoder was drawn with the model's own
             asked = replace(drawn, **{"decoder": drawn.decoder or FULL, **given}, count=settings.count)
         if settings.again and not settings.model:
@@ -142,6 +142,13 @@ class Painter:
         """Run all networks once, so that the first picture is not slower than the next. count: pictures of a job."""
         with self._turn(self.usual) as engine:
             engine.warm(count)
+
+    def takes_negative(self, job: Job) -> bool:
+        """Whether a negative prompt has an effect."""
+        return self._guidance(job) > 1
+
+    def _guidance(self, job: Job) -> float:
+        return engines.defaults(self.model.checkpoint).guidance if job.guidance is None else job.guidance
 
     def lost(self, prompt: str) -> Lost:
         """The parts of `prompt` that the model cannot use."""
@@ -187,11 +194,11 @@ class Painter:
                 )
         with self._turn(job, cancelled) as engine:
             job = self._resolved(job, engine)
-        seeds, before, filtered = job.seeds, 0, 0
-        total = (job.steps or 0) * len(seeds)
-        while seeds:
+        noise, before, filtered = list(zip(job.seeds, job.variations, strict=True)), 0, 0
+        total = (job.steps or 0) * len(noise)
+        while noise:
             with self._turn(job, cancelled) as engine:
-                batch, seeds = seeds[: engine.pictures], seeds[engine.pictures :]
+                batch, noise = noise[: engine.pictures], noise[engine.pictures :]
 
                 def step(number: int, of: int, many: int = len(batch), before: int = before) -> None:
                     on_step(before + number * many, total)
@@ -200,26 +207,30 @@ class Painter:
 
                 latents = self._sample(engine, job, batch, step)
                 before += (job.steps or 0) * len(batch)
-            for seed, one in zip(batch, latents, strict=True):
+            for (seed, variation), one in zip(batch, latents, strict=True):
                 with self._turn(job, cancelled) as engine:
                     pixels = diffusion.pixels(engine.decode(one[None]), engine.precision)
                     flagged = bool(self._flags and self._flags(pixels))
                 if flagged:
                     filtered += 1
                 else:
-                    yield self._picture(pixels, seed, job, engine)
+                    pixels = tones.applied(pixels, job.tones)
+                    yield self._picture(pixels, seed, replace(job, variation=variation), engine)
         if filtered == job.count:
             raise diffusion.FilteredPicture
         if filtered:
             log.info("the safety filter flagged %d of %d pictures", filtered, job.count)
 
-    def _sample(self, engine: Engine, job: Job, seeds: list[int], on_step: Callable[[int, int], None]) -> Array:
+    def _sample(
+        self, engine: Engine, job: Job, noise: list[tuple[int, int | None]], on_step: Callable[[int, int], None]
+    ) -> Array:
         guidance = job.guidance or 0.0
         return diffusion.sample(
             engine,
             self._encode(engine, self._world.read(job.prompt).text if self._world else job.prompt),
             self._encode(engine, job.negative) if guidance > 1 else None,
-            seed=seeds,
+            seed=[seed for seed, _ in noise],
+            variations=[variation for _, variation in noise],
             steps=job.steps or 0,
             guidance=guidance,
             sampler=job.sampler,
@@ -285,7 +296,7 @@ class Painter:
         return self._decoders[asked]
 
     def _fitting(self, job: Job) -> Engine:
-        guidance = engines.defaults(self.model.checkpoint).guidance if job.guidance is None else job.guidance
+        guidance = self._guidance(job)
         size, precision = job.size or self.usual.size, job.precision or self.usual.precision
         decoder = self._decoder(job).folder
         need = (size, guidance > 1, precision, decoder)

@@ -22,7 +22,9 @@ from helpers.adapt.diffusers_folder import plain
 from helpers.core.errors import UserError
 from helpers.core.settings import OPTIONS
 from helpers.core.text import printable
+from helpers.draw.diffusion import VARIED
 from helpers.draw.job import Job
+from helpers.draw.tones import TONES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from helpers.draw.job import Picture
 
 HASH_DIGITS = 10  # of the model's SHA-256, as other programs write it
+MOST_TONES = 100
 _PROGRAM = "audio-to-image"
 _NEGATIVE = "Negative prompt:"
 _VALUE = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
@@ -58,6 +61,8 @@ def parameters(picture: Picture) -> str:
         "Model": job.model,
         **({"VAE": job.decoder} if job.decoder not in ("", "full") else {}),
         **({"Precision": job.precision} if job.precision else {}),
+        **({"Variation seed": job.variation, "Variation seed strength": VARIED} if job.variation is not None else {}),
+        **({"Tones": " ".join(job.tones)} if job.tones else {}),
         "Version": f"{_PROGRAM} {picture.version}",
     }
     settings = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items())
@@ -143,6 +148,8 @@ def parse(text: str) -> Job:
         size=_checked(values, "Size", "size"),
         precision=printable(values.get("Precision", "")),
         decoder=printable(values.get("VAE", "")) if ours else "",
+        variation=_checked(values, "Variation seed", "seed") if ours else None,  # the web UI's noise is another
+        tones=tuple(tone for tone in values.get("Tones", "").split() if tone in TONES)[:MOST_TONES] if ours else (),
         model=printable(values.get("Model", "")),
         sha256=printable(values.get("Model hash", "")).lower(),
     )

@@ -37,8 +37,7 @@ class Hearing:
         """Of the languages that the recogniser may write. Raises: the UserErrors of styles.read."""
         entries = catalog.read(self._settings.models).entries.values()
         models = [entry.name for entry in entries if entry.kind == "image"]
-        codes = grammar.spoken(self._settings.language, self._settings.translate)
-        return [found for code in codes if (found := Grammar.of(code, self.styles, models))]
+        return grammar.all_of(self._settings.language, self._settings.translate, self.styles, models)
 
     def options(self, text: str) -> Spoken:
         """`text` without the options in it, and these."""

@@ -24,8 +24,8 @@ check_options() { # sets speech: whether there is sound to recognise
     case $A2I_PROMPT in *[![:space:]]*) ;; *) wrong "--prompt is empty" ;; esac
   fi
   if [ -n "${A2I_AGAIN+set}" ]; then
-    speech=0
-    [ -z "${A2I_PROMPT+set}" ] || wrong "--again and --prompt exclude each other"
+    [ "${A2I_TALK:-0}" != 0 ] || speech=0
+    [ -z "${A2I_PROMPT+set}" ] || [ "${A2I_TALK:-0}" != 0 ] || wrong "--again and --prompt exclude each other"
     [ "${#inputs[@]}" -eq 0 ] || wrong "--again and --input exclude each other"
     A2I_AGAIN=$(absolute "$A2I_AGAIN")
     [ -f "$A2I_AGAIN" ] || die 66 "there is no picture $A2I_AGAIN" "--again takes a PNG file that this program has drawn"
@@ -34,7 +34,14 @@ check_options() { # sets speech: whether there is sound to recognise
     [ "$name" != - ] || [ "${#inputs[@]}" -eq 1 ] || wrong "--input - stands alone"
     if [ "$name" = - ] && [ -d /dev/stdin ]; then die 66 "stdin is a folder" "Pipe audio into it, or give a file."; fi
   done
-  if [ "${A2I_LOOP:-0}" != 0 ]; then
+  if [ "${A2I_TALK:-0}" != 0 ]; then
+    export A2I_LOOP=1 # for the stages that hear
+    [ "${A2I_PROMPT--}" = - ] || wrong "--talk and --prompt exclude each other; --prompt - takes the lines of stdin"
+    [ "${#inputs[@]}" -eq 0 ] || wrong "--talk and --input exclude each other"
+    [ "${A2I_FIXED_WINDOW:-0}" = 0 ] || wrong "--talk and --fixed-window exclude each other"
+    [ -z "${A2I_GENERATE:-}" ] || wrong "--talk draws itself: leave A2I_GENERATE out"
+    [ -z "${A2I_ENRICH:-}" ] || wrong "--talk takes what you say as it is: leave A2I_ENRICH out"
+  elif [ "${A2I_LOOP:-0}" != 0 ]; then
     [ -z "${A2I_PROMPT+set}" ] || wrong "--loop and --prompt exclude each other"
     [ -z "${A2I_AGAIN+set}" ] || wrong "--loop and --again exclude each other"
     [ "${#inputs[@]}" -eq 0 ] || wrong "--loop and --input exclude each other"

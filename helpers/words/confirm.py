@@ -22,6 +22,8 @@ from helpers.core.text import printable
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyPressEvent
 
+    from helpers.words.conversation import Conversation
+
 NAME = "confirm"
 PATIENCE = 3  # seconds
 HOW = f"Enter, or {PATIENCE} seconds: draw it; Esc: take it back; or change it"
@@ -103,6 +105,16 @@ def confirmed(line: Line, tty: int, session: Path | None) -> Line:
     return line if text == line.text else Line(text, line.id, Origin.TYPED)
 
 
+def conversation(settings: Settings) -> Conversation | None:
+    """The state of the conversation with --talk: its commands act at once, and "back" undoes them."""
+    if not settings.talk:
+        return None
+    from helpers.words import grammar, styles
+    from helpers.words.conversation import Conversation
+
+    return Conversation(grammar.all_of(settings.language, settings.translate, styles.read(settings.styles)))
+
+
 def main(argv: list[str] | None = None) -> int:
     stage.Parser(prog="python -m helpers.words.confirm", description=__doc__).parse_args(argv)
     settings = Settings.from_environment()
@@ -111,9 +123,12 @@ def main(argv: list[str] | None = None) -> int:
     import prompt_toolkit.shortcuts  # noqa: F401  (now, not when the user waits for the question)
 
     stage.event("ready")
-    kept = False
+    kept, talk = False, conversation(settings)
     for heard in lines.read():
-        wanted = confirmed(heard, tty, settings.session)
+        is_command = talk and talk.understood(heard.text)[1]
+        wanted = heard if is_command else confirmed(heard, tty, settings.session)
+        if talk and wanted.text and talk.hear(wanted.text).kind in ("draw", "tone"):
+            talk.drew([(0, None)] * (talk.now.request.count if talk.now else 0))
         kept = kept or bool(wanted.text)
         pipe.write(lines.encode(wanted, marked=bool(settings.session)))  # an empty line, too: one out for each one in
         pipe.flush()

@@ -78,7 +78,11 @@ class Grammar:
         self._times: dict[str, str] = {}
         for phrase in settings:
             self._times.setdefault(phrase.split()[-1], phrase)
-        self._articles = frozenset(content["articles"])
+        self.colours = frozenset(lists["colours"])
+        self.articles, self.definite, self.determiners, self.joints, self.conjunctions = (
+            frozenset(content[key]) for key in ("articles", "definite", "determiners", "joints", "conjunctions")
+        )
+        self.colour_first: bool = content["colour_first"]
         self.endings: list[str] = content["endings"]
         number = rf"(?:{_either(self._numbers)}|[0-9]{{1,2}} )"
         some = r"[^\s,]+ "
@@ -291,7 +295,7 @@ class Grammar:
     def word_of(self, prompt: str, said: str) -> str:
         """The word or words of `prompt` that `said` means, as they stand there; "" if it has none. Plural, case and
         articles do not matter."""
-        wanted = [self.stem(word) for word in _plain(said).split() if word not in self._articles]
+        wanted = [self.stem(word) for word in _plain(said).split() if word not in self.articles]
         found = list(_WORD.finditer(prompt))
         stems = [self.stem(one[0].casefold()) for one in found]
         for at in range(len(stems) - len(wanted) + 1):
@@ -320,9 +324,12 @@ def languages() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in LANGUAGES.glob("*.toml")))
 
 
-def spoken(language: str, translate: bool) -> tuple[str, ...]:
-    """The codes of the languages in which commands may arrive. language: as in Settings; auto: all that are known."""
-    return ("en",) if translate else languages() if language == "auto" else (language,)
+def all_of(
+    language: str, translate: bool = False, styles: Iterable[str] = (), models: Iterable[str] = ()
+) -> list[Grammar]:
+    """The grammars of the languages that may be spoken. language: as in Settings; auto: all that are here."""
+    codes = ("en",) if translate else languages() if language == "auto" else (language,)
+    return [found for code in codes if (found := Grammar.of(code, styles, models))]
 
 
 @lru_cache
