@@ -26,7 +26,7 @@ from helpers.core.stage import Parser, run, say
 if TYPE_CHECKING:
     from benchmark.results import Results
 
-SECTIONS = ("pipe", "speech", "ears", "image", "models")
+SECTIONS = ("pipe", "speech", "ears", "image", "models", "voices")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -94,7 +94,7 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
     """
     from tqdm import tqdm
 
-    from benchmark import ears, image, models, pipe, speech
+    from benchmark import ears, image, models, pipe, speech, spoken
 
     measures: dict[str, Callable[[Callable[[], object]], None]] = {
         "pipe": lambda tick: pipe.measure(found, found.quick, tick),
@@ -102,6 +102,7 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
         "ears": lambda tick: ears.measure(found, found.quick, tick),
         "image": lambda tick: image.measure(found, found.quick, tick),
         "models": lambda tick: models.measure(found, found.quick, tick),
+        "voices": lambda tick: spoken.measure(found, found.quick, tick),
     }
     for section in sections:
         with tqdm(desc=section, unit=" measured", disable=not sys.stderr.isatty()) as bar:

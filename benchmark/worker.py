@@ -24,7 +24,7 @@ from typing import Any
 from helpers.core import stage
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
-from helpers.core.pcm import BYTES_PER_SECOND
+from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.core.settings import Settings
 from helpers.core.text import printable
 
@@ -259,6 +259,28 @@ def recogniser(name: str) -> Actions:
     return {"hear": write_down}
 
 
+def voice(name: str) -> Actions:
+    """A voice by its name; what it says is written as PCM (s16le, 16 kHz, mono)."""
+    from helpers.speak import voices
+    from helpers.speak.loudness import resampled
+    from helpers.speak.voice import speakable
+
+    models = Settings.from_environment(names=["models"]).models
+    loaded = voices.load(voices.Request(name, "en", models))
+
+    def say(text: str, path: str) -> dict[str, float]:
+        began = time.perf_counter()
+        pieces = loaded.say(speakable(text))
+        sound = next(pieces)
+        first = time.perf_counter() - began
+        sound += b"".join(pieces)
+        spent = time.perf_counter() - began
+        Path(path).write_bytes(resampled(sound, loaded.rate, RATE))
+        return {"first": first, "factor": spent / (len(sound) / 2 / loaded.rate)}
+
+    return {"say": say}
+
+
 def peak_memory() -> float:
     """Peak memory of this process and its children, in MB."""
     import resource
@@ -279,6 +301,7 @@ KINDS: dict[str, Callable[..., Actions]] = {
     "layers": layers,
     "weights": weights,
     "recogniser": recogniser,
+    "voice": voice,
 }
 
 

@@ -18,9 +18,10 @@ import pytest
 from small_models import random_model
 from whole_pipe import Pipe
 
-from benchmark import clips, gpu, image, microphone, models, pipe, results, shapes, speech
+from benchmark import clips, gpu, image, microphone, models, pipe, results, shapes, speech, spoken
 from benchmark.results import Results
 from benchmark.speech import Heard, Sample
+from benchmark.spoken_prompts import PROMPTS
 from benchmark.worker import Worker
 from helpers.catalog import catalog
 from helpers.core import extras, stage, system
@@ -28,6 +29,7 @@ from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.pcm import BYTES_PER_SECOND, RATE
 from helpers.draw import engines
+from helpers.speak import player
 
 
 @pytest.fixture
@@ -351,3 +353,31 @@ def test_the_recording_is_long_enough() -> None:
     with wave.open(str(pipe.SAID)) as sound:
         assert sound.getframerate() == RATE and sound.getnchannels() == 1
     assert len(microphone.speech(str(pipe.SAID))) / BYTES_PER_SECOND < 3
+
+
+# ---- voices
+
+
+@pytest.mark.skipif(not shutil.which("espeak-ng"), reason="espeak-ng is not here")
+def test_voices_are_measured(made: Results, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A good voice and one that says nothing but noise, both in processes of their own."""
+    noise = tmp_path / "noise.wav"
+    noise.write_bytes(player.wav(np.random.default_rng(1).integers(-9000, 9000, 32000, "<i2").tobytes(), RATE))
+    own = tmp_path / "noise"
+    own.write_text(f"#!/bin/sh\nexec cat {noise}\n")
+    own.chmod(0o755)
+    monkeypatch.setattr(spoken, "PROMPTS", PROMPTS[:2])
+    monkeypatch.setattr(spoken, "names", lambda settings: ["espeak-ng", str(own)])
+    spoken.measure(made, False, lambda: None)
+    good, bad = (f"voices / {name} /" for name in ("espeak-ng", "noise"))
+    value = {name: figure.median for name, figure in made.figures.items()}
+    assert value[f"{good} word error rate"] < 30 < value[f"{bad} word error rate"]
+    assert value[f"{good} first sound"] > 0 and 0 < value[f"{good} real-time factor"] < 5
+    assert 20 < value[f"{good} memory"] < 300
+    if spoken.dnsmos():
+        assert value[f"{good} estimated MOS"] > 2 > value[f"{bad} estimated MOS"]
+
+
+def test_a_short_recording_is_repeated() -> None:
+    assert spoken.window(b"\0\1\2\3")[0, :4].tolist() == spoken.window(b"\0\1\2\3" * 2)[0, :4].tolist()
+    assert spoken.window(b"\0\1").shape == (1, 144160)

@@ -244,6 +244,9 @@ def test_a_network_that_is_none(tmp_path: Path) -> None:
 def test_a_file_and_pcm(tmp_path: Path) -> None:
     run = speak("a red car", "--voice", "espeak-ng", "--to", tmp_path / "car.wav")
     assert (run.returncode, run.stdout, run.stderr) == (0, b"", b"")
+    assert (
+        speak("a red car", "--voice", "espeak-ng", "--to", "/dev/stdout").stdout == (tmp_path / "car.wav").read_bytes()
+    )
     run = speak("--voice", "espeak-ng", "--to", "-", given="a red car\n\na blue house\n")
     assert run.returncode == 0 and len(run.stdout) / 32000 > 1.5 * seconds(tmp_path / "car.wav")
 

@@ -96,8 +96,12 @@ def _request(settings: Settings) -> voices.Request:
 
 
 def _into_file(path: Path, pieces: Iterable[bytes], rate: int) -> None:
+    sound = player.wav(b"".join(pieces), rate)
     try:
-        write_whole(path, player.wav(b"".join(pieces), rate))
+        if path.exists() and not path.is_file():  # a device or a fifo, such as /dev/stdout, is not replaced
+            path.write_bytes(sound)
+        else:
+            write_whole(path, sound)
     except OSError as error:
         message = f"cannot write {printable(str(path))}: {error.strerror}"
         raise UserError(os.EX_CANTCREAT, message, "Make room there, or name another file.") from error
