@@ -26,7 +26,7 @@ from helpers.core.stage import Parser, run, say
 if TYPE_CHECKING:
     from benchmark.results import Results
 
-SECTIONS = ("pipe", "speech", "ears", "image", "models", "voices")
+SECTIONS = ("pipe", "speech", "ears", "image", "memory", "models", "voices")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -94,13 +94,14 @@ def measure(found: Results, sections: tuple[str, ...], recordings: Path | None) 
     """
     from tqdm import tqdm
 
-    from benchmark import ears, image, models, pipe, speech, spoken
+    from benchmark import ears, image, memory, models, pipe, speech, spoken
 
     measures: dict[str, Callable[[Callable[[], object]], None]] = {
         "pipe": lambda tick: pipe.measure(found, found.quick, tick),
         "speech": lambda tick: speech.measure(found, found.quick, tick, recordings),
         "ears": lambda tick: ears.measure(found, found.quick, tick),
         "image": lambda tick: image.measure(found, found.quick, tick),
+        "memory": lambda tick: memory.measure(found, tick),
         "models": lambda tick: models.measure(found, found.quick, tick),
         "voices": lambda tick: spoken.measure(found, found.quick, tick),
     }

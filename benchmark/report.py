@@ -41,6 +41,12 @@ SECTIONS = {  # title, what is measured, its plot
         "pictures. Where real weights are missing, time is measured with random weights of the same shapes.",
         plots.PICTURES,
     ),
+    "memory": (
+        "Memory",
+        "Drawing with Stable Diffusion 2.1's shapes (random weights): the first start, which compiles the model, a "
+        "later one, and one that keeps only the network that computes in memory. All others keep all networks.",
+        "",
+    ),
     "models": (
         "Sizes",
         "Models on this disk, and the built-in model with compressed weights (`python -m helpers.compress.palettize`), "

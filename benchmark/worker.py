@@ -92,7 +92,7 @@ class Worker:
 # ---- inside
 
 
-def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Actions:
+def engine(engine: str, folder: str, precision: str = "", cache: str = "", low_memory: bool | None = None) -> Actions:
     """One of our engines, warmed up as generate does while somebody speaks. cache: the CPU engine's
     folder for compiled models, if not the default."""
     import numpy as np
@@ -100,7 +100,7 @@ def engine(engine: str, folder: str, precision: str = "", cache: str = "") -> Ac
     from helpers.draw import diffusion, engines
 
     usual = engines.defaults(Path(folder))
-    options = engines.Options(cache=Path(cache) if cache else None)
+    options = engines.Options(low_memory, cache=Path(cache) if cache else None)
     loaded = engines.load(engine, Path(folder), options, guidance=usual.guidance > 1, precision=precision)
     loaded.warm()
     width, height = loaded.size
@@ -294,6 +294,14 @@ def peak_memory() -> float:
     return (own + 1024 * sum(int(size) for parent, size in rows if int(parent) == os.getpid())) / 1e6
 
 
+def anonymous_memory() -> float | None:
+    """MB of this process that no file is mapped to; None where the system does not say."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("RssAnon"))
+    return None
+
+
 KINDS: dict[str, Callable[..., Actions]] = {
     "engine": engine,
     "quick start": quick_start,
@@ -313,7 +321,7 @@ def main(argv: list[str] | None = None) -> int:
         pipe.write(json.dumps(result).encode() + b"\n")
         pipe.flush()
 
-    actions = KINDS[kind](**json.loads(spec)) | {"memory": peak_memory}
+    actions = KINDS[kind](**json.loads(spec)) | {"memory": peak_memory, "anonymous": anonymous_memory}
     answer()
     for line in sys.stdin:
         action, how = json.loads(line)

@@ -155,12 +155,12 @@ def test_a_regression_is_exit_code_1(
 
 
 def test_a_section_that_fails_is_noted_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmark import ears, image, models, pipe, speech
+    from benchmark import ears, image, memory, models, pipe, speech
 
     def broken(*_: object) -> None:
         raise UserError(70, "no picture was drawn")
 
-    for module in (ears, image, models, speech):
+    for module in (ears, image, memory, models, speech):
         monkeypatch.setattr(module, "measure", lambda made, *_: made.add("x / y / z", "s", [1], ""))
     monkeypatch.setattr(pipe, "measure", broken)
     made = results.new(quick=True)

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from helpers.core import imports, paths
+from helpers.core import mapped, paths
 from helpers.core.files import beside
+from helpers.core.openvino_runtime import runtime as runtime
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model
@@ -31,20 +32,9 @@ if TYPE_CHECKING:
 CACHE = paths.CACHE / "openvino"
 PRECISIONS = ("f32", "bf16")
 _DEVICE = "CPU"
+LARGE = 256 << 20  # bytes of weights; for a larger network, memory counts more than a second at its first start
+_BLOCK = 1 << 24  # bytes
 _KEPT = 2  # compiled models that the cache keeps per name: for the two sizes used last
-
-
-@functools.lru_cache(maxsize=1)
-def runtime() -> Any:
-    """The openvino module, which takes 0.1 s to import.
-
-    We skip its model converter, which loads openvino_telemetry: that reports each import to Google Analytics. The
-    runtime itself sends nothing.
-    """
-    with imports.without("openvino.tools.ovc"):
-        import openvino
-
-    return openvino
 
 
 def version() -> str:
@@ -55,11 +45,12 @@ def version() -> str:
 class Network:
     """A compiled model. Several threads may call it at once: each call uses its own inference request."""
 
-    def __init__(self, model: CompiledModel, pages: NDArray[Any] | None = None) -> None:
+    def __init__(self, model: CompiledModel, holds: object = None, in_place: NDArray[Any] | None = None) -> None:
+        """holds: the memory that the model reads its weights from. in_place: a mapped file that each call reads."""
         self.precision: str = model.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.inputs = [port.any_name for port in model.inputs]
-        self._model = model
-        self._pages = pages  # the memory-mapped cache file: the model reads its weights from it, so it must stay alive
+        self._model, self._holds = model, holds
+        self._in_place = [] if in_place is None else [in_place]
         self._idle: list[InferRequest] = [model.create_infer_request()]  # append and pop are atomic
 
     def __call__(self, *inputs: NDArray[Any]) -> list[NDArray[Any]]:
@@ -69,7 +60,8 @@ class Network:
         except IndexError:
             request = self._model.create_infer_request()
         try:
-            outputs = request.infer(list(inputs), share_inputs=True)
+            with mapped.dropping(self._in_place):
+                outputs = request.infer(list(inputs), share_inputs=True)
             return [np.asarray(output, dtype=np.float32) for output in outputs.values()]
         finally:
             self._idle.append(request)
@@ -78,15 +70,26 @@ class Network:
         """Run once with zeros: the first run allocates memory and takes twice as long."""
         self(*(np.zeros(port.shape, port.element_type.to_dtype()) for port in self._model.inputs))
 
+    def rest(self) -> None:
+        """Free the memory of the results between its layers; the next call allocates it again. No call may run."""
+        self._model.release_memory()
+
 
 def compiled(
-    build: Callable[[], Model], name: str, identity: object, *, precision: str = "f32", cache: Path | None = None
+    build: Callable[[], Model],
+    name: str,
+    identity: object,
+    *,
+    precision: str = "f32",
+    cache: Path | None = None,
+    in_place: bool = False,
 ) -> Network:
     """Load the network that `build` describes from the cache, or compile it and write it to the cache if possible.
 
-    name: the prefix of its file names in the cache; older files with this name are removed. identity: everything that
-    the graph depends on (files and their times, code, shapes), as an object whose repr shows all of it. precision: one
-    of PRECISIONS. cache: the folder, by default CACHE.
+    build: returns a graph of f32; its weights may be f16. name: the prefix of its file names in the cache; older files
+    with this name are removed. identity: everything that the graph depends on (files and their times, code, shapes), as
+    an object whose repr shows all of it. precision: one of PRECISIONS. cache: the folder, by default CACHE.
+    in_place: read f16 weights from the cache at each call, which is slower, and not into memory.
 
     Raises: what `build` raises; RuntimeError if OpenVINO cannot compile the graph.
     """
@@ -94,13 +97,35 @@ def compiled(
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     options["EXECUTION_MODE_HINT"] = "ACCURACY" if precision == "f32" else "PERFORMANCE"
     processor = [platform.machine(), core.get_property(_DEVICE, "FULL_DEVICE_NAME"), _processor_flags()]
-    key = short([identity, runtime().__version__, processor, sorted(options.items())])
-    file = (cache or CACHE) / f"{name}-{key}.blob"
-    if restored := _restore(core, file, options):
+    key = short([identity, _code(), runtime().__version__, processor, sorted(options.items()), in_place])
+    folder = cache or CACHE
+    file = folder / f"{name}-{key}.blob"
+    if restored := _restore(core, file, options, in_place):
         return restored
-    model = core.compile_model(build(), _DEVICE, options)
-    _keep(model, file, name)
-    return Network(model)
+    from helpers.core import openvino_weights
+
+    with contextlib.ExitStack() as stack:
+        graph = build()
+        large = openvino_weights.size(graph) > LARGE
+        if large and precision == "bf16":
+            stack.enter_context(openvino_weights.as_bf16(graph, folder))
+        if in_place:
+            openvino_weights.in_place(graph)
+        model = core.compile_model(graph, _DEVICE, options)
+        del graph
+        kept = _keep(model, file, name)
+        if not (large and kept):
+            return Network(model, holds=stack.pop_all())
+        del model  # it holds the weights twice; one that is loaded from the cache does not
+    if restored := _restore(core, file, options, in_place):
+        return restored
+    raise RuntimeError("the compiled model cannot be loaded")
+
+
+@functools.lru_cache(maxsize=1)
+def _code() -> bytes:
+    """The code that changes graphs before they are compiled."""
+    return Path(__file__).with_name("openvino_weights.py").read_bytes()
 
 
 def short(value: object) -> str:
@@ -116,15 +141,18 @@ def _processor_flags() -> str:
     return ""
 
 
-def _restore(core: Core, file: Path, options: dict[str, Any]) -> Network | None:
+def _restore(core: Core, file: Path, options: dict[str, Any], in_place: bool) -> Network | None:
     """Load a compiled model. We verify the checksum at its end first: OpenVINO checks nothing and may crash."""
     try:
-        pages = np.memmap(file, np.uint8, "c")  # OpenVINO shares writable memory only
-        if len(pages) > 4 and zlib.crc32(pages[:-4].data) == int.from_bytes(pages[-4:].tobytes(), "little"):
-            model = core.import_model(runtime().Tensor(pages[:-4], shared_memory=True), _DEVICE, options)
-            with contextlib.suppress(OSError):
-                os.utime(file)
-            return Network(model, pages)
+        with file.open("rb") as stream:
+            length = file.stat().st_size - 4
+            if length > 0 and _checksum(stream, length) == int.from_bytes(stream.read(), "little"):
+                pages = mapped.pages(stream)[:length]
+                with mapped.dropping([pages]):  # compiling copies nearly all weights
+                    model = core.import_model(runtime().Tensor(pages, shared_memory=True), _DEVICE, options)
+                with contextlib.suppress(OSError):
+                    os.utime(file)
+                return Network(model, pages, pages if in_place else None)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RuntimeError):
@@ -132,6 +160,14 @@ def _restore(core: Core, file: Path, options: dict[str, Any]) -> Network | None:
     with contextlib.suppress(OSError):  # damaged, or written by an incompatible runtime
         file.unlink()
     return None
+
+
+def _checksum(stream: BinaryIO, length: int) -> int:
+    """CRC-32 of the next bytes; all of them if length is below 0."""
+    checksum = 0
+    while block := stream.read(min(length, _BLOCK) if length >= 0 else _BLOCK):
+        checksum, length = zlib.crc32(block, checksum), length - len(block)
+    return checksum
 
 
 class _Export(io.BytesIO):
@@ -153,8 +189,8 @@ class _Export(io.BytesIO):
         return self.file.seek(offset, whence)
 
 
-def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
-    """Write a compiled model to the cache atomically, and remove older ones with the same name."""
+def _keep(compiled: CompiledModel, file: Path, name: str) -> bool:
+    """Write a compiled model to the cache atomically, and remove older ones with the same name; whether it worked."""
     with contextlib.suppress(OSError):  # read-only or full: the next start compiles again
         file.parent.mkdir(parents=True, exist_ok=True)
         with beside(file) as partial, partial.open("w+b") as stream:
@@ -162,10 +198,9 @@ def _keep(compiled: CompiledModel, file: Path, name: str) -> None:
             if export.error:
                 raise export.error
             stream.seek(0)
-            checksum = 0
-            while block := stream.read(1 << 24):
-                checksum = zlib.crc32(block, checksum)
-            stream.write(checksum.to_bytes(4, "little"))
+            stream.write(_checksum(stream, -1).to_bytes(4, "little"))
         others = sorted(file.parent.glob(f"{name}-*"), key=lambda other: other.stat().st_mtime)
         for other in others[:-_KEPT]:
             other.unlink()
+        return True
+    return False

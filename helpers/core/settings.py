@@ -202,7 +202,7 @@ class Settings:
     styles: Path = _option(Folder(), ROOT / "styles.csv", "a file of styles: name,prompt,negative_prompt")
     spoken_options: bool = _option(Switch(), True, "take options out of what is said: four of them, wide, no people")
     voice: str = _option(Place(), "", "the voice that speaks, a name or a file")
-    low_memory: bool | None = _option(Switch(), None, "load one network at a time; by default if memory is low")
+    low_memory: bool | None = _option(Switch(), None, "keep only what computes in memory; by default if it is short")
     compute_units: str = _option(Text(), "", "Core ML's compute units")
     apple_python: str = _option(Place(), "", "the Python that has Apple's python_coreml_stable_diffusion")
     allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")

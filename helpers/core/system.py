@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import getpass
 import os
 import platform
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +86,9 @@ def short(path: str | Path) -> str:
 
 def private(text: str) -> str:
     """`text` without the user's names, home folder and host name. Device names may have names too: "Ada's AirPods"."""
+    import getpass  # here: most programs do not need them
+    import socket
+
     names = {getpass.getuser(), socket.gethostname(), socket.gethostname().split(".")[0]}
     with contextlib.suppress(ImportError, KeyError):
         import pwd

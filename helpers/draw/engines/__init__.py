@@ -88,8 +88,8 @@ SPELLINGS = {"cuda": "torch", "cpu": "openvino"}  # names of earlier versions
 class Options:
     """Options of all engines; each engine uses those that apply to it."""
 
-    low_memory: bool | None = None  # load each network only while it runs; None: only if memory is short
-    compute_units: str = ""  # for Core ML; "": the fastest that was found to work
+    low_memory: bool | None = None  # keep only the network that computes in memory; None: if memory is short
+    compute_units: str = ""  # of Core ML and OpenVINO; "": the fastest that was found to work
     allow_pickle: bool = False  # allow weights that are Python pickles
     apple_python: str = ""  # for the engine apple: the Python that has Apple's python_coreml_stable_diffusion
     goes_on: bool = False  # many pictures will be drawn: compiling in the background pays off

@@ -5,7 +5,9 @@ The graphs are built from an ordinary diffusers folder (`openvino_graph.py`) and
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt.checkpoint import Checkpoint
 from helpers.adapt.diffusers_folder import check_parts, factor, misfit, native_size, unknown
-from helpers.core import openvino
+from helpers.core import mapped, openvino, system
 from helpers.core.errors import UserError
 from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults, xl
 from helpers.draw.tokenizer import Tokenizer
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 _CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")  # what the graphs depend on
 _PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first; Stable Diffusion XL has a text_encoder_2, too
+_WORKSPACE = 1 << 30  # bytes, for the results between layers and for everything else
 
 
 class OpenVino:
@@ -40,12 +43,16 @@ class OpenVino:
         self,
         checkpoint: Checkpoint,
         configs: dict[str, dict[str, Any]],
-        networks: dict[str, openvino.Network],
+        load_network: Callable[[str], openvino.Network],
         size: tuple[int, int],
-        unet_bytes: int,
+        large: bool,
+        frugal: bool,
     ) -> None:
+        self._parts, self._load_network, self._large, self._frugal = tuple(configs), load_network, large, frugal
+        self._networks: dict[str, openvino.Network] = {}
+        self._load_all()
         self.version = openvino.version()
-        self.precision: str = networks["unet"].precision
+        self.precision: str = self._network("unet").precision
         self.size = size
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
@@ -59,15 +66,13 @@ class OpenVino:
         self._zero_empty = checkpoint.index().get("force_zeros_for_empty_prompt", True)
         self.defaults: Defaults = defaults(checkpoint)
         self._unet = configs["unet"]
-        self._small = unet_bytes < 256 << 20
-        self._networks = networks
 
     def encode_text(self, tokens: NDArray[np.int64]) -> Array:
         if not self._second:
-            return self._networks["text_encoder"](tokens[None])[0]
+            return self._network("text_encoder")(tokens[None])[0]
         if self._zero_empty and np.array_equal(tokens, self.tokenizer.encode("").ids):
             return np.zeros((1, self.tokenizer.length + 1, self._unet["cross_attention_dim"]), np.float32)
-        first, second = self._networks["text_encoder"](tokens[:1]), self._networks["text_encoder_2"](tokens[1:])
+        first, second = self._network("text_encoder")(tokens[:1]), self._network("text_encoder_2")(tokens[1:])
         return xl.packed(first[0], second[0], second[1][:, xl.end(tokens[1], self._second)])
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
@@ -77,16 +82,32 @@ class OpenVino:
         if self._second:
             text, pooled = xl.unpacked(text, self._second["projection_dim"])
             inputs[2:] = [np.ascontiguousarray(text), added_features(self._unet, pooled, xl.time_ids(self.size))]
-        return self._networks["unet"](*inputs)[0]
+        return self._network("unet")(*inputs)[0]
 
     def decode(self, latents: Array) -> Array:
-        return self._networks["vae"](latents)[0]
+        decoder = self._network("vae")
+        picture = decoder(latents)[0]
+        if self._large:
+            decoder.rest()
+        return picture
 
     def warm(self, pictures: int = 1) -> None:
         """Big models warm only the text encoder: a step of their UNet takes longer than warming saves."""
-        for part, network in self._networks.items():
-            if self._small or part.startswith("text_encoder"):
-                network.warm()
+        for part in self._parts:
+            if not self._large or part.startswith("text_encoder"):
+                self._network(part).warm()
+
+    def _load_all(self) -> None:
+        """Load the networks unless memory is low. Large ones one after the other: each needs memory while it loads."""
+        with ThreadPoolExecutor(1 if self._large else len(self._parts)) as pool:
+            list(pool.map(self._network, () if self._frugal else self._parts))
+
+    def _network(self, part: str) -> openvino.Network:
+        if part not in self._networks:
+            if self._frugal:
+                self._networks.clear()
+            self._networks[part] = self._load_network(part)
+        return self._networks[part]
 
 
 def load(
@@ -120,28 +141,32 @@ def load(
     shapes |= dict.fromkeys(parts[2:], (has_second,))
     code = [Path(__file__).with_name(name).read_bytes() for name in _CODE]
 
-    def prepare(part: str) -> openvino.Network:
-        place = checkpoint.place(part)
-        identity = [checkpoint.key(part), code, shapes[part]]
-        # A text encoder is cheap and its errors change the picture: always float32.
-        exact = "f32" if part.startswith("text_encoder") else precision
-        try:
-            return openvino.compiled(
-                lambda: _graph(checkpoint, part, shapes[part]),
-                _name(place if place == options.decoder else folder, part),
-                identity,
-                precision=exact,
-                cache=options.cache,
-            )
-        except (UserError, OSError):
-            raise
-        except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
-            raise misfit(place, error) from error
+    weights = {part: checkpoint.size(part) for part in parts}
+    large = weights["unet"] > openvino.LARGE
+    need = _WORKSPACE + sum(weights.values()) * (1 if precision == "bf16" else 2)
+    short = large and 0 < system.memory()[1] < need
 
-    with ThreadPoolExecutor(len(parts)) as pool:
-        networks = dict(zip(parts, pool.map(prepare, parts), strict=True))
-    unet_bytes = checkpoint.size("unet")
-    return OpenVino(checkpoint, configs, networks, (width, height), unet_bytes)
+    def load_network(part: str) -> openvino.Network:
+        place, is_text = checkpoint.place(part), part.startswith("text_encoder")
+        identity = [checkpoint.key(part), code, shapes[part]]
+        with contextlib.ExitStack() as stack:
+            try:
+                return openvino.compiled(
+                    lambda: _graph(checkpoint, part, shapes[part], stack),
+                    _name(place if place == options.decoder else folder, part),
+                    identity,
+                    # A text encoder is cheap and its errors change the picture: always float32.
+                    precision="f32" if is_text else precision,
+                    cache=options.cache,
+                    in_place=is_text and weights[part] > openvino.LARGE,
+                )
+            except (UserError, OSError):
+                raise
+            except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
+                raise misfit(place, error) from error
+
+    frugal = short if options.low_memory is None else options.low_memory
+    return OpenVino(checkpoint, configs, load_network, (width, height), large, frugal)
 
 
 def compiled_copies(folder: Path) -> list[Path]:
@@ -154,8 +179,9 @@ def _name(folder: Path, part: str) -> str:
     return f"{openvino.short(folder.resolve())}-{part}"
 
 
-def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...]) -> Model:
-    """A part of a model; shape: the further arguments of its function in openvino_graph.py."""
+def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...], stack: contextlib.ExitStack) -> Model:
+    """A part of a model; shape: the further arguments of its function in openvino_graph.py. Its weights do not stay in
+    memory while `stack` is open."""
     from helpers.draw.engines import openvino_graph
 
     builders: dict[str, Any] = {
@@ -165,5 +191,6 @@ def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...]) -> Model:
         "text_encoder_2": openvino_graph.text_encoder,
     }
     config, weights = checkpoint.config(part), checkpoint.weights(part)
+    stack.enter_context(mapped.dropping(weights.values()))
     model: Model = builders[part](config, weights, *shape)
     return model
