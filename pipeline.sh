@@ -29,7 +29,7 @@ Speech
   -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
 Picture
-  -m, --model NAME      image model: a name of the catalogue or a folder (${A2I_MODEL:-by machine})
+  -m, --model NAME      image model: a name, a folder or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   add a LoRA
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     --sampler NAME   (${A2I_SAMPLER:-by model})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
@@ -131,6 +131,10 @@ parse_options() {
       '') ;; # an option of this script
       A2I_PROMPT) A2I_PROMPT=$value ;;
       A2I_INPUT) inputs+=("$(absolute "$value")") ;;
+      A2I_LORA) # may be repeated, and then replaces the variable of the environment
+        case ${given%"$variable=$flag "} in *" A2I_LORA="*) value=$A2I_LORA,$value ;; esac
+        export A2I_LORA="$value"
+        ;;
       A2I_OUTPUT) output=$(absolute "$value") ;;
       *) export "$variable=$value" ;;
     esac

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
-from helpers.adapt import diffusers_folder, single_file
+from helpers.adapt import diffusers_folder, lora, single_file
 from helpers.adapt.diffusers_folder import read_config
+from helpers.adapt.few_steps import few_steps
+from helpers.adapt.lora import Lora
 from helpers.adapt.original_names import vae_weights
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
@@ -31,6 +33,7 @@ class Checkpoint:
     folder: Path  # or the file
     vae: Path | None = None  # the folder `vae` of another model, for a file without one
     decoder: Path | None = None  # the folder of a decoder that is used instead of the model's own
+    loras: tuple[Lora, ...] = ()  # merged into the weights
 
     @property
     def is_file(self) -> bool:
@@ -52,6 +55,8 @@ class Checkpoint:
 
         Raises: UserError 69 if it is missing, damaged or not supported.
         """
+        if part == "scheduler" and (kind := few_steps(self.loras)):
+            return {**replace(self, loras=()).config(part), **kind}
         if self.is_file and part == "scheduler":
             return dict(single_file.layout(self.folder).configs[part])
         place = self.place(part)
@@ -64,6 +69,9 @@ class Checkpoint:
     def weights(self, part: str) -> dict[str, NDArray[Any]]:
         """Every tensor of a part under diffusers' names. Raises: UserError 69 for a file that is missing or damaged."""
         place = self.place(part)
+        if loras := self._loras(part):
+            base = replace(self, loras=())
+            return lora.merged(base.weights(part), part, loras, base.config(part))
         if place == self.folder:
             return single_file.weights(place, part)
         if place.is_file():
@@ -84,6 +92,9 @@ class Checkpoint:
         Raises: UserError 69 or OSError for a file that is missing.
         """
         place = self.place(part)
+        if loras := self._loras(part):
+            added = [one.key() for one in loras]
+            return hashlib.sha256(repr([replace(self, loras=()).key(part), added]).encode()).hexdigest()
         if not place.is_file():
             return Checkpoint(place).identity([place / "config.json", *diffusers_folder.weight_files(place)])
         beside = place.with_suffix(".yaml")
@@ -114,6 +125,10 @@ class Checkpoint:
         """
         stats = [(file.name, (status := file.stat()).st_size, status.st_mtime_ns) for file in files]
         return hashlib.sha256(repr([str(self.folder.resolve()), stats]).encode()).hexdigest()
+
+    def _loras(self, part: str) -> list[Lora]:
+        """Those that change a part; one with the weight 0 changes none. Raises: UserError 69 for a damaged one."""
+        return [one for one in self.loras if one.weight and part in lora.parts(one.file)]
 
     def _lent_vae(self) -> Path:
         if found := single_file.vae_beside(self.folder) or self.vae:

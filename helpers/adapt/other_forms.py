@@ -70,7 +70,7 @@ def _file(path: Path) -> tuple[str, str] | None:
     if head.startswith(b"GGUF"):
         return "a model in the format GGUF, which is not read", _FOLDER
     if head[8:9] == b"{" and (b"lora_" in head or b".lora" in head):
-        return "a LoRA, an addition to a model, which is not read", _LIST
+        return "a LoRA, an addition to a model", f"--lora {path} adds it to one."
     if head[8:9] == b"{" or path.suffix == ".safetensors":
         from helpers.adapt import single_file
 
@@ -118,7 +118,7 @@ def _folder(path: Path) -> tuple[str, str] | None:
     if snapshots := sorted(path.glob("snapshots/*/model_index.json")):
         return "a folder of the hub's cache", f"Give the model in it: --model {snapshots[-1].parent}"
     if has("adapter_config.json", "pytorch_lora_weights.*"):
-        return "a LoRA, an addition to a model, which is not read", _LIST
+        return "a LoRA, an addition to a model", f"--lora {path} adds it to one."
     if has("transformer/config.json"):
         return "a model with a transformer (Stable Diffusion 3, Flux …), which is not read", _LIST
     if has("*.safetensors", "*.ckpt", "*.gguf"):

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from helpers.adapt import safetensors_file
 from helpers.adapt.diffusers_folder import damaged
+from helpers.adapt.few_steps import scheduler_of
 from helpers.adapt.original_names import openclip_weights, renamed, unet_modules, vae_weights
 from helpers.core.errors import UserError
 
@@ -33,12 +34,6 @@ _SECOND = "conditioner.embedders.1.model."
 _HEAD = 64  # channels of an attention head, in all but the UNet of Stable Diffusion 1, which has 8 heads
 _NATIVE = {"1": 64, "2": 64, "2v": 96, "xl": 128}  # side of the training pictures in latents
 _SPREAD = 0.09
-_FEW = (  # (in the file's name, its scheduler's class): how such models are published in diffusers' layout
-    (r"lcm|latent.?consistency", "LCMScheduler"),
-    (r"turbo", "EulerAncestralDiscreteScheduler"),
-    (r"lightning", "EulerDiscreteScheduler"),
-    (r"hyper[-_ ]?sd", "DDIMScheduler"),
-)
 _LARGEST_YAML = 1 << 20  # bytes
 
 
@@ -296,10 +291,8 @@ def _yaml(file: Path) -> str:
 
 def _scheduler(file: Path, velocity: bool, xl: bool, zero_snr: bool) -> dict[str, Any]:
     """The scheduler_config.json that these models are published with; that of few-step models by the file's name."""
-    kind = next((kind for name, kind in _FEW if re.search(name, file.stem, re.IGNORECASE)), "")
-    spacing = "trailing" if zero_snr or (kind and kind != "LCMScheduler") else "leading"
     config: dict[str, Any] = {
-        "_class_name": kind or ("EulerDiscreteScheduler" if xl else "DDIMScheduler"),
+        "_class_name": "EulerDiscreteScheduler" if xl else "DDIMScheduler",
         "beta_start": 0.00085,
         "beta_end": 0.012,
         "beta_schedule": "scaled_linear",
@@ -308,6 +301,7 @@ def _scheduler(file: Path, velocity: bool, xl: bool, zero_snr: bool) -> dict[str
         "set_alpha_to_one": False,
         "clip_sample": False,
         "steps_offset": 1,
-        "timestep_spacing": spacing,
+        "timestep_spacing": "trailing" if zero_snr else "leading",
+        **({"rescale_betas_zero_snr": True} if zero_snr else {}),
     }
-    return config | ({"rescale_betas_zero_snr": True} if zero_snr else {})
+    return config | scheduler_of(file.stem)

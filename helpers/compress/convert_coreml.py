@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any
 from helpers.adapt import other_forms
 from helpers.adapt.checkpoint import CLIP, Checkpoint
 from helpers.adapt.diffusers_folder import check_parts, damaged, factor, misfit, native_size
+from helpers.adapt.lora import Lora
+from helpers.adapt.names import find_lora
 from helpers.compress.packages import PARTS, compile_packages, new_folder, silent, tools, write
 from helpers.core.errors import UserError
-from helpers.core.settings import Settings, Size, argument_type
+from helpers.core.settings import Adapter, Adapters, Settings, Size, argument_type
 from helpers.core.stage import Parser, run, say
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
     big_gpu = system.machine().has_big_gpu
     attention = arguments.attention or ("original" if big_gpu else "split_einsum_v2")
     with new_folder(output) as folder:
-        convert(source, folder, attention, arguments.size, arguments.batch, arguments.system)
+        convert(source, folder, attention, arguments.size, arguments.batch, arguments.system, arguments.lora)
         if arguments.chunk:
             chunk(folder)
         compile_packages(folder)
@@ -76,6 +78,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=2,
         help="2 computes a step with and without the prompt at once (default), 1 one after the other",
     )
+    parser.add_argument(
+        "--lora", type=argument_type(Adapters()), default=(), metavar="FILE[:WEIGHT]", help="a LoRA to merge into it"
+    )
     parser.add_argument("--chunk", action="store_true", help="cut the UNet in two, for machines with little memory")
     parser.add_argument(
         "--system",
@@ -104,19 +109,25 @@ def source_folder(name: str, models: Path) -> Path:
 
 
 def convert(
-    source: Path, folder: Path, attention: str, size: tuple[int, int] | None, batch: int, system: str = "macOS14"
+    source: Path,
+    folder: Path,
+    attention: str,
+    size: tuple[int, int] | None,
+    batch: int,
+    system: str = "macOS14",
+    loras: tuple[Adapter, ...] = (),
 ) -> None:
     """Write the packages of the model in `source`, and the other files that the engine needs, into `folder`.
 
     size: width and height in pixels, None for the size it was trained at; attention, system: see
-    engines/coreml_graph.py.
+    engines/coreml_graph.py. loras: files that are merged into the weights.
     Raises: UserError 64 for a size it cannot have, 69 for a model that is missing, damaged or not supported.
     """
     tools()
     from helpers.draw.engines import check_size
     from helpers.draw.tokenizer import clip_vocabulary
 
-    checkpoint = Checkpoint(source)
+    checkpoint = Checkpoint(source, loras=tuple(Lora(find_lora(one.name, ()), one.weight) for one in loras))
     configs = {part: checkpoint.config(name) for part, name in PARTS.items()}
     text, unet, vae = configs.values()
     try:

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
@@ -81,6 +81,30 @@ class Choice:
         if text and text not in self.names:
             raise ValueError(f"not one of {', '.join(self.names)}: {text!r}")
         return text
+
+
+class Adapter(NamedTuple):
+    """A LoRA by its name or its file, and how strongly it is applied; sha256: its first digits, or "" for any."""
+
+    name: str
+    weight: float = 1.0
+    sha256: str = ""
+
+
+class Adapters:
+    """NAME_OR_FILE[:WEIGHT], several with commas between; a weight is from -10 to 10."""
+
+    def __call__(self, text: str) -> tuple[Adapter, ...]:
+        return tuple(map(self._one, filter(None, map(str.strip, text.split(",")))))
+
+    def _one(self, text: str) -> Adapter:
+        name, colon, weight = text.rpartition(":")
+        if not colon:
+            return Adapter(Place()(text))
+        number = re.fullmatch(r"[+-]?([0-9]{1,2}(\.[0-9]{0,6})?|\.[0-9]{1,6})", weight)
+        if not (name and number and abs(float(weight)) <= 10):
+            raise ValueError(f"not NAME:WEIGHT with a weight from -10 to 10: {text!r}")
+        return Adapter(Place()(name), float(weight))
 
 
 class Text:
@@ -171,6 +195,13 @@ class Settings:
     # the picture
     model: str = _option(
         Place(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
+    )
+    lora: tuple[Adapter, ...] = _option(
+        Adapters(),
+        (),
+        "a LoRA to add to the model: a name or a file; several with commas",
+        "--lora",
+        metavar="NAME[:WEIGHT]",
     )
     steps: int | None = _option(Number(1, 1000), None, "sampling steps", "-n", "--steps", metavar="N")
     seed: int | None = _option(Seed(), None, "the same seed, the same picture; -1: any", "-s", "--seed", metavar="N")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "generate"
 AHEAD = 100  # lines that may wait to be drawn; then reading pauses, and the writer blocks
 OPTIONS = (
-    *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision"),
+    *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision", "lora"),
     *("safe", "again"),
 )
 
@@ -106,6 +106,7 @@ def about(picture: Picture, spoken: str, language: str) -> dict[str, Any]:
         "sampler": drawn.sampler,
         "size": "x".join(map(str, drawn.size or ())),
         "model": {"name": drawn.model, "sha256": drawn.sha256},
+        **({"loras": [one._asdict() for one in drawn.loras]} if drawn.loras else {}),
         "decoder": drawn.decoder,
         "engine": {"name": picture.engine, "version": picture.engine_version, "precision": picture.precision},
         "language": language,
@@ -216,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         report_lost(painter, spoken.text)
         try:
             painter = painters.of(spoken.options.model)
-            usual = replace(painter.usual, prompt=spoken.text)
+            usual = replace(painter.usual, prompt=spoken.text, typed=line.origin is Origin.TYPED)
             if spoken.options.same_seed:
                 usual = replace(usual, seed=seed)
             job = applied(usual, spoken.options, painter, lambda: hearing.styles)

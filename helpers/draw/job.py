@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from helpers.core.settings import LARGEST_SEED, RANDOM_SEED
+from helpers.core.settings import LARGEST_SEED, RANDOM_SEED, Adapter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +35,8 @@ class Job:
     sha256: str = ""  # of the model's weights, or its first digits; another model is refused
     variation: int | None = None  # a seed whose noise is mixed in: pictures like that of `seed`, the next has + 1
     tones: tuple[str, ...] = ()  # changes of the pixels, names of tones.TONES, in this order
+    loras: tuple[Adapter, ...] = ()
+    typed: bool = False  # a person has typed the prompt: `<lora:…>` in it is read
     decoder: str = ""  # full (the model's own), small, or the name of a small one; "": by engine
 
     def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:

@@ -29,6 +29,7 @@ from helpers.catalog import catalog
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
 from helpers.draw import diffusion, engines, png, safety, samplers, tones
+from helpers.draw.additions import Additions
 from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of, open_model
 from helpers.draw.decoders import FULL, Decoder, choose_decoder
 from helpers.draw.job import Job, Picture
@@ -86,10 +87,12 @@ class Painter:
         self._embeddings: dict[str, Array] = {}
         self._decoders: dict[str, Decoder] = {}
         self._noted: set[str] = set()
+        self._background = ThreadPoolExecutor(1)
+        self._additions = Additions(model, models or catalog.read(), self._background)
         self._world = closed_world.load(model.folder)
         self._flags = safety.load(filter_folder) if filter_folder else None
         # Hashing may have to read all weights: do it in the background, while the first picture is drawn.
-        self._sha256 = ThreadPoolExecutor(1).submit(model.sha256)
+        self._sha256 = self._background.submit(model.sha256)
         with self._turn(self.usual) as engine:
             self._tokenizer = engine.tokenizer
             job = self._resolved(self.usual, engine)
@@ -117,10 +120,14 @@ class Painter:
             size=settings.size,
             precision=settings.precision,
             decoder=settings.decoder,
+            loras=settings.lora,
         )
         if settings.again:
             drawn = png.read_job(Path(settings.again))
-            given = {key: value for key, value in vars(asked).items() if value not in (None, "", ()) and key != "count"}
+            kept = ("count", "typed")
+            given = {
+                key: value for key, value in vars(asked).items() if value not in (None, "", ()) and key not in kept
+            }
             # A picture that names no decoder was drawn with the model's own
             asked = replace(drawn, **{"decoder": drawn.decoder or FULL, **given}, count=settings.count)
         if settings.again and not settings.model:
@@ -148,7 +155,7 @@ class Painter:
         return self._guidance(job) > 1
 
     def _guidance(self, job: Job) -> float:
-        return engines.defaults(self.model.checkpoint).guidance if job.guidance is None else job.guidance
+        return engines.defaults(self._additions.checkpoint(job)).guidance if job.guidance is None else job.guidance
 
     def lost(self, prompt: str) -> Lost:
         """The parts of `prompt` that the model cannot use."""
@@ -192,6 +199,9 @@ class Painter:
                 raise diffusion.NothingKnown(
                     self.model.name, job.prompt, reading.near, open_model(self.model.engine, self._models)
                 )
+        job, missing = self._additions.named_in(job)
+        for message in missing:
+            self._note(f"{message}: left out")
         with self._turn(job, cancelled) as engine:
             job = self._resolved(job, engine)
         noise, before, filtered = list(zip(job.seeds, job.variations, strict=True)), 0, 0
@@ -238,7 +248,7 @@ class Painter:
         )
 
     def _picture(self, pixels: NDArray[np.uint8], seed: int, job: Job, engine: Engine) -> Picture:
-        job = replace(job, sha256=self._sha256.result())
+        job = replace(self._additions.hashed(job), sha256=self._sha256.result())
         return Picture(pixels, seed, job, engine.name, engine.version, engine.precision, __version__)
 
     def _resolved(self, job: Job, engine: Engine) -> Job:
@@ -296,16 +306,22 @@ class Painter:
         return self._decoders[asked]
 
     def _fitting(self, job: Job) -> Engine:
+        checkpoint = self._additions.checkpoint(job)
         guidance = self._guidance(job)
         size, precision = job.size or self.usual.size, job.precision or self.usual.precision
         decoder = self._decoder(job).folder
-        need = (size, guidance > 1, precision, decoder)
+        need = (size, guidance > 1, precision, decoder, checkpoint.loras)
         if self._engine and (need == self._made_for or (self._engine.size, *need[1:]) == (size, *self._made_for[1:])):
+            return self._engine
+        if self._engine and (*self._made_for[:-1], checkpoint.loras) == need and hasattr(self._engine, "adapt"):
+            self._embeddings.clear()
+            self._engine.adapt(checkpoint)
+            self._made_for = need
             return self._engine
         self._engine = None  # first, to free its memory for the next one
         self._embeddings.clear()
         self._engine = engines.load(
-            self.model.engine, self.model.checkpoint, replace(self._options, decoder=decoder),
+            self.model.engine, checkpoint, replace(self._options, decoder=decoder),
             size=size, guidance=guidance > 1, precision=precision,
         )  # fmt: skip
         self._made_for = need

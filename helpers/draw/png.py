@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from helpers.adapt.diffusers_folder import plain
 from helpers.core.errors import UserError
-from helpers.core.settings import OPTIONS
+from helpers.core.settings import OPTIONS, Adapter
 from helpers.core.text import printable
 from helpers.draw.diffusion import VARIED
 from helpers.draw.job import Job
 from helpers.draw.tones import TONES
+from helpers.words import prompt_syntax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,11 +64,13 @@ def parameters(picture: Picture) -> str:
         **({"Precision": job.precision} if job.precision else {}),
         **({"Variation seed": job.variation, "Variation seed strength": VARIED} if job.variation is not None else {}),
         **({"Tones": " ".join(job.tones)} if job.tones else {}),
+        **({"Lora hashes": ", ".join(f"{_stem(one)}: {one.sha256}" for one in job.loras)} if job.loras else {}),
         "Version": f"{_PROGRAM} {picture.version}",
     }
     settings = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items())
     negative = f"\n{_NEGATIVE} {job.negative}" if job.negative else ""
-    return f"{job.prompt}{negative}\n{settings}"
+    tags = "".join(f" <lora:{_stem(one)}:{_number(one.weight)}>" for one in job.loras)
+    return f"{job.prompt}{tags}{negative}\n{settings}"
 
 
 def write(pixels: NDArray[np.uint8], text: str) -> bytes:
@@ -138,6 +141,9 @@ def parse(text: str) -> Job:
     split = 1 if ours else next((at for at, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     prompt, negative = (printable(" ".join(part)) for part in (lines[:split], lines[split:]))
     sampler = values.get("Sampler", "").strip().lower()
+    prompt, tags = prompt_syntax.loras(prompt)
+    hashes = dict(re.findall(r"([^:,]+): ([0-9a-f]{4,64})", values.get("Lora hashes", "")))
+    hashes = {name.strip(): digits for name, digits in hashes.items()}
     return Job(
         prompt,
         negative.removeprefix(_NEGATIVE).strip(),
@@ -152,6 +158,7 @@ def parse(text: str) -> Job:
         tones=tuple(tone for tone in values.get("Tones", "").split() if tone in TONES)[:MOST_TONES] if ours else (),
         model=printable(values.get("Model", "")),
         sha256=printable(values.get("Model hash", "")).lower(),
+        loras=tuple(Adapter(name, weight, hashes.get(name, "")) for name, weight in tags),
     )
 
 
@@ -164,6 +171,11 @@ def _checked(values: dict[str, str], key: str, option: str) -> Any:
         return kind(text)
     except ValueError as error:
         raise ValueError(f"{key}: {printable(str(error))[:200]}") from error
+
+
+def _stem(adapter: Adapter) -> str:
+    """What a LoRA is called in a prompt, whose marks it must not have."""
+    return re.sub(r"[<>:,]", " ", Path(adapter.name).name.removesuffix(".safetensors"))
 
 
 def _number(value: float) -> str:

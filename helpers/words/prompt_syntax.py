@@ -14,6 +14,7 @@ import re
 
 _WEIGHT = r"[+-]?(?:\d?\.\d{1,4}|\d(?:\.\d{0,4})?)"
 _NETWORK = re.compile(r"<(?!random:|alternate:)[a-z]\w{0,30}(?:\[[^\[\]<>]{0,99}\])?:[^<>]{0,200}>", re.I)
+_LORA_TAG = re.compile(rf"<lora:([^:<>]{{1,200}})(?::\s*({_WEIGHT}))?\s*>", re.I)
 _RANDOM = re.compile(r"<(?:random|alternate):([^<>|,]*)[^<>]{0,200}>", re.I)
 _NAME = r"embedding:[\w./\\-]+"
 _EMBEDDING = re.compile(rf"\(\s*{_NAME}\s*(?::\s*{_WEIGHT}\s*)?\)|\b{_NAME}(?::{_WEIGHT})?", re.I)
@@ -94,6 +95,13 @@ def plain(prompt: str) -> tuple[str, list[str]]:
     text = re.sub(r"\s+([,.;])", r"\1", re.sub(r"(?:\s*,){2,}", ",", text))
     shown = [piece.replace("\ue000", r"\(").replace("\ue001", r"\)") for piece in ignored]
     return " ".join(text.split()).strip(", "), _outermost(shown)
+
+
+def loras(prompt: str) -> tuple[str, list[tuple[str, float]]]:
+    """`prompt` without its `<lora:name:weight>`, and what they name; without a weight it is 1. A LoRA with other
+    arguments stays in the prompt."""
+    found = [(one[1].strip(), float(one[2] or 1)) for one in _LORA_TAG.finditer(prompt)]
+    return (" ".join(_LORA_TAG.sub(" ", prompt).split()).strip(", "), found) if found else (prompt, [])
 
 
 def _is_time(text: str, weight: str) -> bool:

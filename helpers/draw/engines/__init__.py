@@ -36,6 +36,7 @@ class Kind:
     advice: Callable[[], str] = lambda: ""  # one line: what to install, if the engine would be faster but lacks it
     role: Callable[[], str] = lambda: ""  # catalogue role of its default model, if that is not the engine's name
     models: str = ""  # the engine whose catalogue models it uses, if not its own
+    adapts: bool = False  # whether LoRAs can be added to its models
     slow: bool = False  # decoding takes so long that a small decoder is used where there is one
 
 
@@ -68,12 +69,14 @@ ENGINES = {
         lambda: "PyTorch on an NVIDIA GPU",
         _is_diffusers,
         is_here=lambda: nvidia.has_driver() and not nvidia.missing(),
+        adapts=True,
         advice=lambda: nvidia.advice(),
     ),
     "openvino": Kind(
         "helpers.draw.engines.openvino_engine",
         lambda: "OpenVINO on the processor",
         _is_diffusers,
+        adapts=True,
         is_here=lambda: True,
         slow=True,
     ),
@@ -240,10 +243,11 @@ def defaults(model: Path | Checkpoint) -> Defaults:
         UserError: 69 for a file that is damaged or has an unknown key.
     """
     from helpers.adapt.diffusers_folder import damaged, read_config
+    from helpers.adapt.few_steps import few_steps
 
     checkpoint = _checkpoint(model)
     path = checkpoint.folder / "audio_to_image.json"
-    if not path.exists():
+    if not path.exists() or few_steps(checkpoint.loras):
         return _usual(checkpoint)
     try:
         found = Defaults(**read_config(path))
@@ -262,13 +266,16 @@ def _usual(checkpoint: Checkpoint) -> Defaults:
     """Few-step models are recognised by their scheduler: LCM has its own; Turbo, Lightning and Hyper use Euler with
     trailing timesteps, as no other published model does. The folder's name may give the steps (`sdxl-lightning-8step`).
     """
-    folder = checkpoint.folder
+    from helpers.adapt.few_steps import naming
+
+    folder, name = checkpoint.folder, naming(checkpoint.loras) or checkpoint.folder.name
     has = checkpoint.is_file or (folder / "scheduler" / "scheduler_config.json").exists()
     config = checkpoint.config("scheduler") if has else {}
     kind, trailing = str(config.get("_class_name", "")), config.get("timestep_spacing") == "trailing"
     few = trailing and kind.startswith("Euler") and config.get("prediction_type", "epsilon") == "epsilon"
-    if kind != "LCMScheduler" and not few and not (_FEW.search(folder.name) and trailing):
+    if kind != "LCMScheduler" and not few and not (_FEW.search(name) and trailing):
         return Defaults()
-    named = re.search(r"(\d)[ _-]?steps?(?![a-z])", folder.name, re.IGNORECASE)
+    named = re.search(r"(\d)[ _-]?steps?(?![a-z])", name, re.IGNORECASE)
     sampler = {"LCMScheduler": "lcm", _ANCESTRAL: "euler-ancestral", "DDIMScheduler": "ddim"}.get(kind, "euler")
-    return Defaults(sampler, int(named[1]) if named and int(named[1]) else 4, 1.0)
+    guided = "cfg" in name.lower()  # Hyper-SD has LoRAs that keep the guidance scale, for 5 to 8
+    return Defaults(sampler, int(named[1]) if named and int(named[1]) else 4, 5.0 if guided else 1.0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from helpers.adapt import diffusers_folder
+from helpers.adapt import diffusers_folder, lora
 from helpers.adapt.checkpoint import Checkpoint
 from helpers.core.errors import UserError
 from helpers.draw.engines import architecture, torch_memory
@@ -99,3 +100,32 @@ def _fuse(unet: Any) -> None:
         if getattr(module, "fused_projections", False):
             for name in ("to_k", "to_v") if module.is_cross_attention else ("to_q", "to_k", "to_v"):
                 delattr(module, name)
+
+
+def adapt(torch: Any, network: Any, part: str, before: Checkpoint, after: Checkpoint) -> None:
+    """Write into a network the weights that the LoRAs of `before` or `after` change, as those of `after` make them.
+
+    Raises: UserError 69 for a LoRA that is damaged or made for another model.
+    """
+    files = {one.file for one in (*before.loras, *after.loras) if one.weight}
+    if not any(part in lora.parts(file) for file in files):
+        return
+    base, config = replace(after, loras=()).weights(part), after.config(part)
+    names = {name for file in files for name in lora.changed(base, part, file, config)}
+    wanted = lora.merged(base, part, [one for one in after.loras if one.weight], config, names)
+    with torch.no_grad():
+        for name, array in wanted.items():
+            weight = _weight(network, name.removesuffix(".weight"))
+            weight.copy_(torch.from_numpy(array).reshape(weight.shape))
+
+
+def _weight(network: Any, name: str) -> Any:
+    """The weight of a layer, also where it was fused with others."""
+    begin = "text_model." if hasattr(network, "text_model") and not name.startswith("text_") else ""
+    place, _, leaf = f"{begin}{name}".rpartition(".")
+    parent = network.get_submodule(place)
+    if not getattr(parent, "fused_projections", False) or hasattr(parent, leaf):
+        return getattr(parent, leaf).weight
+    names = ("to_k", "to_v") if parent.is_cross_attention else ("to_q", "to_k", "to_v")
+    fused = (parent.to_kv if parent.is_cross_attention else parent.to_qkv).weight
+    return fused.chunk(len(names))[names.index(leaf)]
