@@ -46,7 +46,7 @@ def _samples(path: Path) -> Sound:
     return np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<i2") / 32768
 
 
-def _voices(folder: Path) -> list[tuple[str, Sound]]:
+def sentences(folder: Path) -> list[tuple[str, Sound]]:
     """Sentences of 1 to 6 seconds, nothing before and after them, at a level of -26 dBFS: (voice, samples)."""
     folder.mkdir(exist_ok=True)
     sentences = [("jfk", _samples(JFK)[int(a * RATE) : int(b * RATE)]) for a, b in PHRASES]
@@ -66,7 +66,7 @@ def _voices(folder: Path) -> list[tuple[str, Sound]]:
 
 def with_speech(folder: Path) -> Iterator[Recording]:
     """A hundred recordings of a sentence at a random moment; `folder` keeps what the voices say."""
-    voices = _voices(folder)
+    voices = sentences(folder)
     kinds: dict[str, Callable[[np.random.Generator], Sound]] = {
         "white": lambda random: coloured(random, 0),
         "pink": lambda random: coloured(random, 1),

@@ -331,6 +331,11 @@ def test_a_line_fits_the_terminal() -> None:
     assert [terminal.fitting("雪の犬", cells) for cells in (6, 5)] == ["雪の犬", "雪の"]
 
 
+def test_of_many_words_the_last_are_shown() -> None:
+    assert [terminal.ending("a cat", cells) for cells in (5, 4, 1)] == ["a cat", "…cat", ""]
+    assert terminal.ending("雪の犬", 5) == "…の犬"
+
+
 def test_meter() -> None:
     assert terminal.meter(9.96, -100) == " 10.0 s left  [                    ]"
     assert terminal.meter(3, -35) == "  3.0 s left  [##########          ]"

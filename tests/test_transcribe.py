@@ -114,7 +114,7 @@ def test_pcm_on_stdin_becomes_a_line(environment: dict[str, str], pcm: bytes, tm
     assert said == BUILTIN + "heard: draw me a castle at sunset\n"
     assert (session / "transcript-1.txt").read_text() == "draw me a castle at sunset\n"
     noted = {str(event["event"]): event for event in events(session)}
-    assert set(noted) == {"started", "ready", "heard", "line", "done"}
+    assert set(noted) - {"partial"} == {"started", "ready", "heard", "line", "done"}
     assert noted["heard"]["seconds"] == pytest.approx(len(pcm) / BYTES_PER_SECOND, abs=0.001)
     assert noted["line"]["text"] == "draw me a castle at sunset"
     assert isinstance(noted["line"]["seconds"], float)
@@ -232,7 +232,8 @@ def test_it_is_ready_before_the_recording_ends(environment: dict[str, str], pcm:
         assert wait_for(lambda: "ready" in [event["event"] for event in events(session)])
         written, _ = process.communicate(timeout=60)
     assert written == b"\x1e1 spoken\x1fdraw me a castle at sunset\n"
-    assert [event["event"] for event in events(session)] == ["started", "ready", "heard", "line", "done"]
+    noted = [event["event"] for event in events(session) if event["event"] != "partial"]
+    assert noted == ["started", "ready", "heard", "line", "done"]
 
 
 def test_more_than_ten_minutes_are_not_taken(environment: dict[str, str], model: str, tmp_path: Path) -> None:

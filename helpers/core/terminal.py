@@ -1,4 +1,4 @@
-"""The status line on the terminal: the microphone's level, and the text recognised so far."""
+"""The status line on the terminal: the microphone's level, and the last words recognised so far."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class Meter:
     def show(self, heard: float, level: float) -> None:
         """heard: seconds recorded so far; level: of the last 50 ms, in dBFS."""
         if self._shown and not (self._session and (self._session / ASKING).exists()):
-            draw(f"{meter(self._left - heard, level)}  {self._understood()}".rstrip())
+            line = f"{meter(self._left - heard, level)}  "
+            draw((line + ending(self._understood(), columns() - len(line))).rstrip())
 
     def _understood(self) -> str:
         if not self._session:
@@ -49,8 +50,13 @@ def meter(left: float, level: float) -> str:
 
 def draw(line: str) -> None:
     """Replace the terminal's current line, on stderr. The line is cut to the width of the terminal; "" clears it."""
-    sys.stderr.write(f"\r{fitting(line, shutil.get_terminal_size().columns - 1)}\x1b[K")
+    sys.stderr.write(f"\r{fitting(line, columns())}\x1b[K")
     sys.stderr.flush()
+
+
+def columns() -> int:
+    """The width of the terminal, but for its last column: a letter there would begin a new line on some."""
+    return shutil.get_terminal_size().columns - 1
 
 
 def fitting(line: str, cells: int) -> str:
@@ -60,3 +66,10 @@ def fitting(line: str, cells: int) -> str:
         if cells < 0:
             return line[:end]
     return line
+
+
+def ending(line: str, cells: int) -> str:
+    """The end of `line` that fits into `cells` columns, after "…" if something is left out."""
+    if fitting(line, cells) == line:
+        return line
+    return "…" + fitting(line[::-1], cells - 1)[::-1] if cells > 1 else ""

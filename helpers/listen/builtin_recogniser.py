@@ -33,11 +33,18 @@ PEAK = 8000  # of 32768; every recording is scaled to this peak
 # Without it, a gated or synthetic voice had a word error rate of 65 %, with it 5 %. Any microphone adds more than this.
 NOISE = 30
 FRAME = RATE // 50  # samples; 20 ms
+FRAMES = 100  # of pocketsphinx, in a second
 MARGIN = RATE // 5  # samples of silence that stay before the first word and after the last
 # Words outside its vocabulary become a random sequence of words in it. A score below this is taken for such a sequence:
 # it refused 1 in 100 correctly recognised prompts (synthetic voices), and 7 in 10 sentences about something else.
 LEAST_SCORE = -9.5
 FLUENT = -2.0  # the mean log probability of a word in a caption
+# A score at which half of the recordings are recognised word for word. The chance follows the logistic function of the
+# score: 9 in 10 above -5, 1 in 10 below -8 (the recordings of tests/recordings.py with speech).
+EVEN_SCORE = -5.9
+# A word is firm if this many seconds of speech follow it, and if it, or a firm one after it, has at least this
+# probability among all that the decoder considered.
+FOLLOWED, PROBABLE = 0.4, 0.8
 
 
 @contextlib.contextmanager
@@ -88,7 +95,8 @@ class BuiltinRecogniser:
 
         Raises: UserError 65 for speech about something else.
         """
-        text, score = self._recognised(trimmed(self._prepare(pcm)))
+        speech = trimmed(self._prepare(pcm))
+        text, score = self._recognised(speech)
         if text and score < LEAST_SCORE:
             message = f"this was not understood; the nearest words are: {text}"
             better = catalog.read().default("english").name
@@ -96,7 +104,10 @@ class BuiltinRecogniser:
                 f'Say it simply, as in "a cat on the beach", or get a better recogniser: ./download_model.py {better}'
             )
             raise UserError(os.EX_DATAERR, message, remedy)
-        return Transcript(" ".join(self._spelling.get(word, word) for word in text.split()), "en")
+        text = " ".join(self._spelling.get(word, word) for word in text.split())
+        if not text:
+            return Transcript("", "en")
+        return Transcript(text, "en", 1 / (1 + math.exp(EVEN_SCORE - score)), firm=self._firm(len(speech)))
 
     def _recognised(self, speech: bytes) -> tuple[str, float]:
         """The nearest words, and a score of how well they fit; see LEAST_SCORE."""
@@ -115,6 +126,13 @@ class BuiltinRecogniser:
         text: str = hypothesis.hypstr
         seconds = len(speech) / BYTES_PER_SECOND
         return text, math.log(max(hypothesis.prob, 1e-300)) / seconds + self._fluency(text)
+
+    def _firm(self, length: int) -> int:
+        """How many words of the last hypothesis, which is about `length` bytes of speech, are firm; see FOLLOWED."""
+        latest = (length - 2 * MARGIN) / BYTES_PER_SECOND - FOLLOWED
+        words = [one for one in self._decoder.seg() if one.word[0] not in "<["]  # without silence and noise
+        followed = [one for one in words if one.end_frame / FRAMES <= latest]
+        return max((number for number, one in enumerate(followed, 1) if one.prob >= PROBABLE), default=0)
 
     def _fluency(self, text: str) -> float:
         """The mean log probability of a word of `text` in the language model: about -2, for random words -5."""

@@ -27,10 +27,12 @@ PAUSE = 0.15  # seconds without sound; record sends speech every 50 ms, and noth
 
 
 class Recording(NamedTuple):
-    """A recording (s16le, 16 kHz, mono) so far. complete: whether it is over; else the speaker pauses."""
+    """A recording (s16le, 16 kHz, mono) so far. complete: whether it is over; else the speaker pauses, or goes on
+    speaking."""
 
     pcm: bytes
     complete: bool
+    speaking: bool = False
 
 
 class PcmStream(threading.Thread):
@@ -120,27 +122,40 @@ class PcmStream(threading.Thread):
         self._queue.put(Recording(pcm, complete))
 
     def _whole_samples(self) -> bytes:
-        return bytes(self._pcm[: len(self._pcm) // 2 * 2])
+        pcm = bytes(self._pcm)  # at once: the thread may add to it
+        return pcm[: len(pcm) // 2 * 2]
 
     def has_more(self) -> bool:
         """Whether more has arrived than was taken."""
         return not self._queue.empty()
 
-    def recordings(self) -> Iterator[Recording]:
+    def recordings(self, every: float | None = None) -> Iterator[Recording]:
         """Each recording when it is complete, and before that, at each pause, what of it has arrived.
 
+        every: seconds between two looks at what has arrived while the speaker goes on; None for no such look.
         Raises: UserError 65 for nothing, or for what is not raw PCM; 66 unreadable.
         """
-        while (recording := self._queue.get()) is not None:
+        while (recording := self._next(every)) is not None:
             if isinstance(recording, OSError):
                 remedy = "Pipe raw PCM into it, or give it files."
                 raise UserError(os.EX_NOINPUT, f"cannot read stdin: {recording.strerror}", remedy) from recording
-            with self._taken:
-                self._queued -= len(recording.pcm)
-                self._taken.notify()
             if recording.complete and not recording.pcm:
                 raise UserError(os.EX_DATAERR, "no audio arrived", "Record something, or give a file.")
             if recording.pcm.startswith((b"RIFF", b"OggS", b"fLaC", b"ID3", b"caff")):
                 remedy = "Give the file as an argument instead."
                 raise UserError(os.EX_DATAERR, "stdin is an audio file, not raw PCM (16 kHz, mono, s16le)", remedy)
             yield recording
+
+    def _next(self, every: float | None) -> Recording | OSError | None:
+        while True:
+            try:
+                recording = self._queue.get(timeout=every)
+            except queue.Empty:
+                if self._fresh and (pcm := self._whole_samples()):
+                    return Recording(pcm, complete=False, speaking=True)
+                continue
+            if isinstance(recording, Recording):
+                with self._taken:
+                    self._queued -= len(recording.pcm)
+                    self._taken.notify()
+            return recording

@@ -24,6 +24,15 @@ class SpeechGate:
         self._recogniser = recogniser
         self.name, self.languages, self.translates = recogniser.name, recogniser.languages, recogniser.translates
         self._last: tuple[bytes, Transcript] | None = None
+        self._grows = False
+        self._spoken = b"?"  # the last sound with speech
+
+    def for_drafts(self) -> SpeechGate:
+        """One that keeps other answers and another time, for recordings that still grow: where somebody spoke, it does
+        not listen for speech again."""
+        gate = SpeechGate(self._recogniser)
+        gate._grows = True
+        return gate
 
     def transcribe(self, pcm: bytes) -> Transcript:
         """The words in `pcm` (s16le, 16 kHz, mono). Raises what the recogniser raises."""
@@ -32,7 +41,10 @@ class SpeechGate:
         sound = pcm.rstrip(b"\0")
         sound += bytes(len(sound) % 2)
         if not self._last or self._last[0] != sound:
-            transcript = self._timed(highpass(sound)) if is_spoken(sound) else Transcript("", "")
+            transcript = Transcript("", "")
+            if (self._grows and sound.startswith(self._spoken)) or is_spoken(sound):
+                self._spoken = sound
+                transcript = self._timed(highpass(sound))
             self._last = sound, dataclasses.replace(transcript, text=printable(transcript.text))
         return self._last[1]
 

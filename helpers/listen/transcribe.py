@@ -24,6 +24,7 @@ from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
 from helpers.listen import recognisers
 from helpers.listen.levels import TOO_LOUD, is_clipped
+from helpers.listen.partial import EVERY, Partial
 from helpers.listen.pcm_stream import PcmStream
 from helpers.listen.transcript import Transcript
 from helpers.words import own_words, stop_phrases
@@ -34,37 +35,6 @@ if TYPE_CHECKING:
     from helpers.listen.speech_gate import SpeechGate
 
 NAME = "transcribe"
-# Seconds that the recogniser may take if it is asked in a pause. If the speaker goes on, the next pause is noticed a
-# second later or more: the end of this one (0.1 s at least), a word (0.4), and again 0.45 of silence. A recogniser that
-# takes no longer is then free again, and never delays the final words.
-QUICK = 1.0
-
-
-class Partial:
-    """Recognises what was said so far while the speaker pauses, and writes it into a file for record's line on the
-    terminal.
-
-    If nothing follows, these are the final words: the speech gate returns them again without asking the recogniser, or
-    they come when it has finished, earlier than if it were asked at the end of the recording. It is asked only if its
-    last answer was quick enough; so the rule follows the speed of this machine and what else runs on it.
-    """
-
-    def __init__(self, gate: SpeechGate, folder: Path | None) -> None:
-        """folder: the session; without one, nothing is written."""
-        self._gate = gate
-        self._file = (folder or Path(os.devnull)) / session.PARTIAL
-
-    def pause(self, pcm: bytes) -> None:
-        if self._gate.seconds <= QUICK:
-            with contextlib.suppress(UserError):  # it is reported at the end of the recording
-                self._write(self._gate.transcribe(pcm).text)
-
-    def clear(self) -> None:
-        self._write("")
-
-    def _write(self, text: str) -> None:
-        with contextlib.suppress(OSError):
-            write_whole(self._file, text.encode())
 
 
 class Lines:
@@ -102,8 +72,7 @@ class Lines:
             raise UserError(os.EX_DATAERR, message, remedy)
         label = f"{speaker}: " if speaker else ""
         self._keep(label + transcript.text, number)
-        written = "en" if self._settings.translate else transcript.language or self._settings.language
-        text = self._corrections.applied(transcript.text, written)
+        text = self._corrected(transcript)
         if not text:
             raise UserError(os.EX_DATAERR, f"only this was heard: {transcript.text}", "Say what you want to see.")
         # The first 300 characters: a longer event would not reach a fifo in one piece
@@ -112,6 +81,10 @@ class Lines:
         stage.event("line", number=number, seconds=seconds, text=text[:300], **more)
         stage.say(f"heard: {label}{text}")
         return replace(transcript, text=text)
+
+    def _corrected(self, transcript: Transcript) -> str:
+        written = "en" if self._settings.translate else transcript.language or self._settings.language
+        return self._corrections.applied(transcript.text, written)
 
     def _keep(self, text: str, number: int) -> None:
         """Write the transcript of recording `number` into the session, if there is one."""
@@ -157,12 +130,13 @@ class Lines:
 
         Raises: UserError 65 for one without words, but not in a loop; of several, only if none has words.
         """
-        partial, number, lines = Partial(self._recogniser, self._settings.session), 0, 0
+        partial = Partial(self._recogniser, self._corrected, self._settings.session)
+        number = lines = 0
         failure: UserError | None = None
-        for pcm, complete in stream.recordings():
+        for pcm, complete, speaking in stream.recordings(EVERY):
             if not complete:
                 if not stream.has_more():
-                    partial.pause(pcm)
+                    (partial.grow if speaking else partial.pause)(pcm)
                 continue
             number += 1
             text = ""
@@ -178,7 +152,7 @@ class Lines:
             if text or self._settings.loop:
                 self.write(text, number)
                 lines += 1
-            partial.clear()
+            partial.end()
         if failure and not lines:
             raise failure
 
