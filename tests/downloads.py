@@ -68,7 +68,10 @@ ARCHIVE = {"x_compiled.zip": zipped({f"x_compiled/{path}": body for path, body i
 CATALOG = "\n".join(
     [
         "[defaults]",
-        *(f'{role} = "one"' for role in ("english", "coreml", "coreml-gpu", "torch", "openvino", "filter", "speakers")),
+        *(
+            f'{role} = "one"'
+            for role in ("english", "coreml", "coreml-gpu", "torch", "openvino", "filter", "speakers", "builtin")
+        ),
         'multilingual = "alone"',
         *(
             f'[[sources.both]]\nrepo = "{repo}"\nrevision = "{letter * 40}"'
@@ -78,6 +81,8 @@ CATALOG = "\n".join(
         model("one", "both", {"model.bin": CONTENT}),
         model("alone", "single", {"model.bin": CONTENT}),
         model("parts", "both", PARTS),
+        f'[[sources.newest]]\nrepo = "{FIRST}"',
+        model("newest", "newest", {"model.bin": CONTENT, "config.json": PARTS["config.json"]}, pinned=False),
         model("unpinned", "single", {"model.bin": CONTENT}, pinned=False),
         model("unpinned-small", "single", {"config.json": PARTS["config.json"]}, pinned=False),
         model("packed", "single", ARCHIVE),

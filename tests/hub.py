@@ -85,6 +85,7 @@ class Hub:
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.small: set[str] = set()
+        self.commit = "c" * 40  # what the branch main is
         self.fail: dict[str, Any] = {}
         self.requests: list[Request] = []
         self.stalled = threading.Event()  # set when a Stall or Silent was reached
@@ -165,22 +166,29 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.hub.files:
             self.head(404, X_Error_Code="EntryNotFound")
             return
-        content = self.hub.files[name]
+        content, commit = self.hub.files[name], revision if len(revision) == 40 else self.hub.commit
         if name in self.hub.small:
             lie = fault if isinstance(fault, Lie) else Lie()
             blob = lie.hash or hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            self.head(200, ETag=f'"{blob}"', X_Repo_Commit=revision, Content_Length=len(content))
+            self.head(200, ETag=f'"{blob}"', X_Repo_Commit=commit, Content_Length=len(content))
             if self.command == "GET":
                 self.wfile.write(lie.content or content)
             return
-        self.head(302, Location=fault.url if isinstance(fault, Elsewhere) else f"/store/{name}", **self.linked(name))
+        self.head(
+            302, Location=fault.url if isinstance(fault, Elsewhere) else f"/store/{name}", **self.linked(name, commit)
+        )
 
-    def linked(self, name: str) -> dict[str, object]:
+    def linked(self, name: str, commit: str = "") -> dict[str, object]:
         fault, content = self.hub.fail.get(name), self.hub.files[name]
         sha256, size = hashlib.sha256(content).hexdigest(), len(content)
         if isinstance(fault, Lie):
             sha256, size = fault.hash or sha256, fault.size or size
-        return {"X_Linked_Etag": f'"{sha256}"', "X_Linked_Size": size, "X_Repo_Commit": "0" * 40, "ETag": f'"{sha256}"'}
+        return {
+            "X_Linked_Etag": f'"{sha256}"',
+            "X_Linked_Size": size,
+            "X_Repo_Commit": commit or self.hub.commit,
+            "ETag": f'"{sha256}"',
+        }
 
     def store(self, name: str) -> None:
         fault, content = self.hub.fail.get(name), self.hub.files[name]

@@ -179,7 +179,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   echo "$stderr"
   [ "$status" -eq 0 ]
   [ -z "$output" ]
-  for line in '  environment  the Python packages' '  models       download base.en-q5_1 (60 MB)' '  shortcut     bind ctrl+alt+i' \
+  for line in '  environment  the Python packages' '  models       download base.en-q5_1 (60 MB), sdxs-512-dreamshaper (1.9 GB)' '  shortcut     bind ctrl+alt+i' \
     'warning: base.en-q5_1 was not downloaded' 'Try again later: ./download_model.py base.en-q5_1' 'a picture was drawn: ' 'The key: ctrl+alt+i'; do
     [[ $stderr = *"$line"* ]] || { echo "missing: $line"; return 1; }
   done
@@ -198,7 +198,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   run --separate-stderr installer --status
   [ "$status" -eq 0 ]
   [ "${#lines[@]}" -eq 7 ]
-  [[ $output = *"models       base.en-q5_1 (missing), builtin (here)"*"shortcut     ctrl+alt+i"*"a picture was drawn"* ]]
+  [[ $output = *"models       base.en-q5_1 (missing), sdxs-512-dreamshaper (missing)"*"shortcut     ctrl+alt+i"*"a picture was drawn"* ]]
 
   mkdir -p "$root/outputs/run" "$root/models/downloaded/tiny.en" && touch "$root/outputs/run/image.png"
   run --separate-stderr installer --uninstall
@@ -275,7 +275,7 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$status" -eq 0 ]
   [ "$(cut -f 1-3 <<<"$output")" = $'base.en-q5_1\t60 MB\tmissing\nstable-diffusion-2-1-base-coreml-ne\t1.1 GB\tmissing' ]
   A2I_LANGUAGE=de A2I_ENGINE=openvino run "$python" -S -B -m helpers.install.wanted_models
-  [ "$(cut -f 1,3 <<<"$output")" = $'base-q5_1\tmissing\nbuiltin\there' ]
+  [ "$(cut -f 1,3 <<<"$output")" = $'base-q5_1\tmissing\nsdxs-512-dreamshaper\tmissing' ]
 }
 
 # bats test_tags=slow
@@ -441,6 +441,64 @@ remember() { tree "$HOME" >"$BATS_TEST_TMPDIR/home.before" && tree "$root" >"$BA
   [ "$status" -eq 0 ]
   [[ $output != *"==> app"* && $output != *"==> models"* && $output != *'The key'* ]]
   diff <(tree "$HOME") "$BATS_TEST_TMPDIR/home.before"
+}
+
+# bats test_tags=slow
+@test "a machine without a GPU gets a speech model and an image model that draws anything; the next run uses them" {
+  fake_pipeline
+  export A2I_MODELS=$BATS_TEST_TMPDIR/models
+  "$python" - "$root/models/catalog.toml" "$BATS_TEST_TMPDIR" "$here" <<'EOF' 3>&- &
+import hashlib, pathlib, re, sys, time
+sys.path[:0] = [sys.argv[3], sys.argv[3] + "/tests"]
+from hub import Hub
+from torch_models import sdxs_model
+catalog, top = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+model, speech = sdxs_model(top / "sdxs"), b"a small model"
+(model / "tokenizer" / "special_tokens_map.json").write_text("{}")
+text = catalog.read_text()
+for name, content in {"base.en-q5_1": speech}.items():
+    pin = hashlib.sha256(content).hexdigest()
+    text = re.sub(rf'(ggml-{name}.bin", bytes = )\d+(, sha256 = ")\w+', rf"\g<1>{len(content)}\g<2>{pin}", text)
+text = text.replace('repo = "IDKiro/sdxs-512-dreamshaper"\nrevision = ', 'repo = "IDKiro/sdxs-512-dreamshaper"\n# ')
+catalog.write_text(text)
+with Hub() as hub:
+    hub.add("ggerganov/whisper.cpp", "ggml-base.en-q5_1.bin", speech)
+    for file in model.rglob("*"):
+        if file.is_file():
+            small = file.suffix != ".safetensors"
+            hub.add("IDKiro/sdxs-512-dreamshaper", str(file.relative_to(model)), file.read_bytes(), small=small)
+    (top / "hub.part").write_text(hub.url)
+    (top / "hub.part").rename(top / "hub")
+    time.sleep(600)
+EOF
+  server=$!
+  until [ -s "$BATS_TEST_TMPDIR/hub" ]; do kill -0 "$server" && sleep 0.2; done
+  remember
+  HF_ENDPOINT=$(cat "$BATS_TEST_TMPDIR/hub") run installer --no-shortcut
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [[ $output = *'models       download base.en-q5_1 ('*'), sdxs-512-dreamshaper ('*'==> models'* ]]
+  [[ $output = *'no revision of IDKiro/sdxs-512-dreamshaper is pinned: it is cccc'*'kept in '*.lock/sdxs-512-dreamshaper.json* ]]
+  run "$python" "$root/download_model.py" --verify
+  [ "$status" -eq 0 ]
+  [[ $output = *'sdxs-512-dreamshaper: OK'* && $output != *'only the size'* ]]
+  run installer --no-shortcut
+  [ "${lines[0]}" = "everything is in place" ]
+
+  cd "$root"
+  for name in ${!A2I_*}; do [ "$name" = A2I_MODELS ] || unset "$name"; done
+  A2I_OUTPUT=$BATS_TEST_TMPDIR/pictures A2I_JSON=1 run --separate-stderr "$python" -m helpers.draw.generate <<<'a submarine'
+  echo "$stderr"
+  [ "$status" -eq 0 ]
+  [[ $output = *'"steps": 1, "guidance": 1.0, "sampler": "dpm++"'*'"name": "sdxs-512-dreamshaper"'*'"decoder": "small"'* ]]
+  rm -rf "$root/.cache/openvino"
+
+  unset A2I_MODELS
+  run installer --uninstall --models
+  echo "$output"
+  [ "$status" -eq 0 ]
+  [ -z "$(ls -A "$BATS_TEST_TMPDIR/models")" ]
+  is_clean
 }
 
 # bats test_tags=slow

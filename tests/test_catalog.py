@@ -52,7 +52,7 @@ def test_entry_is_complete(entry: catalog.Entry) -> None:
         return
     assert entry.sources and entry.files
     for source in entry.sources:
-        assert re.fullmatch("[0-9a-f]{40}", source.revision)
+        assert re.fullmatch("([0-9a-f]{40})?", source.revision)
     assert all(re.fullmatch("([0-9a-f]{64})?", file.sha256) for file in entry.files)
     if len(entry.files) == 1:
         assert entry.files[0].sha256 or entry.files[0].exact, "neither the hash nor the size is known"
@@ -81,7 +81,9 @@ def test_defaults_fit_their_roles() -> None:
     for engine in engines.ENGINES:
         model = catalog.read().default(engines.role(engine))
         assert model.kind == "image" and (engines.ENGINES[engine].models or engine) in model.engines
-    assert catalog.read().default("openvino").name == "builtin"
+    assert catalog.read().default("builtin").shipped
+    processor = catalog.read().default("openvino")
+    assert processor.draws["steps"] == 1 and not processor.limit  # seconds a picture, and a free licence
     assert catalog.read().default("coreml-gpu").engines == ("coreml",)
     assert "split_einsum" in catalog.read().default("coreml").files[0].path, (
         "the Neural Engine computes no other attention"
@@ -101,7 +103,8 @@ def test_a_diffusers_folder_has_each_part_that_is_drawn_with() -> None:
         paths = {file.path for file in entry.files}
         parts = ["text_encoder", *(["text_encoder_2"] if "xl" in entry.name else []), "unet", "vae"]
         for part in parts:
-            assert f"{part}/config.json" in paths and any(f"{part}/{stem}.fp16.safetensors" in paths for stem in STEMS)
+            weights = {f"{part}/{stem}{kind}.safetensors" for stem in STEMS for kind in ("", ".fp16")}
+            assert f"{part}/config.json" in paths and weights & paths
         for part in parts:
             if part.startswith("text"):
                 folder = part.replace("text_encoder", "tokenizer")

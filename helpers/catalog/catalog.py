@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
@@ -22,7 +23,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from helpers.catalog import archive
+from helpers.catalog import archive, lock
 from helpers.core.errors import UserError
 from helpers.core.paths import ROOT
 from helpers.core.settings import Settings
@@ -32,20 +33,23 @@ CATALOG = ROOT / "models" / "catalog.toml"
 SPEECH = ("whisper", "faster-whisper", "seamless")  # the recognisers that need a model
 KINDS = (*SPEECH, "image", "decoder", "filter", "speakers", "voice")
 # besides these, any engine and any recogniser may have a default model
-ROLES = ("english", "multilingual", "filter", "speakers")
-_KEYS = {"kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"}
+ROLES = ("english", "multilingual", "filter", "speakers", "builtin")
+_KEYS = {
+    *("kind", "about", "license", "memory_mb", "engines", "languages", "translates", "source", "files", "folder"),
+    "draws",
+}
 
 
 class Source(NamedTuple):
-    """A hub repository at a pinned revision (a full commit hash)."""
+    """A hub repository at a pinned revision (a full commit hash); "": the one of the first download (`lock`)."""
 
     repo: str
     revision: str
 
 
 class File(NamedTuple):
-    """One file of a model. `sha256` is empty if the catalogue pins no hash: the file is then checked against the hub's
-    own hash, and the pinned revision (a commit) fixes its content. `exact`: whether `bytes` is exact, not rounded."""
+    """One file of a model. `sha256` is empty if the catalogue pins no hash: the first download is then checked against
+    the hub's own hash, and later ones against the first (`lock`). `exact`: whether `bytes` is exact, not rounded."""
 
     path: str
     bytes: int
@@ -76,6 +80,7 @@ class Entry(NamedTuple):
     files: tuple[File, ...]
     shipped: str
     models: Path  # the folder of downloaded models
+    draws: Mapping[str, Any] = {}  # sampler, steps and guidance of an image model that others would not suit
 
     @property
     def folder(self) -> Path:
@@ -101,23 +106,28 @@ class Entry(NamedTuple):
 
     def contents(self) -> tuple[File, ...]:
         """The files that a complete `folder` has. Raises: OSError for an archive that was not unpacked, ValueError if
-        its list is damaged or it is not the archive that the catalogue pins."""
+        its list or its lock file is damaged or it is not the archive that the catalogue pins."""
+        files = lock.locked(self).files
         if not self.is_archive:
-            return self.files
+            return files
         sha256, parts = archive.contents(self.folder)
-        if self.files[0].sha256 not in ("", sha256):
+        if files[0].sha256 not in ("", sha256):
             raise ValueError("it comes from an older archive than the catalogue pins")
         return tuple(File(part.path, part.bytes, True, part.sha256) for part in parts)
 
     @property
-    def is_noncommercial(self) -> bool:
-        """Whether its licence forbids commercial use."""
-        return "-NC" in self.license
+    def limit(self) -> str:
+        """What its licence does not allow that free licences do, as a sentence's end; "" for a free one."""
+        if "-NC" in self.license:
+            return "may not be used commercially"
+        return "is not free for everybody's commercial use" if "Stability AI" in self.license else ""
 
     def unpinned(self) -> str:
         """The files without a pinned SHA-256: `config.json, model.bin`, or `all 15 files`, or empty."""
-        paths = [file.path for file in self.files if not file.sha256]
-        return f"all {len(paths)} files" if len(paths) == len(self.files) > 1 else ", ".join(paths)
+        with contextlib.suppress(ValueError):
+            paths = [file.path for file in lock.locked(self).files if not file.sha256]
+            return f"all {len(paths)} files" if len(paths) == len(self.files) > 1 else ", ".join(paths)
+        return "all files"
 
     def problem(self) -> str:
         """Why the model cannot be used, in a few words; empty if every file exists with the right size."""
@@ -171,7 +181,8 @@ class Catalog(NamedTuple):
 
     def default(self, role: str) -> Entry:
         """The default model for a role: `english` or `multilingual` (speech), `filter` (--safe), `speakers`
-        (--speakers), or an engine's name (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip."""
+        (--speakers), or an engine's name (pictures); `coreml-gpu` for the GPU of a Max or Ultra chip, `builtin` for
+        what needs no download."""
         return self.find(self.roles[role])
 
     def speech(self, language: str, translate: bool, machine: str = "") -> Entry:
@@ -247,6 +258,8 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     image = table["kind"] == "image"
     check(bool(table.get("engines")) == image, "engines are named for image models, and only for those")
     check(all(re.fullmatch("[a-z]+", name) for name in table.get("engines", ())), "an engine's name is made of a-z")
+    draws = table.get("draws", {})
+    check(not draws or (image and set(draws) == {"sampler", "steps", "guidance"}), "draws: sampler, steps and guidance")
     languages = table.get("languages", "")
     if table["kind"] == "voice":
         check(re.fullmatch("[a-z]{2}|any", languages), "languages is a code, or any, for voices")
@@ -262,7 +275,7 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     )
     for pin in pins:
         check(re.fullmatch(r"[\w.-]+/[\w.-]+", pin.repo), f"{pin.repo!r} is not a repository name")
-        check(re.fullmatch(r"[0-9a-f]{40}", pin.revision), f"{pin.repo}: the revision is a full commit hash")
+        check(re.fullmatch(r"([0-9a-f]{40})?", pin.revision), f"{pin.repo}: the revision is a full commit hash")
     files = []
     for item in table.get("files", []):
         path, sha256 = str(item.get("path", "")), item.get("sha256")
@@ -285,6 +298,7 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
         tuple(files),
         shipped,
         models,
+        table.get("draws", {}),
     )
 
 

@@ -18,7 +18,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from helpers.catalog import archive, hub
+from helpers.catalog import archive, hub, lock
 from helpers.catalog.catalog import Entry, File, Source, human
 from helpers.catalog.hub import Patience
 from helpers.core.errors import UserError
@@ -44,10 +44,11 @@ def fetch(entry: Entry, patience: Patience, progress: bool = False) -> None:
         log.info(f"{entry.name} is already installed")
         if not incoming(entry).exists():
             return
-    if not present and entry.is_noncommercial:
-        log.warning(f"{entry.name} may not be used commercially: its licence is {entry.license}")
-    wanted = [file for file in entry.files if not present and (entry.is_archive or not file.fits(entry.folder))]
+    if not present and entry.limit:
+        log.warning(f"{entry.name} {entry.limit}: its licence is {entry.license}")
     with writing(entry.models), alone(entry):
+        entry = entry if present else fixed(entry, patience)
+        wanted = [file for file in entry.files if not present and (entry.is_archive or not file.fits(entry.folder))]
         discard(unpacked(entry))  # left by a run that was killed
         wanted = [file for file in wanted if not reuse(entry, file)]
         check_room(entry, wanted)
@@ -67,6 +68,23 @@ def fetch(entry: Entry, patience: Patience, progress: bool = False) -> None:
                 raise failures[0]
         for left in incoming(entry).iterdir():  # an unpacked archive, or a file with an old pin or from a wrong mirror
             left.unlink()
+
+
+def fixed(entry: Entry, patience: Patience) -> Entry:
+    """The entry with what its lock file fixes. Where neither that nor the catalogue fixes a revision, the repository's
+    newest one is taken, said, and kept from then on. Raises the errors of fetch; 65 for a damaged lock file."""
+    try:
+        entry = lock.locked(entry)
+    except ValueError as error:
+        raise UserError(os.EX_DATAERR, f"{entry.name}: {error}", "Delete it; the next download writes it.") from error
+    for source in entry.sources:
+        if not source.revision:
+            commit = hub.ask(source.repo, "main", entry.files[0].path, patience).commit
+            if not commit:
+                raise UserError(os.EX_DATAERR, f"the hub does not say which revision of {source.repo} it has")
+            log.info(f"no revision of {source.repo} is pinned: it is {commit} from now on, kept in {lock.path(entry)}")
+            lock.learn(entry, revisions={source.repo: commit})
+    return lock.locked(entry)
 
 
 def reuse(entry: Entry, file: File) -> bool:
@@ -107,7 +125,7 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience, progress
     if not pin or not size:
         raise UserError(os.EX_DATAERR, f"{where}: the hub gives no hash or no size, so the download cannot be checked")
     if found.size not in (None, size) or (len(found.hash) == len(pin) and found.hash != pin):
-        raise UserError(os.EX_DATAERR, f"{where}: the hub's file is not the one that the catalogue pins")
+        raise UserError(os.EX_DATAERR, f"{where}: the hub's file is not the one that {pinned_by(entry, file)}")
     partial = incoming(entry) / pin  # named after its hash, so that another mirror or a later run can continue it
     unpinned = "" if file.sha256 else "; no SHA-256 is pinned, so the hub's own hash is used"
     log.info(f"fetching {file.path}, {human(size)}, from {source.repo} ({entry.license}){unpinned}")
@@ -119,14 +137,21 @@ def bring(entry: Entry, file: File, source: Source, patience: Patience, progress
     install(entry, file, partial)
 
 
+def pinned_by(entry: Entry, file: File) -> str:
+    return f"{lock.path(entry)} has from the first download" if lock.holds(entry, file.path) else "the catalogue pins"
+
+
 def install(entry: Entry, file: File, partial: Path) -> None:
-    """Move a checked file into place, or unpack it there."""
+    """Move a checked file into place, or unpack it there; keep its hash if the catalogue has none."""
+    learned = {} if file.sha256 else {file.path: {"bytes": partial.stat().st_size, "sha256": sha256([partial])}}
     if entry.is_archive:
         unpack(entry, partial, file.path)
-        return
-    place = entry.folder / file.path
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial.replace(place)
+    else:
+        place = entry.folder / file.path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial.replace(place)
+    if learned:
+        lock.learn(entry, files=learned)
 
 
 def unpack(entry: Entry, partial: Path, name: str) -> None:

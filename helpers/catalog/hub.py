@@ -38,12 +38,13 @@ class Patience(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """The hub's answer about a file: its address, its size in bytes (None if unknown) and its hash (empty if unknown):
-    the SHA-256 of a large file, the git blob hash of a small one."""
+    """The hub's answer about a file: its address, its size in bytes (None if unknown), its hash (empty if unknown):
+    the SHA-256 of a large file, the git blob hash of a small one; and the commit that it is of (empty if unknown)."""
 
     url: str
     size: int | None
     hash: str
+    commit: str
 
 
 class Unreachable(UserError):
@@ -102,7 +103,8 @@ def ask(repo: str, revision: str, path: str, patience: Patience) -> Answer:
                 time.sleep(0.5 * 2**attempt)
         else:
             digest = re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", found.etag or "")
-            return Answer(found.location, found.size, digest[0] if digest else "")
+            commit = re.fullmatch("[0-9a-f]{40}", found.commit_hash or "")
+            return Answer(found.location, found.size, digest[0] if digest else "", commit[0] if commit else "")
     raise UserError(os.EX_UNAVAILABLE, f"{where}: the hub reports an error ({status})", "Try again in a few minutes.")
 
 

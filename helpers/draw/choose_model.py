@@ -106,8 +106,11 @@ def choose_model(name: str = "", engine: str = "", models: Catalog | None = None
         message = f"{name} needs the engine {' or '.join(entry.engines)}, which this machine does not have"
         raise UserError(os.EX_UNAVAILABLE, message, f"Models for {available[0]}: ./download_model.py list")
     if problem := entry.problem():
-        log.info("%s is %s: using the built-in model; get it: ./download_model.py %s", entry.name, problem, entry.name)
-        entry = models.default("openvino")
+        # Where a processor draws, the built-in model is as good as expected: it says itself what it cannot draw
+        if name or problem != "missing" or available[0] != "openvino":
+            get = f"get it: ./download_model.py {entry.name}"
+            log.info("%s is %s: using the built-in model; %s", entry.name, problem, get)
+        entry = models.default("builtin")
         return Model(entry.name, entry.path, "openvino", entry)
     return Model(entry.name, entry.path, able[0], entry)
 

@@ -86,6 +86,7 @@ class Painter:
         self._made_for: tuple[object, ...] = ()
         self._embeddings: dict[str, Array] = {}
         self._decoders: dict[str, Decoder] = {}
+        self._draws = model.entry.draws if model.entry else {}
         self._noted: set[str] = set()
         self._background = ThreadPoolExecutor(1)
         self._additions = Additions(model, models or catalog.read(), self._background)
@@ -155,7 +156,9 @@ class Painter:
         return self._guidance(job) > 1
 
     def _guidance(self, job: Job) -> float:
-        return engines.defaults(self._additions.checkpoint(job)).guidance if job.guidance is None else job.guidance
+        if job.guidance is not None:
+            return job.guidance
+        return replace(engines.defaults(self._additions.checkpoint(job)), **self._draws).guidance
 
     def lost(self, prompt: str) -> Lost:
         """The parts of `prompt` that the model cannot use."""
@@ -316,6 +319,7 @@ class Painter:
         if self._engine and (*self._made_for[:-1], checkpoint.loras) == need and hasattr(self._engine, "adapt"):
             self._embeddings.clear()
             self._engine.adapt(checkpoint)
+            self._engine.defaults = replace(self._engine.defaults, **self._draws)
             self._made_for = need
             return self._engine
         self._engine = None  # first, to free its memory for the next one
@@ -324,5 +328,6 @@ class Painter:
             self.model.engine, checkpoint, replace(self._options, decoder=decoder),
             size=size, guidance=guidance > 1, precision=precision,
         )  # fmt: skip
+        self._engine.defaults = replace(self._engine.defaults, **self._draws)
         self._made_for = need
         return self._engine

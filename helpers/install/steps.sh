@@ -237,6 +237,13 @@ models_undo() {
   while IFS= read -r folder; do
     [ -z "$folder" ] || act rm -rf -- "$folder" || code=73
   done <<<"$(model_folders)"
+  while IFS= read -r folder; do # what was learned of them at the first download (helpers/catalog/lock.py)
+    part=${folder%/*}/.lock
+    if [ -n "$folder" ] && [ -e "$part" ]; then
+      act rm -f -- "$part/${folder##*/}.json" || code=73
+      [ -n "$(ls -A -- "$part")" ] || act rmdir -- "$part"
+    fi
+  done <<<"$(journal_of model)"
   [ ! -d "$root/models/downloaded" ] || act rm -rf -- "$root/models/downloaded" || code=73
   return "$code"
 }
