@@ -27,10 +27,10 @@ from helpers.core.paths import ROOT
 from helpers.core.pcm import RATE
 
 EXAMPLES = {  # file in examples/: (voice, text)
-    "burger.wav": ("slt", "a delicious burger on a blue background"),
+    "burger.wav": ("awb", "a delicious burger on a blue background"),
     "cat.mp3": ("rms", "draw me a cat on the beach"),
     "castle.m4a": ("espeak-us", "please draw a castle at sunset"),
-    "penguin.ogg": ("awb", "a happy penguin at night"),
+    "penguin.ogg": ("slt", "a happy penguin at night"),
     "unicorn.flac": ("kal", "I would like a unicorn in the forest"),
     "rocket.mp4": ("espeak-gb", "show me a rocket in space"),
 }

