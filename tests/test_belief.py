@@ -117,21 +117,34 @@ def test_a_loop_is_heard_again_in_the_longest_window() -> None:
 
 
 @pytest.mark.parametrize(
-    "with_prompt, without, text",
+    "without, text",
+    [(Look("A picture.", LIKELY), "A picture."), (Look("the weather", UNSURE), ""), (Look("", []), "")],
+)
+def test_words_of_the_initial_prompt_are_heard_without_it(without: Look, text: str) -> None:
+    whisper = Whisper(Look("A picture.", SURE), without)
+    assert whisper.heard(voice()).text == text
+    assert [prompt for _, prompt, _ in whisper.asked] == [PROMPT, ""]
+
+
+@pytest.mark.parametrize(
+    "first, named, text",
     [
-        ("A picture.", Look("A picture.", LIKELY), "A picture."),
-        ("A picture of Zorblax.", Look("a picture of sore blacks", UNSURE), "A picture of Zorblax."),  # as it is listed
-        ("A picture of Zorblax.", Look("the weather is fine", SURE), "the weather is fine"),
-        ("A picture of Zorblax.", Look("the weather is fine", UNSURE), ""),
-        ("Zorblax, Kwimby.", Look("Mmm", SURE), "Mmm"),  # has_words refuses it later
-        ("Zorblax, Kwimby.", Look("", []), ""),
-        ("", Look("", []), ""),
+        (Look("draw me sore blacks", SURE), Look("Draw me Zorblax.", LIKELY), "Draw me Zorblax."),
+        (Look("draw me a cat", SURE), Look("draw me a hat", SURE), "draw me a cat"),  # none of the names
+        (Look("the weather is fine", SURE), Look("Zorblax, Kwimby.", SURE), "the weather is fine"),  # nobody said it
+        (Look("draw me sore blacks", SURE), Look("Draw me Zorblax.", UNLIKELY), "draw me sore blacks"),
     ],
 )
-def test_words_of_the_initial_prompt_are_heard_without_it(with_prompt: str, without: Look, text: str) -> None:
-    whisper = Whisper(Look(with_prompt, SURE), without)
-    assert belief.heard(voice(), f"{PROMPT} Zorblax, Kwimby.", whisper).text == text
-    assert whisper.asked[1][1] == ""
+def test_a_name_is_taken_where_it_is_what_was_heard_without_it(first: Look, named: Look, text: str) -> None:
+    whisper = Whisper(first, named)
+    assert belief.heard(voice(), PROMPT, whisper, ["Zorblax", "Kwimby"]).text == text
+    assert [prompt for _, prompt, _ in whisper.asked] == [PROMPT, f"{PROMPT} Zorblax, Kwimby."]
+
+
+def test_a_name_that_is_unknown_otherwise() -> None:
+    """Alone, it is no word that Whisper finds likely."""
+    looks = Look("Sore blacks.", UNLIKELY), Look("so bless", UNLIKELY), Look("Zorblax.", LIKELY)
+    assert belief.heard(voice(), PROMPT, Whisper(*looks), ["Zorblax"]).text == "Zorblax."
 
 
 @pytest.mark.parametrize("make", [pink, noises.hum, lambda random: noises.coloured(random, 0)])

@@ -9,7 +9,7 @@ import signal
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -105,7 +105,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
+def answer(path: Path, pcm: bytes, language: str = "en", names: Sequence[str] = ()) -> dict[str, Any]:
     """What the worker, run in this process, answers to `pcm`."""
     ours, theirs = Pipe()
     settings = {
@@ -114,6 +114,7 @@ def answer(path: Path, pcm: bytes, language: str = "en") -> dict[str, Any]:
         "translate": False,
         "threads": 1,
         "prompt": "a cat" if language == "en" else "",
+        "names": names,
     }
 
     def load() -> whisper_worker.Worker:
@@ -185,6 +186,11 @@ def test_the_initial_prompt_alone_is_heard_without_it(asked: list[dict[str, Any]
     assert [settings["initial_prompt"] for settings in asked] == ["a cat", ""]
     unsure = whisper_fixture.write(tmp_path / "unsure.bin", "A cat.", certainty=1.2)
     assert answer(unsure, SOUND)["text"] == ""
+
+
+def test_names_get_a_look_of_their_own(asked: list[dict[str, Any]], english: Path) -> None:
+    assert answer(english, SOUND, names=["Apple", "Zorblax"])["text"] == SENTENCE
+    assert [settings["initial_prompt"] for settings in asked] == ["a cat", "a cat Apple, Zorblax."]
 
 
 @pytest.mark.parametrize("seconds, window", [(1, 512), (7.6, 512), (8, 768), (20, 1280), (23, 1280)])

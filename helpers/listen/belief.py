@@ -1,6 +1,6 @@
 """What is believed of Whisper's words; the same for whisper.cpp and faster-whisper.
 
-    heard = belief.heard(samples, prompt, look)     # look(samples, prompt, quick) -> Look, at temperature 0
+    heard = belief.heard(samples, prompt, look, names)     # look(samples, prompt, quick) -> Look, at temperature 0
 
 Whisper writes fluent sentences where nobody spoke, or where noise is as loud as the voice. It also writes the initial
 prompt there. Its own probability of a token tells most of them from what was said; a second look tells more: the same
@@ -49,8 +49,11 @@ LOUDER = 5.0  # dB of the voice with the noise over the noise alone: 3 if both a
 LIKELY_IN_LOUD_NOISE, SAME_IN_LOUD_NOISE = -0.3, 0.8
 SILENT, FEW = 0.1, 3  # probability of speech below which a frame is noise; so few frames tell nothing
 
-# How much of the letters with and without the initial prompt are the same if both are what was said.
-SAME_ECHO = 0.6
+# The user's names, behind the initial prompt, make Whisper write them also where something else was said: over 39 clips
+# without any of them, the word error rate rose from 10.3 to 13.4 %. So they get a look of their own. It counts only if
+# it writes one of them, and so much of its letters is the same as without them. 40 sentences with 20 made-up names in
+# five synthetic voices: 37.0 % without, 28.7 with them (faster-whisper: 36.6 and 24.5); the 39 clips stay as they are.
+SAME_LETTERS = 0.5
 
 
 class Look(NamedTuple):
@@ -80,14 +83,25 @@ def look_of(text: str, logs: list[float], words: tuple[tuple[str, float, float],
     return Look(text, logs[: max(1, round(before * len(logs)))], True, words)
 
 
-def heard(samples: Any, prompt: str, look: Callable[[Any, str, bool], Look]) -> Look:
+def heard(samples: Any, prompt: str, look: Callable[[Any, str, bool], Look], names: Sequence[str] = ()) -> Look:
     """What is said in at most one window of English, or NOTHING. samples: float32, -1…1; look: gets samples, an initial
-    prompt, and whether the window may be cut to their length."""
+    prompt, and whether the window may be cut to their length; names: that the user wants to be known."""
     first = look(samples, prompt, True)
+    found = _believed(first, samples, prompt, look)
+    if not names:
+        return found
+    named = look(samples, f"{prompt} {', '.join(names)}.", True)
+    letters = _letters(named)
+    listed = any("".join(_words(name)) in letters for name in names)
+    alike = _in_common(letters, _letters(first)) >= SAME_LETTERS
+    least = LEAST if found.text else LIKELY
+    return named if listed and alike and named.likely >= least and not named.loops else found
+
+
+def _believed(first: Look, samples: Any, prompt: str, look: Callable[[Any, str, bool], Look]) -> Look:
+    """The first look, or a second one, or NOTHING."""
     if _is_echo(first, prompt):
         plain = look(samples, "", True)
-        if plain.likely >= LEAST and _in_common(*("".join(_words(one.text)) for one in (first, plain))) >= SAME_ECHO:
-            return first
         return plain if plain.likely >= LIKELY and not plain.loops else NOTHING
     if first.likely >= LIKELY_IN_LOUD_NOISE and not first.loops:
         return first
@@ -164,6 +178,10 @@ def _levels(samples: Any, size: int) -> Any:
 def _is_echo(look: Look, prompt: str) -> bool:
     """Whether the words are none but those of the initial prompt: Whisper writes them where it hears none."""
     return set(_words(look.text)) <= set(_words(prompt))
+
+
+def _letters(look: Look) -> str:
+    return "".join(_words(look.text))
 
 
 def _words(text: str) -> list[str]:

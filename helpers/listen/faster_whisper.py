@@ -79,7 +79,8 @@ class FasterWhisper(RecogniserProcess):
             "language": language,
             "translate": translate,
             "threads": threads or cores(),
-            "prompt": whisper.initial_prompt(language, vocabulary),
+            "prompt": whisper.PROMPT if language == "en" else "",
+            "names": whisper.names_that_fit(language, vocabulary),
             "device": "cuda" if on_gpu else "cpu",
             "precision": precision or ("float16" if on_gpu else "int8"),
         }

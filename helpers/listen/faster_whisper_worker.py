@@ -32,7 +32,8 @@ class Worker:
     """faster-whisper with a loaded model."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """settings: path, language (a code or `auto`), translate, threads, prompt (see whisper.py), device, precision.
+        """settings: path, language (a code or `auto`), translate, threads, prompt and names (see whisper.py), device,
+        precision.
 
         Raises: UserError 64 for a language that Whisper does not know, 65 for a damaged model, 69 for a GPU that cannot
         be used; ModuleNotFoundError.
@@ -64,7 +65,7 @@ class Worker:
             raise UserError(os.EX_DATAERR, f"faster-whisper cannot load {settings['path']}: {why}") from error
         self._language = None if language == "auto" else language
         self._task = "translate" if settings["translate"] else "transcribe"
-        self._prompt = settings["prompt"]
+        self._prompt, self._names = settings["prompt"], settings["names"]
         self._to_english = language == "en" or settings["translate"]
         self._spoken = language  # what was detected in the last recording
 
@@ -78,7 +79,10 @@ class Worker:
         longest = LONGEST if self._prompt else math.inf
         for piece in endpointing.pieces(pcm, longest) if len(pcm) > longest * BYTES_PER_SECOND else [pcm]:
             samples = np.frombuffer(piece, np.int16).astype(np.float32) / 32768
-            heard.append(belief.heard(samples, self._prompt, self._look) if self._prompt else self._hear(samples))
+            if self._prompt:
+                heard.append(belief.heard(samples, self._prompt, self._look, self._names))
+            else:
+                heard.append(self._hear(samples))
             words += [(text, round(at + begin, 2), round(at + end, 2)) for text, begin, end in heard[-1].words]
             at += len(samples) / RATE
         logs = [log for one in heard for log in one.logs if one.text]

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 # What Whisper reads before it listens. It has no example of a description, because Whisper writes that down where it
 # hears syllables or a buzz. Word error rate over 61 clips with whisper_worker.py's short window: 8.2 %; with an example
-# 9.4, without any prompt 10.6. The words that a user wants to be known belong behind it.
+# 9.4, without any prompt 10.6.
 PROMPT = "A description of a picture."
-MOST_NAMES = 400  # characters of names behind it: Whisper reads 224 tokens, and forgets the beginning of more
+MOST_NAMES = 400  # characters of the user's names: Whisper reads 224 tokens, and forgets the beginning of more
 
 
 @contextlib.contextmanager
@@ -38,19 +38,15 @@ def load(choice: Choice) -> Iterator[Whisper]:
         yield recogniser
 
 
-def initial_prompt(language: str, vocabulary: Iterable[str] = ()) -> str:
-    """What Whisper reads before it listens: for English, PROMPT and the names of the user's vocabulary that fit.
-
-    Nothing for other languages: what is believed behind a prompt was measured for English (whisper_worker.py).
-    """
-    if language != "en":
-        return ""
-    names = ""
-    for name in vocabulary:
-        if len(names) + len(name) > MOST_NAMES:
+def names_that_fit(language: str, vocabulary: Iterable[str] = ()) -> list[str]:
+    """What Whisper can read of the user's vocabulary, the first names first; none for other languages than English,
+    for which belief.py was measured."""
+    names: list[str] = []
+    for name in vocabulary if language == "en" else ():
+        if sum(map(len, names)) + len(name) > MOST_NAMES:
             break
-        names += f"{', ' if names else ''}{name}"
-    return f"{PROMPT} {names}." if names else PROMPT
+        names.append(name)
+    return names
 
 
 class Whisper(RecogniserProcess):
@@ -74,7 +70,8 @@ class Whisper(RecogniserProcess):
             "language": language,
             "translate": translate,
             "threads": threads or cores(),
-            "prompt": initial_prompt(language, vocabulary),
+            "prompt": PROMPT if language == "en" else "",
+            "names": names_that_fit(language, vocabulary),
         }
         super().__init__("helpers.listen.whisper_worker", "whisper.cpp", path, ggml.remedy(path), settings)
 

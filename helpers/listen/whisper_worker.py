@@ -28,7 +28,7 @@ class Worker:
     """whisper.cpp with a loaded model."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """settings: path, language (a code or `auto`), translate, threads, prompt (see whisper.py).
+        """settings: path, language (a code or `auto`), translate, threads, prompt and names (see whisper.py).
 
         Raises: UserError 64 for a language that Whisper does not know; UserError 66 for a file whose name is not
         UTF-8; ModuleNotFoundError. A damaged model ends the process with a signal.
@@ -47,7 +47,7 @@ class Worker:
             raise UserError(os.EX_NOINPUT, what, "Rename the file or its folder.") from error
         self._library = _pywhispercpp
         self._threads = settings["threads"]
-        self._prompt = settings["prompt"]
+        self._prompt, self._names = settings["prompt"], settings["names"]
         # The language is detected in the window that the last recording had: whisper.cpp's own, for all of them
         self._detects = language == "auto"
         self._to_english = language == "en" or settings["translate"]
@@ -71,7 +71,10 @@ class Worker:
         heard, longest = [], WINDOW if self._detects else LONGEST
         for piece in endpointing.pieces(pcm, longest) if len(pcm) > longest * BYTES_PER_SECOND else [pcm]:
             samples = np.frombuffer(piece, np.int16).astype(np.float32) / 32768
-            heard.append(belief.heard(samples, self._prompt, self._look) if self._prompt else self._hear(samples))
+            if self._prompt:
+                heard.append(belief.heard(samples, self._prompt, self._look, self._names))
+            else:
+                heard.append(self._hear(samples))
         logs = [log for one in heard for log in one.logs if one.text]
         return {
             "text": " ".join(one.text for one in heard if one.text),
