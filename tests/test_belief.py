@@ -18,7 +18,7 @@ from helpers.listen import audio, belief
 from helpers.listen.belief import NOTHING, Look
 
 PROMPT = "A description of a picture."
-SURE, LIKELY, UNSURE, UNLIKELY = [-0.1], [-0.45], [-0.85], [-1.4]
+SURE, LIKELY, UNSURE, UNLIKELY = [-0.1], [-0.45], [-0.75], [-1.4]
 
 Samples = NDArray[np.float32]
 
@@ -81,10 +81,15 @@ def test_what_is_unsure_is_heard_again(ratio: int, first: list[float], again: li
     assert whisper.heard(noisy(ratio)).text == text and len(whisper.asked) == 2
 
 
-@pytest.mark.parametrize("ratio, logs, text", [(0, UNSURE, True), (0, UNLIKELY, False), (60, UNLIKELY, True)])
+@pytest.mark.parametrize("ratio, logs, text", [(0, UNSURE, True), (0, UNLIKELY, False), (60, [-1.0], True)])
 def test_the_same_words_twice_are_believed(ratio: int, logs: list[float], text: bool) -> None:
     whisper = Whisper(Look("A cat on a mat.", logs), Look("a cat on a mat", logs))
     assert bool(whisper.heard(noisy(ratio)).text) == text
+
+
+def test_thanks_that_are_unsure_are_none() -> None:
+    assert Whisper(Look("Thank you.", UNSURE), Look("Thank you.", UNSURE)).heard(noisy(60)) == NOTHING
+    assert Whisper(Look("Thank you.", SURE)).heard(noisy(60)).text == "Thank you."
 
 
 def test_the_second_look_is_at_the_same_sound_moved() -> None:

@@ -100,7 +100,19 @@ def test_a_long_line_takes_a_moment(unit: str) -> None:
 
 @pytest.mark.parametrize(
     "sung",
-    ["", "?", "…", "La la la", "Oh, hey, oh, hey!", "A-E-E-O", "Mmmmmm", "Hmmmm", "You you you", "la Allah " * 3],
+    [
+        "",
+        "?",
+        "…",
+        "La la la",
+        "Oh, hey, oh, hey!",
+        "A-E-E-O",
+        "Mmmmmm",
+        "Hmmmm",
+        "Jajajajaja",
+        "You you you",
+        "la Allah " * 3,
+    ],
 )
 def test_what_is_sung_or_hummed_has_no_words(sung: str) -> None:
     assert not has_words(sung)

@@ -67,7 +67,7 @@ def sayable(text: str, seconds: float) -> str:
 # One consonant, vowels, and what a voice may end with: la, da, bum, oh, hey, waa. Words have this form, too, so only a
 # few of them, one after the other, are no words.
 _SYLLABLE = re.compile(r"[^\W\d_aeiou]?[aeiou]+[hmny]?")
-_HELD = re.compile(r"\w?(\w)\1{3,}|(\w)")  # Mmmm, Hmmmm, Aaaah without its h; or one letter
+_HELD = re.compile(r"\w?(\w{1,3}?)\1{3,}\w?|(\w)")  # Mmmm, Hmmmm, Aaaah, Jajajaja; or one letter
 
 
 def has_words(text: str) -> bool:
