@@ -55,7 +55,7 @@ SILENT, FEW = 0.1, 3  # probability of speech below which a frame is noise; so f
 # The user's names, behind the initial prompt, make Whisper write them also where something else was said: over 39 clips
 # without any of them, the word error rate rose from 10.3 to 13.4 %. So they get a look of their own. It counts only if
 # it writes one of them, and so much of its letters is the same as without them. 40 sentences with 20 made-up names in
-# five synthetic voices: 37.0 % without, 28.7 with them (faster-whisper: 36.6 and 24.5); the 39 clips stay as they are.
+# five synthetic voices: 37.0 % without, 28.7 with them (faster-whisper: 36.6 and 24.1); the 39 clips stay as they are.
 SAME_LETTERS = 0.5
 
 
