@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # You speak; a moment later the picture is there.
 #
-#   record | transcribe | remove_parentheses | confirm | enrich | generate
+#   record | transcribe | remove_parentheses | say | confirm | enrich | generate
 #
 # All stages start at the same moment and load their models while the microphone is still open. After the last word, only
 # the work that needs the words is left. This script reads the options, makes a working folder, runs the pipe and returns
@@ -18,8 +18,8 @@ What is drawn: what you say, or
   -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
       --again FILE      draw a picture again, from the settings in its PNG file
       --loop            keep listening: a picture of each thing you say, until "stop listening"
-      --talk            change the picture: "darker", "number two", "make it blue", "back" (docs/talk.md)
-      --confirm         show the text first: Enter, or three seconds, draw it; Esc does not
+      --talk            change the picture: "darker", "number two", "make it blue", "back"
+      --confirm         show the text first; Enter, or 3 seconds, draw it     --say   read it aloud
 Speech
   -t, --time SECONDS    longest recording (microphone ${A2I_TIME:-10}, files ${A2I_TIME:-all}); it ends when you stop speaking
       --silence SECONDS silence that ends it (${A2I_SILENCE:-0.8})     --fixed-window   record all of the time
@@ -29,16 +29,15 @@ Speech
   -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
 Picture
-  -m, --model NAME      image model: a name, a folder or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   add a LoRA
+  -m, --model NAME      image model: a name or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   add a LoRA
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     --sampler NAME   (${A2I_SAMPLER:-by model})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
-      --negative TEXT   what should not be in the picture     --decoder KIND   full or small (${A2I_DECODER:-by machine})
+      --negative TEXT   what should not be in it     --decoder KIND   full or small (${A2I_DECODER:-by machine})
       --safe            leave out pictures that the safety filter flags (an extra download)
 Result
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
-      --open, --no-open show the picture (default: when run from a terminal)
-      --json            print run.json's content instead of the path
+      --open, --no-open show the picture (when run from a terminal)     --json   run.json instead
   -q, --quiet           only errors          -v, --verbose   tracebacks and timings
       --doctor          check this machine, and say what to do
   -h, --help            this text            -V, --version   the version
@@ -195,7 +194,11 @@ pipe() {
 
 words() {
   stage remove_parentheses "${REMOVE_PARENTHESES[@]}" |
-    if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.words.confirm | enrich; else enrich; fi
+    if [ "${A2I_SAY:-0}" != 0 ]; then stage say ours helpers.speak.say | confirm; else confirm; fi
+}
+
+confirm() {
+  if [ "${A2I_CONFIRM:-0}" != 0 ]; then stage confirm ours helpers.words.confirm | enrich; else enrich; fi
 }
 
 enrich() {

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PARTIAL = "partial.txt"  # the text recognised so far, while the speaker pauses
 SEVERAL = "several"  # exists if record sends several recordings of one file; a mark ends each, as in a loop
+SPEAKING = "speaking"  # exists while the say stage speaks: the microphone hears it, too
 ASKING = "asking"  # exists while the confirm stage uses the terminal
 
 

@@ -184,6 +184,7 @@ class Settings:
     loop: bool = _option(Switch(), False, "keep listening: a picture of each thing you say", "--loop")
     talk: bool = _option(Switch(), False, "talk to the picture: darker, number two, make it blue, back", "--talk")
     confirm: bool = _option(Switch(), False, "show the text before it is drawn", "--confirm")
+    say: bool = _option(Switch(), False, "read aloud what was heard", "--say")
     device: str = _option(Text(), "", "microphone, by name", "-d", "--device", metavar="NAME")
     speakers: bool = _option(Switch(), False, "of a file: a picture of what each person says, labelled", "--speakers")
     # speech recognition

@@ -131,14 +131,21 @@ def record_microphone(settings: Settings, wav: Callable[[int], Path | None], sou
     signal.signal(signal.SIGINT, stop)
     window = settings.time or MICROPHONE_WINDOW
     hotkey = bool(settings.events)
+    speaking = settings.session / session.SPEAKING if settings.session and settings.loop else None
     shown = sys.stderr.isatty() and not settings.quiet
     meter = Meter(math.inf if settings.loop else window, shown, settings.session)
     check, utterance = LevelCheck(), Utterance(wav, marked=settings.loop)
     loading = ThreadPoolExecutor(1).submit(load_endpointer, settings, window)  # while the microphone opens
     endpointer: Endpointer | WholeWindow | None = None
+    held = False
     with contextlib.closing(source(settings.device, lambda: stopped)) as chunks:
         try:
             for chunk in chunks:
+                if speaking and speaking.exists():  # what is heard now is our own voice
+                    held = True
+                    continue
+                if held:
+                    chunk, held = None, False
                 if chunk is None and endpointer:  # a gap: what was said before it does not go on after it
                     utterance.end(endpointer.silent)
                     endpointer = load_endpointer(settings, window)

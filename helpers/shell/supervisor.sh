@@ -5,7 +5,7 @@
 # Uses session, the working folder of the run, and control, a folder on the system's own disk: the user's disk may be
 # full, or may not support fifos. Stages report on fd 9, a fifo:  NAME exit N.
 
-STAGES='record transcribe remove_parentheses confirm enrich generate' # in the order of the pipe
+STAGES='record transcribe remove_parentheses say confirm enrich generate' # in the order of the pipe
 
 stage() { # <name> <command…>: one element of the pipe, in a process group of its own
   local name=$1 code=0
