@@ -29,7 +29,7 @@ Speech
   -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
 Picture
-  -m, --model NAME      image model: a name or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   add a LoRA
+  -m, --model NAME      image model: a name or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   LoRA
   -n, --steps N         sampling steps (${A2I_STEPS:-by model})     --sampler NAME   (${A2I_SAMPLER:-by model})
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
