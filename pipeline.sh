@@ -34,7 +34,7 @@ Picture
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
       --negative TEXT   what should not be in it     --decoder KIND   full or small (${A2I_DECODER:-by machine})
-      --safe            leave out pictures that the safety filter flags (an extra download)
+      --safe            leave out what the safety filter flags     --enrich   more words for a prompt
 Result
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (when run from a terminal)     --json   run.json instead
@@ -110,6 +110,7 @@ parse_options() {
       -h | --help) want=help ;;
       -V | --version) want=version ;;
       --no-open) A2I_OPEN=0 ;;
+      --enrich) export A2I_STYLE=auto ;;
       -*) find_option "$flag" || wrong "unknown option '$flag'" ;;
       *) wrong "unknown option '$flag': a recording is given with --input, a text with --prompt" ;;
     esac

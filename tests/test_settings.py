@@ -20,6 +20,7 @@ from helpers.shell import options
 
 SHELL = os.environ.get("A2I_TEST_BASH", "bash")
 OF_THE_SHELL = {
+    "--enrich",
     "--stop",
     "--list-devices",
     "--doctor",

@@ -67,6 +67,7 @@ def _options(options: Options) -> list[str]:
         *(["seed same"] if options.same_seed else []),
         *[f"without {what}" for what in options.without],
         *([f"style {options.style}"] if options.style else []),
+        *(["fancy"] if options.fancy else []),
         *([f"model {options.model}"] if options.model else []),
     ]
 

@@ -146,15 +146,19 @@ def keep(settings: Settings, line: Line, pictures: Iterable[Picture], **more: An
     return {**run, "folder": str(final), "paths": paths}
 
 
-def keep_whatever_size(settings: Settings, line: Line, painter: Painter, job: Job, hidden: bool) -> dict[str, Any]:
-    """Draw and keep a job; a size that was said, and that the model cannot draw, is left out."""
+def keep_whatever_size(
+    settings: Settings, line: Line, painter: Painter, job: Job, hidden: bool, asked: str
+) -> dict[str, Any]:
+    """Draw and keep a job; a size that was said, and that the model cannot draw, is left out. asked: the prompt without
+    the words of a style."""
+    more = {"asked": asked} if asked != job.prompt else {}
     try:
-        return keep(settings, line, with_progress(painter, job, hidden))
+        return keep(settings, line, with_progress(painter, job, hidden), **more)
     except UserError as error:
         if error.code != os.EX_USAGE or job.size == painter.usual.size:
             raise
         stage.say(f"{NAME}: {error.message}; drawn at its own size")
-        return keep(settings, line, with_progress(painter, replace(job, size=painter.usual.size), hidden))
+        return keep(settings, line, with_progress(painter, replace(job, size=painter.usual.size), hidden), **more)
 
 
 def deliver(pipe: BinaryIO, output: bytes, folder: str) -> None:
@@ -220,8 +224,8 @@ def main(argv: list[str] | None = None) -> int:
             usual = replace(painter.usual, prompt=spoken.text, typed=line.origin is Origin.TYPED)
             if spoken.options.same_seed:
                 usual = replace(usual, seed=seed)
-            job = applied(usual, spoken.options, painter, lambda: hearing.styles)
-            result = keep_whatever_size(settings, line, painter, job, hidden)
+            job = usual if settings.again else applied(usual, spoken.options, painter, hearing)
+            result = keep_whatever_size(settings, line, painter, job, hidden, spoken.text)
         except NoPicture as error:  # the other lines may still work
             if settings.loop:
                 stage.say(f"{NAME}: {error.message}")

@@ -175,7 +175,7 @@ class Host:
             path = result.paths[step.before.picture - 1].absolute()
             if path.parent.parent == _runs(self._settings):
                 parent = {"folder": path.parent.name, "file": path.name}
-        run = keep(self._settings, line, noted(), change=step.change, parent=parent)
+        run = keep(self._settings, line, noted(), asked=step.request.prompt, change=step.change, parent=parent)
         paths = [Path(path) for path in run["paths"]]
         self._results[step.number] = _Result(run, kept, paths)
         self._talk.drew((picture.seed, picture.job.variation) for picture in kept)
@@ -193,7 +193,7 @@ class Host:
             painter.usual,
             prompt=request.prompt, seed=seed, variation=variation, count=request.count, tones=request.tones,
         )  # fmt: skip
-        job = applied(usual, request.options, painter, lambda: self._hearing.styles)
+        job = applied(usual, request.options, painter, self._hearing)
         return job if painter.takes_negative(job) else replace(job, negative="")
 
     def _check_without(self, step: Step, painter: Painter, job: Job) -> None:

@@ -11,9 +11,7 @@ whole stays a prompt: to take a prompt for a command is the worse mistake.
 
 from __future__ import annotations
 
-import importlib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, lru_cache
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.core.settings import LARGEST_SEED
+from helpers.words import toml
 from helpers.words.said import Command, Options, Spoken
 
 LANGUAGES = Path(__file__).with_name("languages")
@@ -212,6 +211,8 @@ class Grammar:
             return Options(seed=int(said["seed"])) if int(said["seed"]) <= LARGEST_SEED else None
         if kind == "without":
             return Options(without=(text.part(*found.span("absent")),))
+        if kind == "fancy":
+            return Options(fancy=True)
         if kind == "style":
             return Options(style=self._style(said))
         return Options(model=self._models[said["model"]])
@@ -261,7 +262,7 @@ class Grammar:
     def _command(self, kind: str, found: re.Match[str], text: _Text, prompt: str) -> Command | None:
         said = {name: value.strip() for name, value in found.groupdict().items() if value}
         core = text.part(*found.span())
-        if kind in ("count", "shape", "size", "seed", "model"):
+        if kind in ("count", "shape", "size", "seed", "model", "fancy"):
             options = self._value(kind, found, text)
             return Command("change", options=options) if options else None
         command = Command(kind, strong="strong" in said)
@@ -334,9 +335,5 @@ def all_of(
 
 @lru_cache
 def _file(language: str) -> Mapping[str, Any] | None:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     file = LANGUAGES / f"{language}.toml"
-    if not file.is_file():
-        return None
-    content: Mapping[str, Any] = toml.loads(file.read_text(encoding="utf-8"))
-    return content
+    return toml.read(file) if file.is_file() else None

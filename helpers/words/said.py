@@ -19,6 +19,7 @@ class Options:
     without: tuple[str, ...] = ()
     style: str = ""  # a name of styles.csv; "none": no style any more
     model: str = ""
+    fancy: bool = False  # with more words than were said
 
     def __bool__(self) -> bool:
         return self != Options()
@@ -65,6 +66,8 @@ def in_words(options: Options) -> str:
     parts += [f"without {what}" for what in options.without]
     if options.style:
         parts.append("no style" if options.style == "none" else f"as {options.style}")
+    if options.fancy:
+        parts.append("fancy")
     if options.same_seed or options.seed is not None:
         parts.append("the same seed" if options.same_seed else f"seed {options.seed}")
     if options.model:
