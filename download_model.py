@@ -63,11 +63,11 @@ def named(name: str, models: Catalog) -> Entry:
 
 def compiled_copies(entry: Entry) -> list[Path]:
     """The files that the OpenVINO engine has compiled from a model."""
-    if "openvino" not in entry.engines and entry.kind != "decoder":
+    if "openvino" not in entry.engines and entry.kind not in ("decoder", "filter"):
         return []
     from helpers.draw.engines import openvino_engine
 
-    return openvino_engine.compiled_copies(entry.folder)
+    return openvino_engine.compiled_copies(entry.folder / "safety_checker" if entry.kind == "filter" else entry.folder)
 
 
 def parse(argv: list[str] | None, settings: Settings) -> argparse.Namespace:

@@ -60,7 +60,7 @@ def test_an_extra_that_is_missing_names_one_command(monkeypatch: pytest.MonkeyPa
 
 def test_the_list_for_the_shell(capsys: Any) -> None:
     extras.main(["cuda"])
-    assert capsys.readouterr().out == "torch\t6 GB\tDrawing with PyTorch, or --safe,\n"
+    assert capsys.readouterr().out == "torch\t6 GB\tDrawing with PyTorch\n"
     extras.main([])
     assert [line.split("\t")[0] for line in capsys.readouterr().out.splitlines()] == list(extras.EXTRAS)
     with pytest.raises(UserError) as raised:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small_models import random_model, transformers
+from safetensors.numpy import load_file, save_file
+from small_models import random_model, torch, transformers
 from torch_models import safety_checker
 
 from helpers.catalog import catalog
@@ -24,7 +24,7 @@ from helpers.core.paths import ROOT
 from helpers.draw import engines, safety
 from helpers.draw.choose_model import Model, detector
 from helpers.draw.diffusion import BlankPicture, FilteredPicture
-from helpers.draw.engines import Defaults, nvidia
+from helpers.draw.engines import Defaults
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
 
@@ -46,7 +46,7 @@ def test_the_detector_sees_what_clip_was_trained_with(shape: tuple[int, ...]) ->
         size={"shortest_edge": 224}, crop_size=224, do_convert_rgb=True, resample=3
     )
     theirs = processor(picture, return_tensors="np")["pixel_values"]
-    mine = safety._clip_input(picture).numpy()
+    mine = safety._clip_input(picture, 224)
     assert mine.shape == theirs.shape == (1, 3, 224, 224)
     assert np.abs(mine - theirs).max() < 0.02  # a level of 255 is 0.015
 
@@ -67,23 +67,91 @@ def test_the_model_brings_its_detector_or_the_one_for_all_is_used(tmp_path: Path
     assert taken("model") is takes
 
 
-def test_without_a_detector_the_command_that_gets_it_is_said(
-    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_detector_the_command_that_gets_it_is_said(tmp_path: Path, models: Path) -> None:
     with pytest.raises(UserError, match="which is not on this machine") as raised:
         detector(Model("own", tmp_path, "openvino"), catalog.read(models))
     assert raised.value.code == 69 and "./download_model.py safety-checker " in raised.value.remedy
     safety_checker(tmp_path / "safety_checker", True)
     weights = tmp_path / "safety_checker" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match="do not fit together") as raised:
+    with pytest.raises(UserError, match="is damaged") as raised:
         safety.load(tmp_path / "safety_checker")
     assert raised.value.code == 69
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
-    with pytest.raises(UserError, match="torch") as raised:
-        safety.load(tmp_path / "safety_checker")
-    assert nvidia.INSTALL in raised.value.remedy
+
+
+@pytest.fixture(scope="module")
+def undecided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of random weights whose thresholds lie in the middle of what it finds in noise."""
+    folder = safety_checker(tmp_path_factory.mktemp("undecided"), True)
+    weights = load_file(folder / "model.safetensors")
+    random = np.random.RandomState(2)
+    for name in ("concept_embeds", "special_care_embeds"):
+        weights[name] = random.randn(*weights[name].shape).astype(np.float32)
+    weights |= {name: array + 0.3 * random.randn(*array.shape).astype(np.float32)
+                for name, array in weights.items() if array.ndim == 1 and "embeds" not in name}  # fmt: skip
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    found = np.array([np.concatenate(scores) for scores in map(safety.load_scores(folder), map(noise, range(12)))])
+    special, often = len(weights["special_care_embeds"]), np.quantile(found - 2, 0.95, axis=0).astype(np.float32)
+    weights["special_care_embeds_weights"], weights["concept_embeds_weights"] = often[:special] - 0.02, often[special:]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_verdicts_and_scores_are_those_of_diffusers(undecided: Path) -> None:
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker, cosine_distance
+
+    theirs, mine = StableDiffusionSafetyChecker.from_pretrained(undecided), safety.load(undecided)
+    scores, verdicts = safety.load_scores(undecided), []
+    for seed in range(24):
+        picture = noise(seed, (64, 64 + seed, 3))
+        pixels = torch.from_numpy(safety._clip_input(picture, 224))
+        verdicts.append(mine(picture))
+        assert verdicts[-1] == theirs(clip_input=pixels, images=[picture.copy()])[1][0]
+        with torch.no_grad():
+            embedding = theirs.visual_projection(theirs.vision_model(pixels)[1])
+        for found, name in zip(scores(picture), ("special_care_embeds", "concept_embeds"), strict=True):
+            raw = cosine_distance(embedding, getattr(theirs, name))[0] - getattr(theirs, f"{name}_weights")
+            difference = found - raw.detach().numpy()
+            if name == "concept_embeds" and (scores(picture)[0] > 0).any():
+                difference -= 0.01  # stricter
+            assert np.abs(difference).max() < 1e-3
+    assert 3 < sum(verdicts) < 21
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("visual_projection.weight", lambda array: array * np.nan),
+        ("concept_embeds", lambda array: array * np.nan),
+        ("concept_embeds_weights", lambda array: array[:2]),
+        ("special_care_embeds", None),
+        ("visual_projection.weight", lambda array: array[:, :5]),
+        ("another.weight", lambda array: np.ones(3, np.float32)),
+    ],
+)
+def test_a_detector_that_lies_is_one_line(undecided: Path, tmp_path: Path, name: str, spoil: Any) -> None:
+    folder = Path(shutil.copytree(undecided, tmp_path / "spoilt"))
+    weights = load_file(folder / "model.safetensors")
+    weights[name] = np.ascontiguousarray(spoil(weights.get(name))) if spoil else weights[name]
+    if not spoil:
+        del weights[name]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError) as raised:
+        safety.load(folder)
+    assert raised.value.code == 69 and raised.value.remedy and "\n" not in raised.value.message
+
+
+def test_it_needs_no_pytorch(undecided: Path) -> None:
+    program = f"""
+import sys
+import numpy as np
+from pathlib import Path
+from helpers.draw import safety
+safety.load(Path({str(undecided)!r}))(np.zeros((64, 64, 3), np.uint8))
+print([name for name in sys.modules if name in ("torch", "transformers", "diffusers")])
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
 class Engine:

@@ -27,7 +27,7 @@ class Extra(NamedTuple):
 
 
 EXTRAS = {
-    "torch": Extra(("torch", "diffusers", "transformers"), "6 GB", "Drawing with PyTorch, or --safe,"),
+    "torch": Extra(("torch", "diffusers", "transformers"), "6 GB", "Drawing with PyTorch"),
     "faster-whisper": Extra(("ctranslate2", "faster_whisper"), "330 MB", "The recogniser faster-whisper"),
     "faster-whisper-nvidia": Extra(
         ("ctranslate2", "faster_whisper", "nvidia.cublas"), "1.2 GB", "faster-whisper on an NVIDIA GPU"

@@ -7,21 +7,40 @@ https://arxiv.org/abs/2210.04610 describes what it detects and what it misses.
 
 from __future__ import annotations
 
-import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helpers.adapt import diffusers_folder
-from helpers.draw.engines import nvidia
+from helpers.adapt.checkpoint import Checkpoint
+from helpers.core import openvino
+from helpers.core.errors import UserError
+from helpers.draw.engines import openvino_engine
 
-# CLIP's preprocessing (openai/CLIP, clip.py): side in pixels, mean and standard deviation of each colour
-_SIDE = 224
+if TYPE_CHECKING:
+    from openvino import Model
+
+    from helpers.draw.engines import Array
+
+# CLIP's preprocessing (openai/CLIP, clip.py): mean and standard deviation of each colour
 _MEAN = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
 _DEVIATION = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+# transformers' defaults, which a configuration leaves out
+_VISION = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "image_size": 224,
+    "patch_size": 32,
+}
+_LARGEST = 1024  # pixels, of a side
+_SETS = ("special_care_embeds", "concept_embeds")  # of concepts: a special one makes the filter stricter for the others
+_STRICTER = 0.01
 
 
 def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
@@ -29,38 +48,74 @@ def load(folder: Path) -> Callable[[NDArray[np.uint8]], bool]:
 
     Returns a function that takes a picture, uint8 (height, width, 3), and returns whether the filter flags it.
 
-    Raises: UserError 69 for a damaged filter, or if PyTorch, which runs it, is missing.
+    Raises: UserError 69 for a damaged filter.
     """
-    nvidia.check_packages()
+    scores = load_scores(folder)
+    return lambda pixels: bool((scores(pixels)[1] > 0).any())
+
+
+def load_scores(folder: Path) -> Callable[[NDArray[np.uint8]], tuple[Array, Array]]:
+    """Load the filter. Returns a function from a picture to the scores of the special concepts and of the others, each
+    rounded to three digits; the filter flags a picture if one of the others is above 0. Raises as `load` does."""
     files = diffusers_folder.weight_files(folder)
-    half, config = ".fp16." in files[0].name, diffusers_folder.read_config(folder / "config.json")
-    diffusers_folder.library("transformers").utils.logging.disable_progress_bar()
-    torch = diffusers_folder.library("torch")
-    module = importlib.import_module("diffusers.pipelines.stable_diffusion.safety_checker")
-    kind = module.StableDiffusionSafetyChecker
+    config = diffusers_folder.read_config(folder / "config.json")
     try:
-        with torch.device("meta"):
-            described = sum(one.numel() for one in kind(kind.config_class(**config)).parameters())
-        diffusers_folder.check_amount(described, files)
-        checker, found = kind.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
-            variant="fp16" if half else None, dtype=torch.float32,
-        )  # fmt: skip
-    except Exception as error:  # torch, safetensors and transformers have exceptions of their own
+        vision: dict[str, Any] = _VISION | config["vision_config"]
+        side = vision["image_size"]
+        if not 0 < side <= _LARGEST:
+            raise ValueError(f"image_size is {side}")
+        weights = {_plain(name): array for name, array in diffusers_folder.read_weights(folder).items()}
+        concepts = {name: (_array(weights, name), _array(weights, f"{name}_weights")) for name in _SETS}
+        for vectors, least in concepts.values():
+            if vectors.shape != (len(least), len(weights["visual_projection.weight"])):
+                raise ValueError(f"{vectors.shape} are the concepts, {least.shape} their thresholds")
+        identity = [Checkpoint(folder).identity([folder / "config.json", *files]), openvino_engine.code()]
+        network = openvino.compiled(lambda: _graph(vision, weights), openvino_engine.name(folder, "filter"), identity)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
         raise diffusers_folder.misfit(folder, error) from error
-    if lost := sorted(found["missing_keys"]):
-        raise diffusers_folder.misfit(folder, ValueError(f"{lost[0]} is missing"))
-    return lambda pixels: bool(checker(clip_input=_clip_input(pixels), images=[pixels.copy()])[1][0])
+
+    def scores(pixels: NDArray[np.uint8]) -> tuple[Array, Array]:
+        embedding = network(_clip_input(pixels, side))[0].ravel()
+        special, others = (_cosines(embedding, vectors) - least for vectors, least in concepts.values())
+        special = special.round(3)
+        return special, (others + (_STRICTER if (special > 0).any() else 0)).round(3)
+
+    return scores
 
 
-def _clip_input(pixels: NDArray[np.uint8]) -> Any:
-    """The central square of a picture as CLIP's input: a tensor, (1, 3, 224, 224)."""
+def _graph(vision: dict[str, Any], weights: dict[str, NDArray[Any]]) -> Model:
+    from helpers.draw.engines import openvino_graph
+
+    own = {name: array for name, array in weights.items() if not name.startswith(_SETS)}
+    return openvino_graph.image_encoder(vision, own)
+
+
+def _plain(name: str) -> str:
+    """The name of a weight without the prefixes that versions of transformers put before it."""
+    while name.startswith("vision_model."):
+        name = name.removeprefix("vision_model.")
+    return name
+
+
+def _array(weights: dict[str, NDArray[Any]], name: str) -> Array:
+    if name not in weights or not np.isfinite(weights[name]).all():
+        raise UserError(os.EX_UNAVAILABLE, f"the safety filter's {name} is damaged", "Fetch the filter again.")
+    return weights[name].astype(np.float32)
+
+
+def _cosines(vector: Array, others: Array) -> Array:
+    return np.asarray(others @ vector / (np.linalg.norm(others, axis=1) * np.linalg.norm(vector)))
+
+
+def _clip_input(pixels: NDArray[np.uint8], side: int) -> Array:
+    """The central square of a picture as CLIP's input: (1, 3, side, side)."""
     from PIL import Image
 
     image = Image.fromarray(pixels)
-    scale = _SIDE / min(image.size)
+    scale = side / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - _SIDE) // 2, (image.height - _SIDE) // 2
-    square = np.asarray(image.crop((left, top, left + _SIDE, top + _SIDE)), np.float32) / 255
-    normal = ((square - _MEAN) / _DEVIATION).transpose(2, 0, 1)[None]
-    return importlib.import_module("torch").from_numpy(np.ascontiguousarray(normal))
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
+    return np.ascontiguousarray(((square - _MEAN) / _DEVIATION).transpose(2, 0, 1)[None])

@@ -76,6 +76,11 @@ _TINY_FREE = {
     *("latent_channels", "latent_magnitude", "latent_shift", "num_decoder_blocks", "num_encoder_blocks"),
     *("scaling_factor", "shift_factor"),
 }
+_VISION: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("quick_gelu", "gelu"),
+    "model_type": ("clip_vision_model",),
+    "num_channels": (3,),
+}
 _TEXT: dict[str, tuple[Any, ...]] = {"hidden_act": ("quick_gelu", "gelu"), "model_type": ("clip_text_model",)}
 
 
@@ -103,20 +108,37 @@ class Text(NamedTuple, Generic[Node]):
 
 def text_encoder(layers: Layers[Node], config: Config, x: Node) -> Text[Node]:
     """CLIPTextModel, with or without projection; x: the embedded tokens with their positions."""
+    before, x = _clip_encoder(layers, config, x, causal=True)
+    x, projection = layers.layer_norm(x, "final_layer_norm", config.get("layer_norm_eps", 1e-5)), "text_projection"
+    projects = f"{projection}.weight" in layers.weights
+    projected = layers.linear(x, projection, bias=False) if projects else None
+    layers.check_all_used("text_encoder")
+    return Text(before, x, projected)
+
+
+def vision_encoder(layers: Layers[Node], config: Config, x: Node) -> Node:
+    """CLIPVisionModel up to its last hidden state; x: the class token and the embedded patches with their positions."""
+    x = layers.layer_norm(x, "pre_layrnorm", config.get("layer_norm_eps", 1e-5))  # the name has this error
+    return _clip_encoder(layers, config, x, causal=False)[1]
+
+
+def _clip_encoder(layers: Layers[Node], config: Config, x: Node, causal: bool) -> tuple[Node, Node]:
+    """The hidden states before and after the last layer."""
     eps, before = config.get("layer_norm_eps", 1e-5), x
     for index in range(config["num_hidden_layers"]):
         name, before = f"encoder.layers.{index}", x
         names = [f"{name}.self_attn.{part}_proj" for part in ("q", "k", "v", "out")]
         y = layers.layer_norm(x, f"{name}.layer_norm1", eps)
-        x = layers.add(x, layers.attend(y, y, names, config["num_attention_heads"], bias=True, causal=True))
+        x = layers.add(x, layers.attend(y, y, names, config["num_attention_heads"], bias=True, causal=causal))
         y = layers.linear(layers.layer_norm(x, f"{name}.layer_norm2", eps), f"{name}.mlp.fc1")
         y = layers.activate(y, config.get("hidden_act", "quick_gelu"))
         x = layers.add(x, layers.linear(y, f"{name}.mlp.fc2"))
-    x, projection = layers.layer_norm(x, "final_layer_norm", eps), "text_projection"
-    projects = f"{projection}.weight" in layers.weights
-    projected = layers.linear(x, projection, bias=False) if projects else None
-    layers.check_all_used("text_encoder")
-    return Text(before, x, projected)
+    return before, x
+
+
+def check_vision_encoder(config: Config) -> None:
+    """Raises UserError 69 for an unsupported configuration."""
+    _check("safety_checker", config, _VISION, None)
 
 
 def check_text_encoder(config: Config) -> None:

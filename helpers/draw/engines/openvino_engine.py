@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from helpers.draw.engines import Array, Engine
 
-_CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")  # what the graphs depend on
+_CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")
 _PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first; Stable Diffusion XL has a text_encoder_2, too
 _WORKSPACE = 1 << 30  # bytes, for the results between layers and for everything else
 
@@ -139,8 +139,6 @@ def load(
     latents = (height // scale, width // scale)
     shapes: dict[str, tuple[int, ...]] = {"unet": (2 if guidance else 1, *latents, length), "vae": latents}
     shapes |= dict.fromkeys(parts[2:], (has_second,))
-    code = [Path(__file__).with_name(name).read_bytes() for name in _CODE]
-
     weights = {part: checkpoint.size(part) for part in parts}
     large = weights["unet"] > openvino.LARGE
     need = _WORKSPACE + sum(weights.values()) * (1 if precision == "bf16" else 2)
@@ -148,12 +146,12 @@ def load(
 
     def load_network(part: str) -> openvino.Network:
         place, is_text = checkpoint.place(part), part.startswith("text_encoder")
-        identity = [checkpoint.key(part), code, shapes[part]]
+        identity = [checkpoint.key(part), code(), shapes[part]]
         with contextlib.ExitStack() as stack:
             try:
                 return openvino.compiled(
                     lambda: _graph(checkpoint, part, shapes[part], stack),
-                    _name(place if place == options.decoder else folder, part),
+                    name(place if place == options.decoder else folder, part),
                     identity,
                     # A text encoder is cheap and its errors change the picture: always float32.
                     precision="f32" if is_text else precision,
@@ -171,10 +169,15 @@ def load(
 
 def compiled_copies(folder: Path) -> list[Path]:
     """The compiled files in the cache for the model in `folder`, which may have been deleted."""
-    return list(openvino.CACHE.glob(_name(folder, "*")))
+    return list(openvino.CACHE.glob(name(folder, "*")))
 
 
-def _name(folder: Path, part: str) -> str:
+def code() -> list[bytes]:
+    """The code that the graphs depend on, for the key of a compiled one."""
+    return [Path(__file__).with_name(file).read_bytes() for file in _CODE]
+
+
+def name(folder: Path, part: str) -> str:
     """The prefix of the names of a part's compiled files."""
     return f"{openvino.short(folder.resolve())}-{part}"
 

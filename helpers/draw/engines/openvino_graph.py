@@ -171,3 +171,24 @@ def decoder(config: Config, weights: Weights, height: int, width: int) -> Model:
     latents = op.parameter([1, config["latent_channels"], height, width], np.float32, "latents")
     x = layers.scaled(latents, *architecture.scaling(config))
     return Model([op.result(architecture.decoder(layers, config, x))], [latents], "vae")
+
+
+def image_encoder(config: Config, weights: Weights) -> Model:
+    """CLIPVisionModel with a projection, as StableDiffusionSafetyChecker has it: picture (1, 3, side, side), CLIP's
+    input → embedding, (1, 1, projection_dim). config: that of the CLIPVisionModel; weights: its own and
+    `visual_projection`, without prefix."""
+    architecture.check_vision_encoder(config)
+    layers = _Layers(weights)
+    layers.check_finite("safety filter", "")
+    side, patch = config["image_size"], config["patch_size"]
+    picture = op.parameter([1, 3, side, side], np.float32, "picture")
+    kernel = layers.weight("embeddings.patch_embedding.weight")
+    patches = layers.tokens(op.convolution(picture, kernel, [patch] * 2, [0, 0], [0, 0], [1, 1]))
+    x = op.concat([layers.weight("embeddings.class_embedding", (1, 1, -1)), patches], 1)
+    x = op.add(x, layers.weight("embeddings.position_embedding.weight"))
+    x = architecture.vision_encoder(layers, config, x)
+    x = op.gather(x, op.constant([0]), op.constant(1))  # the class token
+    x = layers.layer_norm(x, "post_layernorm", config.get("layer_norm_eps", 1e-5))
+    x = layers.linear(x, "visual_projection", bias=False)
+    layers.check_all_used("safety filter")
+    return Model([op.result(x)], [picture], "image_encoder")
