@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import ct2_to_ggml
+import jiwer
 import numpy as np
 import pytest
 import real_weights
 import recordings
 from whole_pipe import Pipe
 
+from benchmark import clips, noises
+from benchmark.voices import speak
 from helpers.core.files import sha256
 from helpers.core.paths import ROOT
-from helpers.core.pcm import MARK
-from helpers.listen import audio
+from helpers.core.pcm import BYTES_PER_SECOND, MARK
+from helpers.listen import audio, recognisers
+from helpers.listen.recognisers import Request
 from helpers.listen.record import without_mark
 from helpers.listen.whisper import Whisper
 from training.builtin.language_model import spoken
 
+LONG = (
+    "a very long picture with a small red house beside a tall green tree and a white horse that runs along a "
+    "wide river under a bright blue sky while two little children play with a yellow ball near an old stone "
+    "bridge and their mother reads a thick book on a wooden bench in front of a garden full of roses and a "
+    "little lake where a black cat sleeps in the warm sun next to a brown dog that waits for an old man with a "
+    "gray hat who walks very slowly and happily across the busy market with a large basket of fresh bread and "
+    "yellow cheese and apples from the farm behind the hill"
+)
 SAID = "And so, my fellow Americans, ask not what your country can do for you, ask what you can do for your country."
 
 
@@ -59,6 +72,25 @@ def test_a_text_does_not_depend_on_what_was_heard_before() -> None:
     run = subprocess.run(command, input=stream, capture_output=True, cwd=ROOT, timeout=300, check=True)
     texts = run.stdout.decode().splitlines()
     assert len(texts) == 5 and "cat" in texts[0] and texts[0::2] == [texts[0]] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recogniser", ["whisper.cpp", "faster-whisper"])
+def test_no_word_is_lost_between_two_windows(tmp_path: Path, recogniser: str) -> None:
+    """A sentence that is longer than a window, without a pause."""
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    if recogniser == "faster-whisper":
+        pytest.importorskip("faster_whisper")
+    speak("espeak-us", LONG, tmp_path / "long.wav")
+    pcm = noises.pcm(clips.samples(tmp_path / "long.wav"))
+    assert len(pcm) / BYTES_PER_SECOND > 35
+    model = str(real_weights.ggml("q5_1")) if recogniser == "whisper.cpp" else f"{real_weights.ct2()}/"
+    with recognisers.load(Request(model)) as loaded:
+        heard = spoken(loaded.transcribe(pcm).text)
+    found = jiwer.process_words(spoken(LONG), heard)
+    assert found.deletions <= 1 and found.hits > 0.85 * len(spoken(LONG).split())
+    assert heard.endswith("from the farm behind the hill")
 
 
 # ---- how the weights come
