@@ -421,3 +421,9 @@ def test_microphone_that_gives_nothing(tmp_path: Path, monkeypatch: pytest.Monke
         list(microphone.listen())
     with pytest.raises(ProcessLookupError):  # it is not left behind
         os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_an_address_is_no_file() -> None:
+    with pytest.raises(UserError, match="cannot read https://") as error:
+        audio.decode("https://example.com/a.mp3", 10)
+    assert error.value.code == 66 and error.value.remedy == "Download it first: only files are read."
