@@ -34,7 +34,7 @@ Picture
   -g, --guidance X      guidance scale (${A2I_GUIDANCE:-by model})     -s, --seed N    (${A2I_SEED:-random})
   -c, --count N         number of pictures (${A2I_COUNT:-1})     --size WxH   pixels (${A2I_SIZE:-by model})
       --negative TEXT   what should not be in it     --decoder KIND   full or small (${A2I_DECODER:-by machine})
-      --safe            leave out what the safety filter flags     --enrich   more words for a prompt
+      --safe            leave out what the safety filter flags     --enrich   more words, by rule
 Result
   -o, --output DIR      where runs are kept (${A2I_OUTPUT:-outputs})
       --open, --no-open show the picture (when run from a terminal)     --json   run.json instead

@@ -23,7 +23,7 @@ KINDS = (
     "object", "abstract",
 )  # fmt: skip
 ENDINGS = 2048  # rows of the table of endings
-_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?")
+_WORD = re.compile(r"[a-z]+(?:['-][a-z]+)*")
 # Words after which a noun phrase is over.
 _BREAKS = frozenset(
     """with in on at by near next over under behind beside through from to into for and or while who that which is are
@@ -89,7 +89,7 @@ def _end(words: list[str]) -> int:
             return at - 1 if at > 1 else at
         if word in _BREAKS and not (word == "and" and before in _COLOURS):
             return at
-        if before not in _COLOURS and word not in _NOUNS and re.fullmatch(r"\w{2,}ing|\w{3,}ed", word):
+        if before not in _COLOURS and word not in _NOUNS and re.fullmatch("[a-z]{2,}ing|[a-z]{3,}ed", word):
             return at
     return len(words)
 
