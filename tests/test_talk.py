@@ -237,7 +237,21 @@ def test_tones_are_what_they_are_called() -> None:
     assert (one_by_one == tones.applied(pixels, ["darker", "warmer"])).all()
 
 
-# ---- spoken, through the whole pipe
+# ---- through the whole pipe
+
+
+def test_lines_of_stdin_through_the_whole_pipe(tmp_path: Path) -> None:
+    pipe = Pipe(tmp_path)
+    done = subprocess.run(
+        pipe.command("--talk", "--prompt", "-", "--seed", 5), env=pipe.environment(),
+        input="a red car\ndarker\nquokkas\nstop listening\n", capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    car, darker = map(Path, done.stdout.splitlines())
+    before, after = (np.asarray(Image.open(path).convert("L")).mean() for path in (car, darker))
+    assert after < before
+    assert run_of(darker)["parent"] == {"folder": car.parent.name, "file": "image.png"}
+    assert "builtin knows nothing in “quokkas”" in done.stderr
 
 
 @pytest.mark.full
