@@ -274,7 +274,7 @@ def _opened(source: str | Path) -> Iterator[tuple[str, int | BinaryIO]]:
         raise UserError(os.EX_NOPERM, f"{source} may not be read", remedy) from error
     except (OSError, ValueError) as error:  # ValueError: NUL in the name
         reason = getattr(error, "strerror", None) or "not a file name"
-        remedy = "Download it first: only files are read." if "://" in source else "Check the name."
+        remedy = "Download it first: only files are read." if "://" in str(source) else "Check the name."
         raise UserError(os.EX_NOINPUT, f"cannot read {source}: {reason}", remedy) from error
     with file:
         if not stat.S_ISREG(found.st_mode):
