@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,7 @@ import numpy as np
 import pytest
 from mil_evaluator import Program
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 from small_models import diffusers, random_model, torch
 
@@ -20,8 +25,9 @@ from helpers.catalog.catalog import Catalog
 from helpers.compress import convert_coreml
 from helpers.core import openvino
 from helpers.core.errors import UserError
+from helpers.core.paths import ROOT
 from helpers.core.settings import Settings
-from helpers.draw import engines, png
+from helpers.draw import diffusion, engines, png, safety
 from helpers.draw.choose_model import Model
 from helpers.draw.decoders import Decoder, choose_decoder
 from helpers.draw.job import Job
@@ -163,6 +169,61 @@ def test_the_picture_says_which_and_is_drawn_again_with_it(
         (tmp_path / "one.png").write_bytes(png.encode(pictures[asked]))
         again = Painter.load(Settings(again=str(tmp_path / "one.png"), model=str(folder), engine="openvino"))
         assert np.array_equal(next(again.draw(again.usual)).pixels, pictures[asked].pixels)
+
+
+def test_whoever_listens_sees_the_picture_come(folder: Path, tmp_path: Path) -> None:
+    """The whole stage: a preview per step but the last, ever closer to the picture; nothing where nobody listens."""
+    own = Path(shutil.copytree(folder, tmp_path / "own", ignore=shutil.ignore_patterns("vae")))
+    tiny(own / "vae")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("A2I_")}
+    environment |= {"A2I_OUTPUT": str(tmp_path / "out"), "A2I_ENGINE": "openvino", "A2I_STEPS": "5", "A2I_SEED": "1"}
+    environment |= {"A2I_GUIDANCE": "1", "A2I_JSON": "1", "A2I_SAMPLER": "euler"}
+    (tmp_path / "seen").mkdir()
+    listened = {"A2I_EVENTS": str(tmp_path / "seen" / "events")}
+    results = []
+    for more in (listened, {}):
+        command = [sys.executable, "-m", "helpers.draw.generate", "--model", str(own)]
+        done = subprocess.run(
+            command, input="a cat\n", env=environment | more, cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        results.append(Image.open(json.loads(done.stdout)["paths"][0]))
+        for left in (tmp_path / "out").rglob("*"):
+            assert "preview" not in left.name
+    events = [json.loads(line) for line in (tmp_path / "seen" / "events").read_text().splitlines()]
+    shown = [event for event in events if event["event"] == "preview"]
+    assert [(event["stage"], event["step"], event["of"]) for event in shown] == [
+        ("generate", step, 5) for step in (1, 2, 3, 4)
+    ]
+    picture, *previews = (
+        np.asarray(image).astype(float) for image in (results[0], *(Image.open(e["file"]) for e in shown))
+    )
+    assert np.array_equal(picture, np.asarray(results[1]))
+    distances = [np.abs(picture - preview).mean() for preview in previews]
+    assert distances[-1] < distances[0] and distances[-1] < 20
+    assert sorted(path.name for path in (tmp_path / "seen").iterdir()) == [
+        "events", *(f"preview-{shown[0]['number']}-{step}.jpg" for step in (1, 2, 3, 4))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 0), (2, 1), (10, 9), (20, 9), (25, 12), (50, 16)])
+def test_long_runs_have_fewer_previews(steps: int, expected: int) -> None:
+    assert sum(diffusion.has_preview(step, steps) for step in range(1, steps + 1)) == expected
+
+
+def test_a_full_decoder_or_the_filter_of_safe_shows_no_preview(
+    folder: Path, models: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = Job("a red heart", seed=3, steps=3, guidance=1.0, size=(64, 64), sampler="dpm++")
+    shown: list[int] = []
+    for decoder, flags, expected in (("small", False, [1, 2]), ("full", False, []), ("small", True, [])):
+        monkeypatch.setattr(safety, "load", lambda folder: lambda pixels: False)
+        painter = Painter(
+            Model("sd1", folder, "openvino"), usual=job, models=models, filter_folder=folder if flags else None
+        )
+        shown.clear()
+        list(painter.draw(replace(job, decoder=decoder), on_preview=lambda step, steps, pixels: shown.append(step)))
+        assert shown == expected
 
 
 def spoilt(folder: Path, what: str) -> Path:

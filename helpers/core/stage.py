@@ -111,13 +111,25 @@ def event(what: str, **more: object) -> None:
     One JSON line per event in the control folder, `time` in seconds since the epoch; appends this short are atomic on
     every Unix. They go to A2I_EVENTS as well, a file or a fifo. Outside a pipe no event is written.
     """
-    settings = _program.settings
-    line = json.dumps({"stage": _program.name, "event": what, "time": time.time(), **more}) + "\n"
-    if settings.control:
-        _append(settings.control / "events.jsonl", line)
-    if settings.events:
+    line = _as_line(what, more)
+    if control := _program.settings.control:
+        _append(control / "events.jsonl", line)
+    _to_listener(line)
+
+
+def tell(what: str, **more: object) -> None:
+    """An event for A2I_EVENTS alone: one that nobody asks for afterwards."""
+    _to_listener(_as_line(what, more))
+
+
+def _as_line(what: str, more: dict[str, object]) -> str:
+    return json.dumps({"stage": _program.name, "event": what, "time": time.time(), **more}) + "\n"
+
+
+def _to_listener(line: str) -> None:
+    if events := _program.settings.events:
         with contextlib.suppress(OSError):  # nobody reads any more
-            _append(Path(settings.events), line)
+            _append(Path(events), line)
 
 
 def _append(path: Path, line: str) -> None:

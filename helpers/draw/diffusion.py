@@ -98,11 +98,13 @@ def sample(
     guidance: float = 1.0,
     sampler: str | None = None,
     on_step: Callable[[int, int], None] | None = None,
+    on_clean: Callable[[int, int, Array], None] | None = None,
     variations: Sequence[int | None] = (),
 ) -> Array:
     """Sample one picture per seed in one batch: the latents, float32 (seeds, channels, h, w). A seed gives the same
     latents in any batch. variations: for each picture, the seed of noise that is mixed into that of its own, or None.
-    Arguments and exceptions are those of `draw`, without BlankPicture."""
+    on_clean(step, steps, latents) gets the latents without noise, as each step predicts them. Other arguments and
+    exceptions are those of `draw`, without BlankPicture."""
     guided = guidance > 1 and negative is not None
     width, height = engine.size
     streams = [noise_stream(one) for one in ([seed] if isinstance(seed, int) else seed)]
@@ -129,7 +131,15 @@ def sample(
         latents = sampling.step(latents, step, prediction)
         if on_step:
             on_step(step + 1, len(sampling.timesteps))
+        if on_clean:
+            on_clean(step + 1, len(sampling.timesteps), sampling.clean)
     return latents
+
+
+def has_preview(step: int, steps: int) -> bool:
+    """Whether a preview follows this step, 1 … steps: after each, in long runs after every second or third, and never
+    after the last, which the picture itself follows."""
+    return step < steps and step % (1 if steps <= 10 else 2 if steps <= 25 else 3) == 0
 
 
 def noise_stream(seed: int) -> np.random.RandomState:

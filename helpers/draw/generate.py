@@ -22,8 +22,12 @@ from helpers.core.errors import UserError
 from helpers.core.lines import Line, Origin
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.core.text import printable
+from helpers.draw import previews
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from helpers.draw.job import Job, Picture
     from helpers.draw.painter import Painter
 
@@ -68,9 +72,13 @@ def report_lost(painter: Painter, prompt: str) -> None:
 
 
 def with_progress(
-    painter: Painter, job: Job, hidden: bool, cancelled: Callable[[], bool] | None = None
+    painter: Painter,
+    job: Job,
+    hidden: bool,
+    cancelled: Callable[[], bool] | None = None,
+    on_preview: Callable[[int, int, NDArray[np.uint8]], None] | None = None,
 ) -> Iterator[Picture]:
-    """The pictures of a job, with a progress bar while they are drawn. cancelled: as for Painter.draw."""
+    """The pictures of a job, with a progress bar while they are drawn. cancelled, on_preview: as for Painter.draw."""
     from tqdm import tqdm
 
     with tqdm(desc="drawing", unit="step", leave=False, disable=hidden) as bar:
@@ -79,7 +87,7 @@ def with_progress(
             bar.total = of
             bar.update(done - bar.n)
 
-        yield from painter.draw(job, on_step, cancelled)
+        yield from painter.draw(job, on_step, cancelled, on_preview)
 
 
 def transcript(folder: Path | None, line: Line) -> str:
@@ -152,13 +160,15 @@ def keep_whatever_size(
     """Draw and keep a job; a size that was said, and that the model cannot draw, is left out. asked: the prompt without
     the words of a style."""
     more = {"asked": asked} if asked != job.prompt else {}
+    show = previews.listener(settings, line.id)
     try:
-        return keep(settings, line, with_progress(painter, job, hidden), **more)
+        return keep(settings, line, with_progress(painter, job, hidden, on_preview=show), **more)
     except UserError as error:
         if error.code != os.EX_USAGE or job.size == painter.usual.size:
             raise
         stage.say(f"{NAME}: {error.message}; drawn at its own size")
-        return keep(settings, line, with_progress(painter, replace(job, size=painter.usual.size), hidden), **more)
+        job = replace(job, size=painter.usual.size)
+        return keep(settings, line, with_progress(painter, job, hidden, on_preview=show), **more)
 
 
 def deliver(pipe: BinaryIO, output: bytes, folder: str) -> None:

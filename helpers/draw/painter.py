@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from helpers.catalog.catalog import Catalog
     from helpers.draw.engines import Array, Engine
 
+    Step = Callable[[int, int], None]
+    Clean = Callable[[int, int, Array], None]
+    Preview = Callable[[int, int, NDArray[np.uint8]], None]
+
 log = logging.getLogger(__name__)
 
 _EMBEDDINGS = 8  # cached; the negative prompt is nearly always the same
@@ -176,21 +180,24 @@ class Painter:
         job: Job,
         on_step: Callable[[int, int], None] | None = None,
         cancelled: Callable[[], bool] | None = None,
+        on_preview: Preview | None = None,
     ) -> Iterator[Picture]:
         """The pictures of a job, each as soon as it is ready; missing settings get the model's defaults.
 
         on_step: called after each step with (steps done, steps in total), counted over all pictures of the job.
         cancelled: called before each step; once it returns True, no further picture follows.
+        on_preview: called with (step, steps, pixels) of a batch's first picture as `diffusion.has_preview` says, where
+        that is cheap: with a small decoder, and without the safety filter, which previews would escape.
 
         Raises: UserError 64 as Painter does, 66 if the job has the hash of another model; FilteredPicture if the safety
         filter flagged every picture; BlankPicture if the model produced NaN or a single colour; NothingKnown if it has
         a closed world and nothing of the prompt is in it.
         """
         with contextlib.suppress(_Cancelled):
-            yield from self._draw(job, on_step or (lambda done, of: None), cancelled)
+            yield from self._draw(job, on_step or (lambda done, of: None), cancelled, on_preview)
 
     def _draw(
-        self, job: Job, on_step: Callable[[int, int], None], cancelled: Callable[[], bool] | None
+        self, job: Job, on_step: Step, cancelled: Callable[[], bool] | None, on_preview: Preview | None
     ) -> Iterator[Picture]:
         if job.sha256:
             check_hash(self.model, job)
@@ -218,7 +225,13 @@ class Painter:
                     if cancelled and number < of and cancelled():
                         raise _Cancelled
 
-                latents = self._sample(engine, job, batch, step)
+                def clean(number: int, of: int, latents: Array, engine: Engine = engine) -> None:
+                    if on_preview and diffusion.has_preview(number, of):
+                        with contextlib.suppress(diffusion.BlankPicture):
+                            on_preview(number, of, diffusion.pixels(engine.decode(latents[:1]), engine.precision))
+
+                shows = on_preview and job.decoder != FULL and not self._flags
+                latents = self._sample(engine, job, batch, step, clean if shows else None)
                 before += (job.steps or 0) * len(batch)
             for (seed, variation), one in zip(batch, latents, strict=True):
                 with self._turn(job, cancelled) as engine:
@@ -235,7 +248,7 @@ class Painter:
             log.info("the safety filter flagged %d of %d pictures", filtered, job.count)
 
     def _sample(
-        self, engine: Engine, job: Job, noise: list[tuple[int, int | None]], on_step: Callable[[int, int], None]
+        self, engine: Engine, job: Job, noise: list[tuple[int, int | None]], on_step: Step, on_clean: Clean | None
     ) -> Array:
         guidance = job.guidance or 0.0
         return diffusion.sample(
@@ -248,6 +261,7 @@ class Painter:
             guidance=guidance,
             sampler=job.sampler,
             on_step=on_step,
+            on_clean=on_clean,
         )
 
     def _picture(self, pixels: NDArray[np.uint8], seed: int, job: Job, engine: Engine) -> Picture:

@@ -55,6 +55,7 @@ class Sampling:
     """
 
     spacing = "linspace"  # diffusers' default
+    clean: Array  # the latents without noise, as the last step predicted them
 
     def __init__(self, config: Mapping[str, Any], steps: int, noise: Callable[[], Array]) -> None:
         for key, value in _FIXED.items():
@@ -117,6 +118,7 @@ class Ddim(Sampling):
         if self.config.get("clip_sample", self.clips):
             reach = self.config.get("clip_sample_range", 1.0)
             clean = clean.clip(-reach, reach)
+        self.clean = clean
         return clean, noise
 
 
@@ -194,6 +196,7 @@ class Euler(_Sigmas):
             clean = output * (-sigma / np.sqrt(sigma**2 + 1)) + latents / (sigma**2 + 1)
         else:
             clean = latents - sigma * output
+        self.clean = clean
         return np.asarray((latents - clean) / sigma)
 
     def step(self, latents: Array, step: int, output: Array) -> Array:
@@ -244,7 +247,7 @@ class DpmSolver(_Sigmas):
         moved = spread[-1] / spread[-2] * latents - gain * now
         if step > 0 and not self._first_order(step):
             moved -= 0.5 * gain * (now - self.before) * (width / (levels[-2] - levels[-3]))
-        self.before = now
+        self.before = self.clean = now
         return np.asarray(moved)
 
     def _first_order(self, step: int) -> bool:
