@@ -210,6 +210,8 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
                 found = in_turn(steps, 1 if quick else 3, tick, warm=0)
                 add(results, name, "step", found, "both ways alternately, after a picture")
                 remember(results, name, workers)
+        if len(precisions()) > 1:
+            in_int8(results, name, folder, cache, 1 if quick else 3, tick)
         best = share_of_the_peak(results, name, folder, cache, kinds, 1 if quick else 3, tick)
         whole, how = (
             20 * sum(kinds.values()) + decoding,
@@ -217,6 +219,31 @@ def full_size(results: Results, quick: bool, tick: Tick) -> None:
         )
         results.add(f"image / {name}, 20 steps and the decoder / arithmetic in all", "GFLOP", [whole], arithmetic)
         results.add(f"image / {name}, 20 steps and the decoder / floor", "s", [whole / best / 1e3], how)
+
+
+def in_int8(results: Results, name: str, folder: Path, cache: Path, rounds: int, tick: Tick) -> None:
+    """The CPU engine's step in int8, beside its own and diffusers' at bf16."""
+    from benchmark import shapes
+
+    shapes.with_ranges(folder)
+    how: dict[str, Any] = {"engine": "openvino", "folder": str(folder), "cache": str(cache)}
+    ways = {
+        f"{OURS}, int8": Worker("engine", precision="int8", **how),
+        f"{OURS} beside int8, bf16": Worker("engine", precision="bf16", **how),
+        f"{THEIRS} beside int8, bf16": Worker("quick start", folder=str(folder), precision="bf16"),
+    }
+    with contextlib.ExitStack() as stack:
+        for worker in ways.values():
+            stack.enter_context(worker)
+        steps = {way: worker.seconds("step") for way, worker in ways.items()}
+        for way, seconds in in_turn(steps, rounds, tick).items():
+            how_measured = "all convolutions and matrix products in int8; all ways alternately"
+            results.add(f"image / {name}, {way} / step", "s", seconds, how_measured)
+        mine = f"{OURS}, int8"
+        results.add(f"image / {name}, {mine} / memory", "MB", [ways[mine].ask("memory")[1]], "peak of its process")
+    for way in list(ways)[1:]:
+        title = f"image: {way.replace(' beside int8, bf16', ' (bf16)')} / {OURS} (int8), {name}, step"
+        results.compare(title, f"image / {name}, {way} / step", f"image / {name}, {mine} / step")
 
 
 def share_of_the_peak(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,18 @@ def make(folder: Path, shapes: Shapes, device: str, dtype: Any) -> None:
     pipe = diffusers.StableDiffusionPipeline(vae, text, tokenizer, unet, scheduler, None, None, None, False)
     pipe.save_pretrained(folder)
     shutil.copytree(ROOT / "models" / "builtin" / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
+
+
+def with_ranges(folder: Path) -> None:
+    """Let all layers of a model compute in int8, with any range: for its speed. It says nothing about its pictures."""
+    from helpers.adapt.diffusers_folder import read_weights
+
+    ranges: dict[str, dict[str, float]] = {}
+    for part, beginnings in (("unet", ("",)), ("vae", ("decoder.", "post_quant_conv."))):
+        weights = read_weights(folder / part)
+        names = [name for name, weight in weights.items() if weight.ndim > 1 and name.startswith(beginnings)]
+        ranges[part] = dict.fromkeys(names, 4.0)
+    (folder / "int8.json").write_text(json.dumps(ranges))
 
 
 def arithmetic(shapes: Shapes) -> tuple[dict[str, float], float]:

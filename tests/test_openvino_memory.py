@@ -110,7 +110,7 @@ def test_low_memory_keeps_the_network_that_computes(
 def test_a_small_model_stays_loaded_whatever_is_free(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "memory", lambda: (1 << 20, 1 << 20))
     engine: Any = engines.load("openvino", tiny)
-    assert len(engine._networks) == 3
+    assert len(engine.networks) == 3
 
 
 def test_bf16_of_every_number() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from openvino import CompiledModel, Core, InferRequest, Model
 
 CACHE = paths.CACHE / "openvino"
-PRECISIONS = ("f32", "bf16")
+PRECISIONS = ("f32", "bf16", "int8")  # int8: where the graph says so, the rest at the best of the others
 _DEVICE = "CPU"
 LARGE = 256 << 20  # bytes of weights; for a larger network, memory counts more than a second at its first start
 _BLOCK = 1 << 24  # bytes
@@ -94,6 +94,8 @@ def compiled(
     Raises: what `build` raises; RuntimeError if OpenVINO cannot compile the graph.
     """
     core = runtime().Core()
+    if in_int8 := precision == "int8":
+        precision = "bf16" if has_bf16() else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
     options["EXECUTION_MODE_HINT"] = "ACCURACY" if precision == "f32" else "PERFORMANCE"
     processor = [platform.machine(), core.get_property(_DEVICE, "FULL_DEVICE_NAME"), _processor_flags()]
@@ -107,7 +109,7 @@ def compiled(
     with contextlib.ExitStack() as stack:
         graph = build()
         large = openvino_weights.size(graph) > LARGE
-        if large and precision == "bf16":
+        if large and precision == "bf16" and not in_int8:  # quantization needs f32 between the layers
             stack.enter_context(openvino_weights.as_bf16(graph, folder))
         if in_place:
             openvino_weights.in_place(graph)
@@ -120,6 +122,12 @@ def compiled(
     if restored := _restore(core, file, options, in_place):
         return restored
     raise RuntimeError("the compiled model cannot be loaded")
+
+
+@functools.lru_cache(maxsize=1)
+def has_bf16() -> bool:
+    """Whether the processor computes with bf16."""
+    return "BF16" in runtime().Core().get_property(_DEVICE, "OPTIMIZATION_CAPABILITIES")
 
 
 @functools.lru_cache(maxsize=1)

@@ -227,7 +227,7 @@ class Settings:
     verbose: bool = _option(Switch(), False, "tracebacks and timings", "-v", "--verbose")
     # variables only: for machines, models and programs
     engine: str = _option(Text(), "", "the engine that draws")
-    precision: str = _option(Text(), "", "f32, bf16 or f16; by engine")
+    precision: str = _option(Text(), "", "f32, bf16, int8 or f16; by engine")
     models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
     vocabulary: Path = _option(Folder(), ROOT / "vocabulary.txt", "a file of names for the recogniser, one a line")
     replacements: Path = _option(Folder(), ROOT / "replacements.csv", "a file: heard,meant")

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from openvino import Model
 
     from helpers.draw.engines import Array, Engine
+    from helpers.draw.engines.openvino_int8 import Ranges
 
-_CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py")
+_CODE = ("layers.py", "architecture.py", "lcm.py", "openvino_graph.py", "openvino_int8.py")
 _PARTS = ("unet", "vae", "text_encoder")  # the slowest to prepare first; Stable Diffusion XL has a text_encoder_2, too
 _WORKSPACE = 1 << 30  # bytes, for the results between layers and for everything else
 
@@ -44,15 +45,18 @@ class OpenVino:
         checkpoint: Checkpoint,
         configs: dict[str, dict[str, Any]],
         load_network: Callable[[str], openvino.Network],
+        graph: Callable[[str, contextlib.ExitStack], Model],
         size: tuple[int, int],
         large: bool,
         frugal: bool,
+        in_int8: bool,
     ) -> None:
         self._parts, self._load_network, self._large, self._frugal = tuple(configs), load_network, large, frugal
-        self._networks: dict[str, openvino.Network] = {}
+        self.graph = graph
+        self.networks: dict[str, openvino.Network] = {}
         self._load_all()
         self.version = openvino.version()
-        self.precision: str = self._network("unet").precision
+        self.precision = "int8" if in_int8 else self._network("unet").precision
         self.size = size
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
@@ -103,11 +107,11 @@ class OpenVino:
             list(pool.map(self._network, () if self._frugal else self._parts))
 
     def _network(self, part: str) -> openvino.Network:
-        if part not in self._networks:
+        if part not in self.networks:
             if self._frugal:
-                self._networks.clear()
-            self._networks[part] = self._load_network(part)
-        return self._networks[part]
+                self.networks.clear()
+            self.networks[part] = self._load_network(part)
+        return self.networks[part]
 
 
 def load(
@@ -117,7 +121,7 @@ def load(
     folder = checkpoint.folder
     precision = precision or "f32"
     if precision not in openvino.PRECISIONS:
-        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32 or bf16.")
+        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32, bf16 or int8.")
     if not (checkpoint.is_file or (folder / "model_index.json").is_file()):
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     checkpoint = replace(checkpoint, decoder=options.decoder)
@@ -139,18 +143,28 @@ def load(
     latents = (height // scale, width // scale)
     shapes: dict[str, tuple[int, ...]] = {"unet": (2 if guidance else 1, *latents, length), "vae": latents}
     shapes |= dict.fromkeys(parts[2:], (has_second,))
+    ranges: dict[str, dict[str, float]] = {}
+    if precision == "int8":
+        from helpers.draw.engines import openvino_int8
+
+        ranges = openvino_int8.read(checkpoint)
+        if options.decoder:  # a small one, which was not measured
+            del ranges["vae"]
     weights = {part: checkpoint.size(part) for part in parts}
     large = weights["unet"] > openvino.LARGE
-    need = _WORKSPACE + sum(weights.values()) * (1 if precision == "bf16" else 2)
+    need = _WORKSPACE + sum(weights.values()) * (2 if precision == "f32" else 1)
     short = large and 0 < system.memory()[1] < need
+
+    def graph(part: str, stack: contextlib.ExitStack) -> Model:
+        return _graph(checkpoint, part, shapes[part], stack, ranges.get(part))
 
     def load_network(part: str) -> openvino.Network:
         place, is_text = checkpoint.place(part), part.startswith("text_encoder")
-        identity = [checkpoint.key(part), code(), shapes[part]]
+        identity = [checkpoint.key(part), code(), shapes[part], ranges.get(part)]
         with contextlib.ExitStack() as stack:
             try:
                 return openvino.compiled(
-                    lambda: _graph(checkpoint, part, shapes[part], stack),
+                    lambda: graph(part, stack),
                     name(place if place == options.decoder else folder, part),
                     identity,
                     # A text encoder is cheap and its errors change the picture: always float32.
@@ -164,7 +178,7 @@ def load(
                 raise misfit(place, error) from error
 
     frugal = short if options.low_memory is None else options.low_memory
-    return OpenVino(checkpoint, configs, load_network, (width, height), large, frugal)
+    return OpenVino(checkpoint, configs, load_network, graph, (width, height), large, frugal, precision == "int8")
 
 
 def compiled_copies(folder: Path) -> list[Path]:
@@ -182,9 +196,11 @@ def name(folder: Path, part: str) -> str:
     return f"{openvino.short(folder.resolve())}-{part}"
 
 
-def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...], stack: contextlib.ExitStack) -> Model:
+def _graph(
+    checkpoint: Checkpoint, part: str, shape: tuple[int, ...], stack: contextlib.ExitStack, ranges: Ranges | None = None
+) -> Model:
     """A part of a model; shape: the further arguments of its function in openvino_graph.py. Its weights do not stay in
-    memory while `stack` is open."""
+    memory while `stack` is open. ranges: of the layers that compute in int8."""
     from helpers.draw.engines import openvino_graph
 
     builders: dict[str, Any] = {
@@ -196,4 +212,8 @@ def _graph(checkpoint: Checkpoint, part: str, shape: tuple[int, ...], stack: con
     config, weights = checkpoint.config(part), checkpoint.weights(part)
     stack.enter_context(mapped.dropping(weights.values()))
     model: Model = builders[part](config, weights, *shape)
+    if ranges:
+        from helpers.draw.engines import openvino_int8
+
+        openvino_int8.quantize(model, ranges)
     return model
