@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     models = catalog.read(settings.models)
     entries = [named(name, models) for name in arguments.names if name != "list"]
     if arguments.offer:
-        entries = entries or [models.speech(settings.language, settings.translate)]
+        entries = entries or [models.speech(settings.language, bool(settings.translate))]
         return 0 if all(offer(entry) for entry in entries) else os.EX_UNAVAILABLE
     if arguments.verify:
         fetch.verify(entries or [entry for entry in models.entries.values() if entry.files and entry.is_present()])

@@ -26,7 +26,7 @@ Speech
       --stop            end the recording that is running, as Ctrl-C does
       --speakers        of a file: a picture of what each person says (more packages are needed)
   -d, --device NAME     microphone (${A2I_DEVICE:-default})     --list-devices    name the microphones
-  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate   translate to English first
+  -l, --language CODE   spoken language, or auto (${A2I_LANGUAGE:-en})     --translate, --no-translate   to English
   -w, --whisper NAME    speech model: a name of the catalogue or a file (${A2I_WHISPER:-by language})
 Picture
   -m, --model NAME      image model: a name or a file (${A2I_MODEL:-by machine})     --lora NAME[:WEIGHT]   LoRA
@@ -111,6 +111,7 @@ parse_options() {
       -V | --version) want=version ;;
       --no-open) A2I_OPEN=0 ;;
       --enrich) export A2I_STYLE=auto ;;
+      --no-translate) export A2I_TRANSLATE=0 ;;
       -*) find_option "$flag" || wrong "unknown option '$flag'" ;;
       *) wrong "unknown option '$flag': a recording is given with --input, a text with --prompt" ;;
     esac
@@ -319,7 +320,10 @@ main() {
     return
   fi
   need_extras
-  [ "$speech" = 0 ] || offer_speech_model
+  if [ "$speech" = 1 ]; then
+    offer_speech_model
+    decide_translation
+  fi
   open_session
   choose_stages
   if [ "$speech" = 1 ] && [ "${#inputs[@]}" -eq 0 ]; then announce_recording; fi

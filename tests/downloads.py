@@ -60,7 +60,7 @@ def model(name: str, source: str, files: dict[str, bytes], pinned: bool = True) 
     ]
     return (
         f'[models."{name}"]\nkind = "image"\nabout = "for tests"\nlicense = "MIT"\nmemory_mb = 1\n'
-        f'engines = ["openvino"]\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
+        f'engines = ["openvino"]\nlanguages = "en"\nsource = "{source}"\nfiles = [{", ".join(rows)}]\n'
     )
 
 

@@ -516,3 +516,37 @@ listening_recorder() {
   [ "$(cat "$stages/given")" = "a cat" ]
   [ "$(cat "$stages/drawn")" = "a cat, golden" ]
 }
+
+translated() { # A2I_TRANSLATE after the decision, where our own program would print 1
+  # shellcheck disable=SC2016 # for the other shell
+  run "${A2I_TEST_BASH:-bash}" -uc 'ours() { echo 1; }; . "$1"; decide_translation; echo "${A2I_TRANSLATE:-}"' \
+    bash "$root/helpers/shell/session.sh"
+}
+
+@test "our own program decides about a translation only where nobody else does" {
+  unset A2I_TRANSCRIBE A2I_GENERATE
+  A2I_LANGUAGE=de translated
+  [ "$output" = 1 ]
+  A2I_LANGUAGE=auto translated
+  [ "$output" = 1 ]
+  for language in '' en en-GB EN_us; do
+    A2I_LANGUAGE=$language translated
+    [ -z "$output" ]
+  done
+  A2I_LANGUAGE=de A2I_TRANSLATE=0 translated
+  [ "$output" = 0 ]
+  for stage in TRANSCRIBE ENRICH GENERATE; do
+    export "A2I_$stage=cat" A2I_LANGUAGE=de
+    translated
+    [ -z "$output" ]
+    unset "A2I_$stage"
+  done
+  A2I_TALK=1 translated
+  [ -z "$output" ]
+}
+
+@test "--no-translate is for all stages" {
+  fake record 'printf "%s" "$A2I_TRANSLATE" >'"$stages/translate"
+  run pipeline --no-translate -l de
+  [ "$(cat "$stages/translate")" = 0 ]
+}

@@ -64,9 +64,11 @@ def test_it_loads_what_comes_from_a_hub(tiny: Tiny, tmp_path: Path) -> None:
         tree = Tree(tmp_path, hub)
         for path, body in files.items():
             hub.add(FIRST, path, body, small=path.endswith(".json"))
-        entry = model("ears", "single", files).replace('kind = "image"', 'kind = "faster-whisper"\nlanguages = "any"')
+        entry = model("ears", "single", files).replace('kind = "image"', 'kind = "faster-whisper"')
         catalogue = tree.root / "models" / "catalog.toml"
-        catalogue.write_text(catalogue.read_text() + entry.replace('engines = ["openvino"]\n', ""))
+        catalogue.write_text(
+            catalogue.read_text() + entry.replace('engines = ["openvino"]\nlanguages = "en"\n', 'languages = "any"\n')
+        )
         folder = Path(tree.run("ears").strip())
     assert {path.name for path in folder.iterdir()} == set(files)
     with recognisers.load(Request(str(folder), "de", threads=1)) as recogniser:

@@ -74,7 +74,7 @@ def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     monkeypatch.setattr(recognisers, "_choice", lambda request, kind, path=None: Choice(kind, path, "", False, None))
 
     def choose(*names: str, **request: Any) -> str:
-        present = {entry for entry in catalog.read(tmp_path).entries.values() if entry.name in names}
+        present = [entry for entry in catalog.read(tmp_path).entries.values() if entry.name in names]
         assert len(present) == len(names)
         monkeypatch.setattr(catalog.Entry, "is_present", lambda entry: entry in present)
         choice = recognisers.choose(Request(models=tmp_path, **request))

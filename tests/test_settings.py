@@ -25,6 +25,7 @@ OF_THE_SHELL = {
     "--list-devices",
     "--doctor",
     "--no-open",
+    "--no-translate",
     "--help",
     "--version",
 }  # options of pipeline.sh alone

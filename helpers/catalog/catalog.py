@@ -194,6 +194,14 @@ class Catalog(NamedTuple):
         special = f"{machine}-translation" if machine == "nvidia" and translate else f"{machine}-{role}"
         return self.default(special if special in self.roles else role)
 
+    def reads(self, name: str) -> str:
+        """The languages of prompts for the image model called `name`, `en` or `any`; empty for one of the user's own.
+        name: empty for the default model, whatever engine draws."""
+        if name:
+            return self.entries[name].languages if name in self.entries else ""
+        images = {entry.languages for role in self.roles if (entry := self.default(role)).kind == "image"}
+        return "en" if images == {"en"} else "any"
+
     def require(self, name: str) -> Entry:
         """The entry called `name`, if it can be used. Raises: UserError 64 (unknown), 69 (missing or damaged)."""
         return self.find(name).require()
@@ -264,7 +272,8 @@ def _entry(name: str, table: dict[str, Any], sources: dict[str, Any], models: Pa
     if table["kind"] == "voice":
         check(re.fullmatch("[a-z]{2}|any", languages), "languages is a code, or any, for voices")
     else:
-        check(languages in (("en", "any") if table["kind"] in SPEECH else ("",)), "languages is en or any, for speech")
+        known = ("en", "any") if image or table["kind"] in SPEECH else ("",)
+        check(languages in known, "languages is en or any, for speech and images")
     shipped = table.get("folder", "")
     check(bool(shipped) != bool(table.get("files")), "either folder (it ships with the repository) or files")
     check(shipped or sources.get(table.get("source", "")), "source is not a list of [[sources]]")

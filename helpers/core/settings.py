@@ -189,7 +189,7 @@ class Settings:
     speakers: bool = _option(Switch(), False, "of a file: a picture of what each person says, labelled", "--speakers")
     # speech recognition
     language: str = _option(Language(), "en", "spoken language, or auto", "-l", "--language", metavar="CODE")
-    translate: bool = _option(Switch(), False, "translate to English", "--translate")
+    translate: bool | None = _option(Switch(), None, "translate to English (by default where it helps)", "--translate")
     whisper: str = _option(
         Place(), "", "speech model: a name of the catalogue, a file, or builtin", "-w", "--whisper", metavar="NAME"
     )

@@ -34,7 +34,7 @@ from helpers.core.text import printable
 from helpers.draw import engines
 from helpers.draw.engines import compute_units
 from helpers.install import wanted_models
-from helpers.listen import microphone, recognisers
+from helpers.listen import microphone, recognisers, translation
 from helpers.listen.levels import LevelCheck
 
 SECONDS = 3.0  # of the microphone that are recorded
@@ -144,7 +144,7 @@ def listening(settings: Settings) -> Finding:
 
 def speech(settings: Settings) -> Finding:
     """Which recogniser the pipe would use."""
-    language, translate = settings.language, settings.translate
+    language, translate = settings.language, translation.decided(settings)[0]
     request = recognisers.Request(settings.whisper, language, translate, models=settings.models)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -47,7 +47,7 @@ class Hearing:
         """Of the languages that the recogniser may write. Raises: the UserErrors of styles.read."""
         entries = catalog.read(self._settings.models).entries.values()
         models = [entry.name for entry in entries if entry.kind == "image"]
-        return grammar.all_of(self._settings.language, self._settings.translate, self.styles, models)
+        return grammar.all_of(self._settings.language, bool(self._settings.translate), self.styles, models)
 
     @cached_property
     def _model(self) -> LanguageModel | None:

@@ -24,9 +24,9 @@ def suitable(settings: Settings) -> list[Entry]:
     """The speech model for the user's language and the image model for the engine of this machine."""
     models = catalog.read(settings.models)
     engine = engines.available(settings.engine)[0]
-    speech = models.speech(settings.language, settings.translate)
+    speech = models.speech(settings.language, bool(settings.translate))
     if Path(sys.prefix).resolve() == (ROOT / ".venv").resolve():  # the system's packages are not those of .venv
-        speech = recognisers.default_model(settings.language, settings.translate, models)
+        speech = recognisers.default_model(settings.language, bool(settings.translate), models)
     return [speech, models.default(engines.role(engine))]
 
 

@@ -157,7 +157,7 @@ def choose(request: Request) -> Choice:
         remedy = f"Get one that can: ./download_model.py {models.default('multilingual').name}"
         raise UserError(os.EX_UNAVAILABLE, f"{name} {lack}", remedy)
     assert able.path
-    log.warning("%s %s; %s is used", printable(name), lack, _name(able.path))
+    log.warning("%s %s; %s is used", printable(name), lack, name_of(able.path))
     return able
 
 
@@ -196,7 +196,7 @@ def _inspect(path: Path) -> tuple[str, str, bool]:
     return ("faster-whisper", *ct2.inspect(path))
 
 
-def _name(path: Path) -> str:
+def name_of(path: Path) -> str:
     """What messages call the model at `path`."""
     return path.name if path.is_dir() else path.parent.name
 

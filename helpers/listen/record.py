@@ -187,7 +187,7 @@ def record_microphone(settings: Settings, wav: Callable[[int], Path | None], sou
 
 def invitation(settings: Settings, window: float) -> str:
     if settings.loop:
-        phrase = stop_phrases.phrase(settings.language, settings.translate)
+        phrase = stop_phrases.phrase(settings.language, bool(settings.translate))
         return f'speak: one picture for each thing you say ("{phrase}", or Ctrl-C, ends it)'
     end = "" if settings.fixed_window else "it ends when you do, "
     return f"speak now ({end}{window:g} s at most, Ctrl-C ends it sooner)"

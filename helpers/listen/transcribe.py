@@ -44,7 +44,7 @@ class Lines:
         self._recogniser, self._settings, self._pipe = recogniser, settings, pipe
         self._corrections = corrections
         # To translate with the usual language means that the language is detected
-        self._detects = settings.language == "auto" or (settings.language == "en" and settings.translate)
+        self._detects = settings.language == "auto" or (settings.language == "en" and bool(settings.translate))
 
     def recognise(self, pcm: bytes, number: int, speaker: str = "") -> Transcript:
         """The transcript of recording `number`, with the user's replacements and without fillers. In a session, what
@@ -227,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     request = recognisers.Request(
         settings.whisper,
         settings.language,
-        settings.translate,
+        bool(settings.translate),
         arguments.threads,
         settings.models,
         own_words.vocabulary(settings.vocabulary),

@@ -62,3 +62,13 @@ offer_speech_model() {
   (umask 077 && mkdir -p -- "$root/.cache" && : >"$asked") 2>/dev/null || return 0
   (cd -- "$root" && "$python" "${isolated[@]}" download_model.py --offer) || true
 }
+
+# Where the user does not say whether to translate: what is not English is, if our own image model reads English only and
+# the recogniser can. It costs a tenth of a second, and nothing where the language is English.
+decide_translation() {
+  [ -z "${A2I_TRANSLATE:-}${A2I_TRANSCRIBE:-}${A2I_ENRICH:-}${A2I_GENERATE:-}" ] || return 0
+  [ "${A2I_TALK:-0}" = 0 ] || return 0
+  case ${A2I_LANGUAGE:-en} in [eE][nN] | [eE][nN][-_]*) return ;; esac
+  A2I_TRANSLATE=$(ours helpers.listen.translation) || exit
+  export A2I_TRANSLATE
+}

@@ -112,7 +112,7 @@ def conversation(settings: Settings) -> Conversation | None:
     from helpers.words import grammar, styles
     from helpers.words.conversation import Conversation
 
-    return Conversation(grammar.all_of(settings.language, settings.translate, styles.read(settings.styles)))
+    return Conversation(grammar.all_of(settings.language, bool(settings.translate), styles.read(settings.styles)))
 
 
 def main(argv: list[str] | None = None) -> int:
