@@ -54,6 +54,13 @@ def test_keys(tmp_path: Path, keys: bytes, code: int, drawn: str) -> None:
     assert confirm("a cat\n", keys, tmp_path)[:2] == (code, drawn)
 
 
+def test_a_command_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A2I_TALK", "1")
+    code, drawn, shown = confirm("a cat\nat night\nmake it blue\nback\n", b"\r", tmp_path)
+    assert (code, drawn) == (0, "a cat\nat night\nmake it blue\nback\n")
+    assert "a cat" in shown and "at night" not in shown and "blue" not in shown
+
+
 def test_after_three_seconds_it_is_drawn(tmp_path: Path) -> None:
     began = time.monotonic()
     code, drawn, shown = confirm("a cat\n", b"", tmp_path)
