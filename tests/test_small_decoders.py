@@ -111,6 +111,7 @@ def test_a_conversion_to_core_ml_keeps_it(folder: Path, tmp_path: Path, name: st
     (tmp_path / "converted").mkdir()
     convert_coreml.convert(model, tmp_path / "converted", "original", None, 2)
     note = json.loads((tmp_path / "converted" / "conversion.json").read_text())
+    assert choose_decoder("", Model("own", tmp_path / "converted", "coreml"), catalog.read()) == Decoder("small")
     decoder = Program(tmp_path / "converted" / "VAEDecoder.mlpackage")
     latents = np.random.RandomState(1).randn(*decoder.inputs["z"][0]).astype(np.float32)
     z = (latents / note["scaling_factor"] + note["shift_factor"]).astype(np.float16)
@@ -142,9 +143,19 @@ def test_what_is_not_there_or_does_not_fit_is_said_with_what_to_do(
     assert (raised.value.code, raised.value.remedy) == (69, "Download it: ./download_model.py taesd")
     builtin = Model("builtin", models.entries["builtin"].folder, "openvino")
     for asked, model in (("small", builtin), ("taesdxl", own)):
-        with pytest.raises(UserError, match=r"there is no .*decoder") as raised:
+        with pytest.raises(UserError, match=r"there is no (small decoder|decoder taesdxl) for") as raised:
             choose_decoder(asked, model, models)
         assert raised.value.code == 69 and "--decoder full" in raised.value.remedy
+
+
+@pytest.mark.parametrize("key", ["scaling_factor", "block_out_channels", "latent_channels"])
+def test_an_odd_setting_of_the_models_own_is_left_to_the_engine(
+    folder: Path, models: Catalog, tmp_path: Path, key: str
+) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    config = json.loads((own / "vae" / "config.json").read_text())
+    (own / "vae" / "config.json").write_text(json.dumps(config | {key: ["x"]}))
+    assert choose_decoder("", Model("own", own, "openvino"), models) == Decoder("full")
 
 
 def test_a_model_that_brings_a_small_one_draws_with_it(folder: Path, models: Catalog, tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def convert(
         "factor": scale,
         **_scaling(source, vae),
         "scheduler": checkpoint.config("scheduler"),
+        "decoder": "small" if vae.get("_class_name") == "AutoencoderTiny" else "full",
     }
     shape = (batch, height // scale, width // scale)
     for part in PARTS:

@@ -42,7 +42,7 @@ def choose_decoder(asked: str, model: Model, models: Catalog) -> Decoder:
     if asked in ("", FULL, own):
         return Decoder(own)
     if not fitting or asked not in (SMALL, fitting):
-        what = "a small decoder" if asked == SMALL else f"the decoder {printable(asked)[:80]}"
+        what = "small decoder" if asked == SMALL else f"decoder {printable(asked)[:80]}"
         raise UserError(os.EX_UNAVAILABLE, f"there is no {what} for {model.name}", "Draw with --decoder full.")
     small = models.require(fitting)
     return Decoder(small.name, small.folder)
@@ -60,6 +60,6 @@ def _own(model: Model) -> tuple[str, str]:
         return SMALL, ""
     try:
         usual = config.get("latent_channels") == 4 and factor(config) == 8
+        return FULL, _SCALES.get(config.get("scaling_factor", 0.18215), "") if usual else ""
     except (KeyError, TypeError):  # the engine says what is wrong with it
         return FULL, ""
-    return FULL, _SCALES.get(config.get("scaling_factor", 0.18215), "") if usual else ""
