@@ -49,6 +49,10 @@ SETTINGS = {
     (reopening.LONGEST, "s"): "that a microphone may be away in a loop",
     (float(said_by("helpers/shell/environment.sh", "450 MB")[:3]), "MB"): "what the first run says that it installs",
     (float(said_by("tests/recordings.py", "(30, 15, 5)")[-2]), "dB"): "the loudest noise in the tests of the detector",
+    (
+        float(said_by("helpers/compress/quantize.py", "default=30")[-2:]),
+        "dB",
+    ): "the least quality at 8 bits, by default",
     (11, "s"): "the length of a recording that others have measured with",
 }
 
