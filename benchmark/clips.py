@@ -27,8 +27,8 @@ from helpers.core.paths import ROOT
 from helpers.core.pcm import RATE
 
 EXAMPLES = {  # file in examples/: (voice, text)
-    "burger.wav": ("awb", "a delicious burger on a blue background"),
-    "cat.mp3": ("rms", "draw me a cat on the beach"),
+    "burger.wav": ("rms", "a delicious burger on a blue background"),
+    "cat.mp3": ("awb", "draw me a cat on the beach"),
     "castle.m4a": ("espeak-us", "please draw a castle at sunset"),
     "penguin.ogg": ("slt", "a happy penguin at night"),
     "unicorn.flac": ("kal", "I would like a unicorn in the forest"),

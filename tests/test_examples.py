@@ -30,7 +30,7 @@ def test_examples_are_whole() -> None:
     assert files == {*make_examples.EXAMPLES, "__init__.py", "make_examples.py", "README.md"}
     assert next(iter(make_examples.EXAMPLES.items())) == (
         "burger.wav",
-        ("awb", "a delicious burger on a blue background"),
+        ("rms", "a delicious burger on a blue background"),
     )
     assert sum((FOLDER / name).stat().st_size for name in make_examples.EXAMPLES) < 300_000
     assert len({voice for voice, _ in make_examples.EXAMPLES.values()}) == len(make_examples.EXAMPLES)
