@@ -14,7 +14,7 @@ usage() {
   cat <<EOF
 Usage: ./pipeline.sh [options]      speak; the picture's path is printed, the picture opens
 What is drawn: what you say, or
-  -p, --prompt TEXT     draw TEXT, no audio
+  -p, --prompt TEXT     draw TEXT, no audio     --plain-prompt   brackets in it are ordinary text
   -i, --input FILE      draw what a recording says (any audio or video; - is stdin); may be repeated
       --again FILE      draw a picture again, from the settings in its PNG file
       --loop            keep listening: a picture of each thing you say, until "stop listening"

@@ -77,7 +77,7 @@ Steps: 20, Sampler: Euler a, Schedule type: Automatic, CFG scale: 7, Seed: 12345
 def test_a_picture_of_the_web_ui() -> None:
     assert png.parse(WEB_UI) == Job(
         "masterpiece, (a castle:1.2) on a hill: Steps: 3", "blurry, ugly", 123456, 1, 20, 7.0, "euler-ancestral",
-        (512, 768), "", "v1-5-pruned-emaonly", "6ce0161689",
+        (512, 768), "", "v1-5-pruned-emaonly", "6ce0161689", typed=True,
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_a_picture_of_the_web_ui() -> None:
         ("a prompt\nand, more: of it", Job("a prompt and, more: of it")),
         ("Negative prompt: a dog\nSteps: 1, Seed: 2, CFG scale: 3", Job("", "a dog", 2, 1, 1, 3.0)),
         ("a\nSteps: 1, Sampler: DPM++ 2M, Seed: ", Job("a", steps=1, sampler="dpm++")),
-        ("\x1b[31ma\u202e\x07\nSteps: 1, Seed: 2, Model: \x9bm", Job("[31ma", seed=2, steps=1, model="m")),
+        ("\x1b[31ma\u202e\x07\nSteps: 1, Seed: 2, Model: \x9bm", Job("[31ma", seed=2, steps=1, model="m", typed=True)),
     ],
 )
 def test_what_is_missing_is_left_open(text: str, job: Job) -> None:

@@ -197,6 +197,7 @@ class Settings:
     model: str = _option(
         Place(), "", "image model: a name of the catalogue or a folder", "-m", "--model", metavar="NAME"
     )
+    plain_prompt: bool = _option(Switch(), False, "read brackets and <lora:…> as ordinary text", "--plain-prompt")
     lora: tuple[Adapter, ...] = _option(
         Adapters(),
         (),

@@ -33,7 +33,7 @@ class Additions:
 
     def named_in(self, job: Job) -> tuple[Job, list[str]]:
         """The job without the `<lora:…>` in a prompt that was typed, and with those LoRAs; and what is missing."""
-        if not job.typed:
+        if not job.typed or job.plain:
             return job, []
         prompt, found = prompt_syntax.loras(job.prompt)
         there, missing = [], []

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 NAME = "generate"
 AHEAD = 100  # lines that may wait to be drawn; then reading pauses, and the writer blocks
 OPTIONS = (
-    *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision", "lora"),
+    *("model", "steps", "seed", "guidance", "sampler", "decoder", "negative", "size", "count", "precision"),
+    *("plain_prompt", "lora"),
     *("safe", "again"),
 )
 
@@ -231,7 +232,11 @@ def main(argv: list[str] | None = None) -> int:
         report_lost(painter, spoken.text)
         try:
             painter = painters.of(spoken.options.model)
-            usual = replace(painter.usual, prompt=spoken.text, typed=line.origin is Origin.TYPED)
+            usual = replace(
+                painter.usual,
+                prompt=spoken.text,
+                typed=painter.usual.typed if settings.again else line.origin is Origin.TYPED,
+            )
             if spoken.options.same_seed:
                 usual = replace(usual, seed=seed)
             job = usual if settings.again else applied(usual, spoken.options, painter, hearing)

@@ -36,7 +36,8 @@ class Job:
     variation: int | None = None  # a seed whose noise is mixed in: pictures like that of `seed`, the next has + 1
     tones: tuple[str, ...] = ()  # changes of the pixels, names of tones.TONES, in this order
     loras: tuple[Adapter, ...] = ()
-    typed: bool = False  # a person has typed the prompt: `<lora:…>` in it is read
+    typed: bool = False  # a person has typed the prompt: `<lora:…>` and emphasis in it are read …
+    plain: bool = False  # … unless they are ordinary text, as in the negative prompt then
     decoder: str = ""  # full (the model's own), small, or the name of a small one; "": by engine
 
     def resolved(self, defaults: Defaults, size: tuple[int, int], model: str) -> Job:

@@ -28,7 +28,7 @@ from helpers import __version__
 from helpers.catalog import catalog
 from helpers.core.settings import Settings
 from helpers.core.text import printable, shortened
-from helpers.draw import diffusion, engines, png, safety, samplers, tones
+from helpers.draw import diffusion, engines, png, safety, samplers, tones, wording
 from helpers.draw.additions import Additions
 from helpers.draw.choose_model import Model, check_hash, choose_model, detector, model_of, open_model
 from helpers.draw.decoders import FULL, Decoder, choose_decoder
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_EMBEDDINGS = 8  # cached; the negative prompt is nearly always the same
 _POLL = 0.05  # seconds between checks whether a waiting job is cancelled
 
 
@@ -88,13 +87,14 @@ class Painter:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._made_for: tuple[object, ...] = ()
-        self._embeddings: dict[str, Array] = {}
         self._decoders: dict[str, Decoder] = {}
         self._draws = model.entry.draws if model.entry else {}
         self._noted: set[str] = set()
         self._background = ThreadPoolExecutor(1)
         self._additions = Additions(model, models or catalog.read(), self._background)
         self._world = closed_world.load(model.folder)
+        most = 1 if model.has_closed_vocabulary else engines.ENGINES[model.engine].chunks
+        self._embeddings = wording.Embeddings(self._world, most)
         self._flags = safety.load(filter_folder) if filter_folder else None
         # Hashing may have to read all weights: do it in the background, while the first picture is drawn.
         self._sha256 = self._background.submit(model.sha256)
@@ -104,7 +104,7 @@ class Painter:
             self.size = engine.size  # width and height of a picture, unless a job says another
             samplers.start(job.sampler or "", engine.scheduler, job.steps or 0, lambda: np.zeros(1))
             if (job.guidance or 0) > 1:
-                self._encode(engine, job.negative)
+                self._embeddings.of(engine, replace(job, prompt=""))
 
     @classmethod
     def load(cls, settings: Settings) -> Painter:
@@ -126,10 +126,11 @@ class Painter:
             precision=settings.precision,
             decoder=settings.decoder,
             loras=settings.lora,
+            plain=settings.plain_prompt,
         )
         if settings.again:
             drawn = png.read_job(Path(settings.again))
-            kept = ("count", "typed")
+            kept = ("count", "typed", "plain")
             given = {
                 key: value for key, value in vars(asked).items() if value not in (None, "", ()) and key not in kept
             }
@@ -168,7 +169,7 @@ class Painter:
         """The parts of `prompt` that the model cannot use."""
         prompt = prompt_syntax.plain(prompt)[0]
         if not self._world:
-            cut = self._tokenizer.encode(prompt).cut
+            cut = wording.chunks(self._tokenizer, [(prompt, 1.0)], self._embeddings.most)[1]
             return Lost(cut, self.model.unknown_words(prompt.removesuffix(cut)), {})
         reading = self._world.read(prompt)
         if not reading.subjects:
@@ -253,8 +254,7 @@ class Painter:
         guidance = job.guidance or 0.0
         return diffusion.sample(
             engine,
-            self._encode(engine, self._world.read(job.prompt).text if self._world else job.prompt),
-            self._encode(engine, job.negative) if guidance > 1 else None,
+            *self._embeddings.of(engine, job),
             seed=[seed for seed, _ in noise],
             variations=[variation for _, variation in noise],
             steps=job.steps or 0,
@@ -272,7 +272,10 @@ class Painter:
         """The job as it is drawn: with a value for everything, and without what has no effect; one line says so."""
         job = replace(job, precision=job.precision or self.usual.precision, decoder=self._decoder(job).name)
         asked, job = job, job.resolved(engine.defaults, engine.size, self.model.name)
-        (prompt, pieces), (negative, more) = map(prompt_syntax.plain, (job.prompt, job.negative))
+        prompt, pieces = prompt_syntax.plain(job.prompt, self._embeddings.reads(job, job.typed))
+        negative, more = prompt_syntax.plain(job.negative, self._embeddings.reads(job, True))
+        if job.plain:
+            prompt, negative, pieces, more = job.prompt, job.negative, [], []
         if left_out := ", ".join(pieces + more):
             self._note(f"prompt syntax of other programs has no effect; left out: {shortened(left_out)}")
         if negative and (job.guidance or 0) <= 1:
@@ -294,14 +297,6 @@ class Painter:
         if text not in self._noted:
             self._noted.add(text)
             log.info("%s", text)
-
-    def _encode(self, engine: Engine, text: str) -> Array:
-        if text not in self._embeddings:
-            while len(self._embeddings) >= _EMBEDDINGS:
-                del self._embeddings[next(iter(self._embeddings))]
-            self._embeddings[text] = engine.encode_text(engine.tokenizer.encode(text).ids)
-        self._embeddings[text] = self._embeddings.pop(text)  # moved to the end: the last to be dropped
-        return self._embeddings[text]
 
     @contextlib.contextmanager
     def _turn(self, job: Job, cancelled: Callable[[], bool] | None = None) -> Iterator[Engine]:

@@ -25,7 +25,7 @@ from helpers.core.text import printable
 from helpers.draw.diffusion import VARIED
 from helpers.draw.job import Job
 from helpers.draw.tones import TONES
-from helpers.words import prompt_syntax
+from helpers.words import emphasis, prompt_syntax
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ MOST_TONES = 100
 _PROGRAM = "audio-to-image"
 _NEGATIVE = "Negative prompt:"
 _VALUE = re.compile(r'\s*(\w[\w /-]{0,60}):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')
+_BOTH = "prompt and negative"
 _FEWEST = 3  # values on the line of settings; a line with fewer is part of the prompt
 # The web UI's names of our samplers
 _SAMPLERS = {"dpm++ 2m": "dpm++", "euler a": "euler-ancestral"}
@@ -65,12 +66,15 @@ def parameters(picture: Picture) -> str:
         **({"Variation seed": job.variation, "Variation seed strength": VARIED} if job.variation is not None else {}),
         **({"Tones": " ".join(job.tones)} if job.tones else {}),
         **({"Lora hashes": ", ".join(f"{_stem(one)}: {one.sha256}" for one in job.loras)} if job.loras else {}),
+        **({"Plain prompt": ordinary} if (ordinary := _ordinary(job)) else {}),
         "Version": f"{_PROGRAM} {picture.version}",
     }
     settings = ", ".join(f"{key}: {_quoted(str(value))}" for key, value in values.items())
-    negative = f"\n{_NEGATIVE} {job.negative}" if job.negative else ""
+    prompt = emphasis.escaped(job.prompt) if ordinary else job.prompt
+    unwanted = emphasis.escaped(job.negative) if ordinary == _BOTH else job.negative
+    negative = f"\n{_NEGATIVE} {unwanted}" if job.negative else ""
     tags = "".join(f" <lora:{_stem(one)}:{_number(one.weight)}>" for one in job.loras)
-    return f"{job.prompt}{tags}{negative}\n{settings}"
+    return f"{prompt}{tags}{negative}\n{settings}"
 
 
 def write(pixels: NDArray[np.uint8], text: str) -> bytes:
@@ -141,12 +145,15 @@ def parse(text: str) -> Job:
     split = 1 if ours else next((at for at, line in enumerate(lines) if line.startswith(_NEGATIVE)), len(lines))
     prompt, negative = (printable(" ".join(part)) for part in (lines[:split], lines[split:]))
     sampler = values.get("Sampler", "").strip().lower()
-    prompt, tags = prompt_syntax.loras(prompt)
+    ordinary = values.get("Plain prompt", "") if ours else ""
+    prompt, tags = (prompt, []) if ordinary and "Lora hashes" not in values else prompt_syntax.loras(prompt)
+    typed = not ordinary and emphasis.is_possible(prompt)
+    prompt, negative = (emphasis.unescaped(prompt) if ordinary else prompt, negative.removeprefix(_NEGATIVE).strip())
     hashes = dict(re.findall(r"([^:,]+): ([0-9a-f]{4,64})", values.get("Lora hashes", "")))
     hashes = {name.strip(): digits for name, digits in hashes.items()}
     return Job(
         prompt,
-        negative.removeprefix(_NEGATIVE).strip(),
+        emphasis.unescaped(negative) if ordinary == _BOTH else negative,
         seed=_checked(values, "Seed", "seed"),
         steps=_checked(values, "Steps", "steps"),
         guidance=_checked(values, "CFG scale", "guidance"),
@@ -158,6 +165,8 @@ def parse(text: str) -> Job:
         tones=tuple(tone for tone in values.get("Tones", "").split() if tone in TONES)[:MOST_TONES] if ours else (),
         model=printable(values.get("Model", "")),
         sha256=printable(values.get("Model hash", "")).lower(),
+        typed=typed,
+        plain=ordinary == _BOTH,
         loras=tuple(Adapter(name, weight, hashes.get(name, "")) for name, weight in tags),
     )
 
@@ -171,6 +180,14 @@ def _checked(values: dict[str, str], key: str, option: str) -> Any:
         return kind(text)
     except ValueError as error:
         raise ValueError(f"{key}: {printable(str(error))[:200]}") from error
+
+
+def _ordinary(job: Job) -> str:
+    """Which prompts have brackets that are ordinary text; they are escaped for those who read emphasis: `prompt`, or
+    `prompt and negative`, or ""."""
+    if job.plain:
+        return _BOTH if emphasis.is_possible(f"{job.prompt} {job.negative}") else ""
+    return "prompt" if not job.typed and emphasis.is_possible(job.prompt) else ""
 
 
 def _stem(adapter: Adapter) -> str:

@@ -42,6 +42,8 @@ class Tokenizer:
         UserError: 69 for files that are missing or damaged.
     """
 
+    width = 0  # of the first encoder's vectors, where there are two
+
     def __init__(self, folder: Path, length: int = 77, padding: str = END) -> None:
         from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -83,15 +85,28 @@ class Tokenizer:
 
     def encode(self, text: str) -> Tokens:
         """The ids of `text` with start and end token, padded; the part that is too long is returned as `cut`."""
-        import numpy as np
+        pieces, room = self.pieces(text), self.length - 2
+        cut = self.from_word(text, pieces[room][1]) if len(pieces) > room else ""
+        return Tokens(self.framed([token for token, _ in pieces[:room]]), cut)
 
+    def pieces(self, text: str) -> list[tuple[int, int]]:
+        """The ids of `text` alone, and where in it each begins."""
         text = text.encode("utf-8", "replace").decode()  # a lone surrogate would raise an exception
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        room = self.length - 2
-        ids = [self._start, *encoding.ids[:room], self._end]
-        ids += [self._padding] * (self.length - len(ids))
-        cut = _from_word(text, encoding.offsets[room][0]) if len(encoding.ids) > room else ""
-        return Tokens(np.array(ids, dtype=np.int64), cut)
+        return [(token, begin) for token, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True)]
+
+    def framed(self, ids: list[int]) -> NDArray[np.int64]:
+        """At most `length` - 2 ids with start and end token, padded."""
+        import numpy as np
+
+        framed = [self._start, *ids, self._end]
+        return np.array(framed + [self._padding] * (self.length - len(framed)), dtype=np.int64)
+
+    @staticmethod
+    def from_word(text: str, start: int) -> str:
+        """`text` from the beginning of the word that contains position `start`."""
+        word = len(re.sub(r"\S+$", "", text[:start]))
+        return text[word if start - word < _LONGEST_WORD else start :].strip()
 
 
 def clip_vocabulary(merges: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -117,9 +132,3 @@ def _settings(folder: Path) -> dict[str, Any]:
 def _text(token: Any) -> str:
     """In these files a special token is either a string or {"content": string, …}."""
     return str(token["content"] if isinstance(token, dict) else token)
-
-
-def _from_word(text: str, start: int) -> str:
-    """`text` from the beginning of the word that contains position `start`."""
-    word = len(re.sub(r"\S+$", "", text[:start]))
-    return text[word if start - word < _LONGEST_WORD else start :].strip()

@@ -35,6 +35,7 @@ _LOUDER = re.compile(r"(?<![\w+])([^\W\d_]{2,})(?:\+{2,}|-{2,})(?![\w+-])")
 _DOUBLED = re.compile(r"((?:\(\s*)+\()([^()]*)(\)(?:\s*\))+)")
 _SCHEDULED = re.compile(rf"\[([^\[\]:|]*):(?:([^\[\]:|]*):)?\s*{_WEIGHT}\d?\s*\]")
 _SQUARE = re.compile(r"\[([^\[\]]*)\]")
+_ALTERNATIVES = re.compile(r"\[([^\[\]|]*\|[^\[\]]*)\]")
 _CURLY = re.compile(rf"\{{(?:[\d-]+\$\$(?:[^$|{{}}]*\$\$)?)?([^{{}}]*?)(?::\s*{_WEIGHT})?\}}")
 _SHARE = re.compile(r"(?<![\w.:])[+-]?(?:\d?\.\d+|\d+)::(?=[^\s:])")
 _PARTS = re.compile(rf"::\s*{_WEIGHT}(?![\w.])|::(?=\s|$)")
@@ -44,9 +45,12 @@ _AND = re.compile(r"\s+AND(?=\s)")
 _MOST = 50  # passes: one for each level of nested brackets
 
 
-def plain(prompt: str) -> tuple[str, list[str]]:
+def plain(prompt: str, emphasis: bool = False) -> tuple[str, list[str]]:
     """`prompt` without such syntax, its words kept, and the pieces that have no effect. A prompt without any is
-    returned as it is; ordinary (brackets) and 10:30 are none. Of alternatives, the first one is kept."""
+    returned as it is; ordinary (brackets) and 10:30 are none. Of alternatives, the first one is kept.
+
+    emphasis: keep the syntax of helpers.words.emphasis.
+    """
     ignored: list[str] = []
 
     def drop(pattern: re.Pattern[str], text: str, by: str = " ") -> str:
@@ -69,7 +73,7 @@ def plain(prompt: str) -> tuple[str, list[str]]:
                 return "(" * (opened - closed) + found[2] + ")" * (closed - opened)
             if pattern in (_JOINED, _SWAPPED):
                 return inner.replace('"', "")
-            return inner.split("|")[0] if pattern in (_SQUARE, _CURLY) else inner
+            return inner.split("|")[0] if pattern in (_SQUARE, _ALTERNATIVES, _CURLY) else inner
 
         return pattern.sub(change, text)
 
@@ -81,17 +85,20 @@ def plain(prompt: str) -> tuple[str, list[str]]:
         text = keep(kept, text)
     for _ in range(_MOST):
         before = text
-        for pattern in (_WEIGHTED, _COMPEL, _LOUDER, _DOUBLED, _SCHEDULED, _SQUARE, _CURLY):
+        emphatic = () if emphasis else (_WEIGHTED, _DOUBLED)
+        square = _ALTERNATIVES if emphasis else _SQUARE
+        for pattern in (*emphatic, _COMPEL, _LOUDER, _SCHEDULED, square, _CURLY):
             text = keep(pattern, text)
         if text == before:
             break
     text = drop(_PARTS, drop(_SHARE, text, ""), ", ")
     if re.search("[a-z]", text):  # else all of it is in capitals, and these are words
-        text = drop(_BREAK, text, ", ")
+        text = text if emphasis else drop(_BREAK, text, ", ")
         text = drop(_AND, text, " and")
-    if not ignored and text == prompt:
+    if not ignored and (text == prompt or emphasis):
         return prompt, []
-    text = text.replace("\ue000", "(").replace("\ue001", ")")
+    marks = (r"\(", r"\)") if emphasis else ("(", ")")
+    text = text.replace("\ue000", marks[0]).replace("\ue001", marks[1])
     text = re.sub(r"\s+([,.;])", r"\1", re.sub(r"(?:\s*,){2,}", ",", text))
     shown = [piece.replace("\ue000", r"\(").replace("\ue001", r"\)") for piece in ignored]
     return " ".join(text.split()).strip(", "), _outermost(shown)

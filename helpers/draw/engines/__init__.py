@@ -36,6 +36,7 @@ class Kind:
     advice: Callable[[], str] = lambda: ""  # one line: what to install, if the engine would be faster but lacks it
     role: Callable[[], str] = lambda: ""  # catalogue role of its default model, if that is not the engine's name
     models: str = ""  # the engine whose catalogue models it uses, if not its own
+    chunks: int = 1  # of a text encoder's length, that a prompt may have
     adapts: bool = False  # whether LoRAs can be added to its models
     slow: bool = False  # decoding takes so long that a small decoder is used where there is one
 
@@ -69,6 +70,7 @@ ENGINES = {
         lambda: "PyTorch on an NVIDIA GPU",
         _is_diffusers,
         is_here=lambda: nvidia.has_driver() and not nvidia.missing(),
+        chunks=8,
         adapts=True,
         advice=lambda: nvidia.advice(),
     ),
@@ -76,6 +78,7 @@ ENGINES = {
         "helpers.draw.engines.openvino_engine",
         lambda: "OpenVINO on the processor",
         _is_diffusers,
+        chunks=8,
         adapts=True,
         is_here=lambda: True,
         slow=True,
@@ -132,7 +135,8 @@ class Engine(Protocol):
         ...
 
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
-        """latents: (n, channels, height / factor, width / factor); timestep: 0…999; text: (n, length, width).
+        """latents: (n, channels, height / factor, width / factor); timestep: 0…999; text: (n, length, width), or a
+        multiple of the length, up to the engine's `chunks`.
 
         Returns what the model predicts (noise or velocity, as its scheduler says), in the shape of latents.
         """

@@ -44,7 +44,7 @@ class OpenVino:
         self,
         checkpoint: Checkpoint,
         configs: dict[str, dict[str, Any]],
-        load_network: Callable[[str], openvino.Network],
+        load_network: Callable[[str, int], openvino.Network],
         graph: Callable[[str, contextlib.ExitStack], Model],
         size: tuple[int, int],
         large: bool,
@@ -54,6 +54,7 @@ class OpenVino:
         self._parts, self._load_network, self._large, self._frugal = tuple(configs), load_network, large, frugal
         self.graph = graph
         self.networks: dict[str, openvino.Network] = {}
+        length = self._length = configs["text_encoder"]["max_position_embeddings"]  # of the UNet's text
         self._load_all()
         self.version = openvino.version()
         self.precision = "int8" if in_int8 else self._network("unet").precision
@@ -61,12 +62,11 @@ class OpenVino:
         self.channels: int = configs["vae"]["latent_channels"]
         self.factor: int = factor(configs["vae"])
         self.scheduler = checkpoint.config("scheduler")
-        length = configs["text_encoder"]["max_position_embeddings"]
         self.tokenizer = Tokenizer.of(checkpoint, length)
         self._second = configs.get("text_encoder_2", {})
         if self._second:
             second = Tokenizer.of(checkpoint, length, "tokenizer_2")
-            self.tokenizer = xl.BothTokenizers(self.tokenizer, second)
+            self.tokenizer = xl.BothTokenizers(self.tokenizer, second, configs["text_encoder"]["hidden_size"])
         self._zero_empty = checkpoint.index().get("force_zeros_for_empty_prompt", True)
         self.defaults: Defaults = defaults(checkpoint)
         self._unet = configs["unet"]
@@ -82,6 +82,9 @@ class OpenVino:
     def predict_noise(self, latents: Array, timestep: float, text: Array) -> Array:
         from helpers.draw.engines.openvino_graph import added_features, time_features
 
+        if (length := text.shape[1] - bool(self._second)) != self._length:  # a prompt of another number of chunks
+            self.networks.pop("unet", None)  # first, to free its memory
+            self._length = length
         inputs = [latents, time_features(self._unet, timestep), text]
         if self._second:
             text, pooled = xl.unpacked(text, self._second["projection_dim"])
@@ -110,7 +113,7 @@ class OpenVino:
         if part not in self.networks:
             if self._frugal:
                 self.networks.clear()
-            self.networks[part] = self._load_network(part)
+            self.networks[part] = self._load_network(part, self._length)
         return self.networks[part]
 
 
@@ -155,16 +158,19 @@ def load(
     need = _WORKSPACE + sum(weights.values()) * (2 if precision == "f32" else 1)
     short = large and 0 < system.memory()[1] < need
 
-    def graph(part: str, stack: contextlib.ExitStack) -> Model:
-        return _graph(checkpoint, part, shapes[part], stack, ranges.get(part))
+    def shape(part: str, text: int) -> tuple[int, ...]:
+        return (*shapes[part][:-1], text) if part == "unet" else shapes[part]
 
-    def load_network(part: str) -> openvino.Network:
+    def graph(part: str, stack: contextlib.ExitStack, text: int = length) -> Model:
+        return _graph(checkpoint, part, shape(part, text), stack, ranges.get(part))
+
+    def load_network(part: str, text: int) -> openvino.Network:
         place, is_text = checkpoint.place(part), part.startswith("text_encoder")
-        identity = [checkpoint.key(part), code(), shapes[part], ranges.get(part)]
+        identity = [checkpoint.key(part), code(), shape(part, text), ranges.get(part)]
         with contextlib.ExitStack() as stack:
             try:
                 return openvino.compiled(
-                    lambda: graph(part, stack),
+                    lambda: graph(part, stack, text),
                     name(place if place == options.decoder else folder, part),
                     identity,
                     # A text encoder is cheap and its errors change the picture: always float32.

@@ -83,7 +83,9 @@ class Torch:
         names = zip(_TOKENIZERS, lengths, strict=False)
         tokenizers = [Tokenizer.of(checkpoint, length, name) for name, length in names]
         self._pooled: int = self._encoders[1].config.projection_dim if len(lengths) > 1 else 0
-        self.tokenizer = xl.BothTokenizers(*tokenizers) if self._pooled else tokenizers[0]
+        self.tokenizer = tokenizers[0]
+        if self._pooled:
+            self.tokenizer = xl.BothTokenizers(tokenizers[0], tokenizers[1], self._encoders[0].config.hidden_size)
         self._zero_empty = zero_empty
         self._torch, self._device, self._rows = torch, device, 2 if guidance else 1
         self._warms = device.type != "cpu"

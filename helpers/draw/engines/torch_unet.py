@@ -33,6 +33,7 @@ class _Inputs:
     timestep: Any
     kwargs: dict[str, Any]
     source: Array | None = None  # the text embedding that was uploaded
+    length: int = 0  # of the text
     uses: int = 0
     graph: Any = None
     output: Any = field(default=None)
@@ -60,7 +61,7 @@ class Unet:
         torch = self._torch
         with self._lock, torch.inference_mode():
             inputs = self._inputs_of.get(len(latents))
-            if inputs is None or inputs.sample.shape != latents.shape:
+            if inputs is None or inputs.sample.shape != latents.shape or inputs.length != text.shape[1]:
                 inputs = self._inputs_of[len(latents)] = self._inputs(latents, text)
             inputs.sample.copy_(torch.from_numpy(latents))
             inputs.timestep.fill_(timestep)
@@ -122,7 +123,7 @@ class Unet:
         if width := self.module.config.time_cond_proj_dim:
             features = torch.from_numpy(lcm.guidance_features(width)[None])
             kwargs["timestep_cond"] = features.to(**put).repeat(count, 1)
-        return _Inputs(self.module, sample, timestep, kwargs)
+        return _Inputs(self.module, sample, timestep, kwargs, length=text.shape[1])
 
     def _upload(self, inputs: _Inputs, text: Array) -> None:
         """Do not modify `text` afterwards: arrays are compared by identity."""

@@ -19,14 +19,23 @@ if TYPE_CHECKING:
 
 
 class BothTokenizers(Tokenizer):
-    """The tokenizers of the two text encoders, which pad differently: ids are (2, length)."""
+    """The tokenizers of the two text encoders, which pad differently: ids are (2, length).
 
-    def __init__(self, first: Tokenizer, second: Tokenizer) -> None:
-        self.length, self._both = first.length, (first, second)
+    width: of the first encoder's vectors; 768 in all models of XL.
+    """
+
+    def __init__(self, first: Tokenizer, second: Tokenizer, width: int = 768) -> None:
+        self.length, self.width, self._both = first.length, width, (first, second)
 
     def encode(self, text: str) -> Tokens:
         first, second = (tokenizer.encode(text) for tokenizer in self._both)
         return first._replace(ids=np.stack([first.ids, second.ids]))
+
+    def pieces(self, text: str) -> list[tuple[int, int]]:
+        return self._both[0].pieces(text)
+
+    def framed(self, ids: list[int]) -> NDArray[np.int64]:
+        return np.stack([tokenizer.framed(ids) for tokenizer in self._both])
 
 
 def packed(first: Array, second: Array, pooled: Array) -> Array:
