@@ -179,7 +179,7 @@ class Slow:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._painter, name)
 
-    def draw(self, job: Any, on_step: Any, cancelled: Any) -> Iterator[Any]:
+    def draw(self, job: Any, on_step: Any, cancelled: Any, *_: Any) -> Iterator[Any]:
         self.drawn += 1
         if self.drawn > 1:
             self.drawing.set()
