@@ -39,7 +39,7 @@ def tried(monkeypatch: pytest.MonkeyPatch, outcome: dict[str, float | str]) -> l
     """Replace the trial by a table: seconds, or why it fails; the units that are tried are noted."""
     order: list[str] = []
 
-    def try_unit(folder: Path, unit: str) -> float:
+    def try_unit(folder: Path, unit: str, engine: str = "") -> float:
         order.append(unit)
         if isinstance(result := outcome[unit], str):
             raise UserError(os.EX_UNAVAILABLE, result)

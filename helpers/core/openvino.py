@@ -83,17 +83,26 @@ def compiled(
     precision: str = "f32",
     cache: Path | None = None,
     in_place: bool = False,
+    device: str = _DEVICE,
 ) -> Network:
     """Load the network that `build` describes from the cache, or compile it and write it to the cache if possible.
 
     build: returns a graph of f32; its weights may be f16. name: the prefix of its file names in the cache; older files
     with this name are removed. identity: everything that the graph depends on (files and their times, code, shapes), as
     an object whose repr shows all of it. precision: one of PRECISIONS. cache: the folder, by default CACHE.
-    in_place: read f16 weights from the cache at each call, which is slower, and not into memory.
+    in_place: read f16 weights from the cache at each call, which is slower, and not into memory. device: another one
+    than the processor has its own precisions, and OpenVINO's own cache.
 
-    Raises: what `build` raises; RuntimeError if OpenVINO cannot compile the graph.
+    Raises: what `build` raises; RuntimeError if OpenVINO cannot compile the graph, or compiles it for another device.
     """
     core = runtime().Core()
+    if device != _DEVICE:
+        theirs = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+        model = core.compile_model(build(), device, theirs | {"CACHE_DIR": str((cache or CACHE) / device)})
+        computing = model.get_property("EXECUTION_DEVICES")  # a device may pass its work on without a word
+        if not all(str(one).startswith(device) for one in computing):
+            raise RuntimeError(f"{', '.join(map(str, computing))} computes instead")
+        return Network(model)
     if in_int8 := precision == "int8":
         precision = "bf16" if has_bf16() else "f32"
     options = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": False}
@@ -122,6 +131,13 @@ def compiled(
     if restored := _restore(core, file, options, in_place):
         return restored
     raise RuntimeError("the compiled model cannot be loaded")
+
+
+def describe(device: str) -> str:
+    """The full name of a device, or "" if OpenVINO finds none of this kind."""
+    core = runtime().Core()
+    found = [one for one in core.available_devices if one.split(".")[0] == device]
+    return str(core.get_property(found[0], "FULL_DEVICE_NAME")) if found else ""
 
 
 @functools.lru_cache(maxsize=1)

@@ -240,7 +240,7 @@ class Settings:
     spoken_options: bool = _option(Switch(), True, "take options out of what is said: four of them, wide, no people")
     voice: str = _option(Place(), "", "the voice that speaks, a name or a file")
     low_memory: bool | None = _option(Switch(), None, "keep only what computes in memory; by default if it is short")
-    compute_units: str = _option(Text(), "", "Core ML's compute units")
+    compute_units: str = _option(Text(), "", "compute units of Core ML, or OpenVINO's CPU, GPU or NPU")
     apple_python: str = _option(Place(), "", "the Python that has Apple's python_coreml_stable_diffusion")
     allow_pickle: bool = _option(Switch(), False, "open weights that are Python pickles")
     events: str = _option(Place(), "", "a file or fifo that gets each event as a JSON line")

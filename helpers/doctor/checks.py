@@ -214,9 +214,11 @@ def engine(settings: Settings) -> Finding:
             text = apple.version(settings.apple_python)
     except UserError as error:
         return worse(error)
-    units = settings.compute_units or ", ".join(sorted(_units()))
+    units = settings.compute_units or ", ".join(sorted(compute_units.working()))
     if best == "coreml" and units:
         text += f", {units}"
+    if best == "openvino" and (unit := settings.compute_units) in compute_units.OPENVINO_UNITS[1:]:
+        text += f"; {unit}: {openvino.describe(unit) or 'OpenVINO finds none, so the processor draws'}"
     if advice := next(filter(None, (kind.advice() for kind in engines.ENGINES.values())), ""):
         return Finding("!", text, advice[:1].upper() + advice[1:])
     return Finding("ok", text)
@@ -340,11 +342,3 @@ def _progress(settings: Settings, what: str, part: float) -> None:
     """A bar on the terminal; an empty `what` clears it."""
     if sys.stderr.isatty() and not settings.quiet:
         terminal.draw(f"{what} [{'#' * round(20 * part):20}] {part:4.0%}" if what else "")
-
-
-def _units() -> set[str]:
-    """The compute units that work on this Mac, for any model."""
-    try:
-        return {str(found["unit"]) for found in json.loads(compute_units.REMEMBERED.read_text()).values()}
-    except (OSError, ValueError, KeyError, AttributeError):
-        return set()

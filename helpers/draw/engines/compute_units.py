@@ -1,7 +1,8 @@
-"""Which compute unit of a Mac draws a Core ML model: tried once, then remembered.
+"""Which compute unit draws a model: tried once, then remembered. For Core ML, and for OpenVINO's neighbours of the
+processor.
 
 A unit that fails may kill its process with a signal and raise no exception, so each is tried in a process of its own,
-`coreml_trial.py`.
+`coreml_trial.py` or `openvino_trial.py`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from helpers.core.paths import ROOT
 log = logging.getLogger(__name__)
 
 UNITS = ("CPU_AND_GPU", "CPU_AND_NE", "CPU_ONLY")  # Core ML's names, in the order in which they are tried
+OPENVINO_UNITS = ("CPU", "GPU", "NPU")  # OpenVINO's names: the processor, Intel's GPU and neural unit
 REMEMBERED = ROOT / ".cache" / "coreml" / "units.json"
 PATIENCE = 900  # seconds for a trial: the Neural Engine takes minutes to prepare a model it sees for the first time
 
@@ -65,12 +67,40 @@ def _find_unit(folder: Path) -> tuple[str, dict[str, str]]:
     return min(seconds, key=lambda unit: seconds[unit]), problems
 
 
-def try_unit(folder: Path, unit: str) -> float:
+def openvino_unit(folder: Path, asked: str, about: str) -> str:
+    """OpenVINO's device for a model: the one asked for, if it computes the model, or the processor; a line says so.
+
+    about: what the answer depends on besides the model: versions, drivers. Core ML's names mean the processor.
+
+    Raises: UserError 64 for a name that is none.
+    """
+    if asked in ("", "CPU", *UNITS):
+        return "CPU"
+    if asked not in OPENVINO_UNITS:
+        names = ", ".join(OPENVINO_UNITS)
+        raise UserError(os.EX_USAGE, f"there is no compute unit {asked!r} in OpenVINO", f"Units: {names}.")
+    key = f"openvino {about} {asked} {_identity(folder)}"
+    remembered = _remembered()
+    if key not in remembered:
+        log.info("trying the model on the %s: this may take minutes, and happens once", asked)
+        unit, problems = asked, {}
+        try:
+            try_unit(folder, asked, "openvino")
+        except UserError as error:
+            unit, problems = "CPU", {asked: error.message}
+        remembered[key] = {"model": str(folder), "unit": unit, "failed": problems}
+        _remember(remembered)
+    for unit, problem in remembered[key].get("failed", {}).items():
+        log.info("OpenVINO on the %s: %s; the processor draws", unit, problem)
+    return str(remembered[key]["unit"])
+
+
+def try_unit(folder: Path, unit: str, engine: str = "coreml") -> float:
     """Seconds of one step of the model on `unit`, measured in another process.
 
     Raises: UserError 69 if it crashes, hangs, refuses, or its output cannot be a picture.
     """
-    command = interpreter.module("helpers.draw.engines.coreml_trial", str(folder), unit)
+    command = interpreter.module(f"helpers.draw.engines.{engine}_trial", str(folder), unit)
     # Without these variables it cannot report its error as the stage's own.
     environment = {key: value for key, value in os.environ.items() if key not in ("A2I_SESSION", "A2I_CONTROL")}
     pipe = subprocess.PIPE
@@ -89,15 +119,21 @@ def try_unit(folder: Path, unit: str) -> float:
         raise UserError(os.EX_UNAVAILABLE, f"crashed (signal {-child.returncode})")
     if child.returncode:
         said = errors.decode("utf-8", "replace").strip().splitlines() or [f"exit code {child.returncode}"]
-        ours = [line.removeprefix("coreml: ") for line in said if line.startswith("coreml: ")]
+        ours = [line.removeprefix(f"{engine}: ") for line in said if line.startswith(f"{engine}: ")]
         raise UserError(os.EX_UNAVAILABLE, (ours or said)[-1])
     return float(output)
+
+
+def working() -> set[str]:
+    """Core ML's units that were found to work, for any model."""
+    return {str(found["unit"]) for key, found in _remembered().items() if not key.startswith("openvino ")}
 
 
 def _identity(folder: Path) -> str:
     """A hash that changes with the model: of its path and the sizes and times of its files."""
     # coremltools rewrites the manifest of a package whenever it opens it.
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != "Manifest.json"]
+    found = [folder] if folder.is_file() else sorted(folder.rglob("*"))
+    files = [file for file in found if file.is_file() and file.name != "Manifest.json"]
     known = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
     return hashlib.sha256(repr((str(folder.resolve()), known)).encode()).hexdigest()[:16]
 
@@ -109,7 +145,11 @@ def _remembered() -> dict[str, dict[str, Any]]:
         return {}
     if not isinstance(found, dict):
         return {}
-    return {key: entry for key, entry in found.items() if isinstance(entry, dict) and entry.get("unit") in UNITS}
+    return {
+        key: entry
+        for key, entry in found.items()
+        if isinstance(entry, dict) and entry.get("unit") in UNITS + OPENVINO_UNITS
+    }
 
 
 def _remember(units: dict[str, dict[str, Any]]) -> None:

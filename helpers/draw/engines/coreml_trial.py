@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +21,22 @@ from helpers.core.stage import run, take_stdout
 from helpers.draw import diffusion
 from helpers.draw.engines.coreml import CoreMl
 
+if TYPE_CHECKING:
+    from helpers.draw.engines import Engine
+
 
 def main(argv: list[str] | None = None) -> int:
     folder, unit = argv or sys.argv[1:]
     pipe = take_stdout()
     engine = CoreMl(Path(folder), frugal=False)
     engine.load(unit)
+    pipe.write(f"{seconds_of_a_step(engine)}\n".encode())
+    pipe.close()
+    return 0
+
+
+def seconds_of_a_step(engine: Engine) -> float:
+    """Run each network of an engine. Raises: UserError 70 if an output cannot be right."""
     text, empty = (engine.encode_text(engine.tokenizer.encode(words).ids) for words in ("a red heart", ""))
     _check("TextEncoder", text)
     shape = (2, engine.channels, engine.size[1] // engine.factor, engine.size[0] // engine.factor)
@@ -37,9 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.perf_counter() - start
     _check("VAEDecoder", engine.decode(latents[:1]))
     diffusion.draw(engine, text, empty, seed=0, steps=2, guidance=7.5)
-    pipe.write(f"{seconds}\n".encode())
-    pipe.close()
-    return 0
+    return seconds
 
 
 def _check(part: str, array: NDArray[np.float32]) -> None:

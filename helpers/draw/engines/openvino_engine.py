@@ -20,7 +20,7 @@ from helpers.adapt.checkpoint import Checkpoint
 from helpers.adapt.diffusers_folder import check_parts, factor, misfit, native_size, unknown
 from helpers.core import mapped, openvino, system
 from helpers.core.errors import UserError
-from helpers.draw.engines import Defaults, Options, check_decoder, check_size, defaults, xl
+from helpers.draw.engines import Defaults, Options, check_decoder, check_size, compute_units, defaults, xl
 from helpers.draw.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -50,13 +50,14 @@ class OpenVino:
         large: bool,
         frugal: bool,
         in_int8: bool,
+        device: str,
     ) -> None:
         self._parts, self._load_network, self._large, self._frugal = tuple(configs), load_network, large, frugal
         self.graph = graph
         self.networks: dict[str, openvino.Network] = {}
         length = self._length = configs["text_encoder"]["max_position_embeddings"]  # of the UNet's text
         self._load_all()
-        self.version = openvino.version()
+        self.version = openvino.version() + (f" {device}" if device != "CPU" else "")
         self.precision = "int8" if in_int8 else self._network("unet").precision
         self.size = size
         self.channels: int = configs["vae"]["latent_channels"]
@@ -121,10 +122,34 @@ def load(
     checkpoint: Checkpoint, options: Options, *, size: tuple[int, int] | None, guidance: bool, precision: str
 ) -> Engine:
     """helpers.draw.engines.load for the engine "openvino"."""
+    device = "CPU"
+    if (asked := options.compute_units) not in ("", "CPU"):
+        about = f"{openvino.version()} {openvino.describe(asked)}"
+        device = compute_units.openvino_unit(checkpoint.folder, asked, about)
+    return load_on(device, checkpoint, options, size=size, guidance=guidance, precision=precision)
+
+
+def load_on(
+    device: str,
+    checkpoint: Checkpoint,
+    options: Options,
+    *,
+    size: tuple[int, int] | None,
+    guidance: bool,
+    precision: str,
+) -> OpenVino:
+    """The engine on one of OpenVINO's devices: UNet and decoder compute there, a text encoder on the processor.
+
+    Raises: as helpers.draw.engines.load; UserError 69 also for a device that this machine has not.
+    """
     folder = checkpoint.folder
-    precision = precision or "f32"
-    if precision not in openvino.PRECISIONS:
-        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} in OpenVINO", "Use f32, bf16 or int8.")
+    precisions = openvino.PRECISIONS if device == "CPU" else ("f16", "f32")
+    precision = precision or ("f32" if device == "CPU" else "f16")
+    if precision not in precisions:
+        names = ", ".join(precisions)
+        raise UserError(os.EX_USAGE, f"there is no precision {precision!r} on OpenVINO's {device}", f"Use {names}.")
+    if not openvino.describe(device):
+        raise UserError(os.EX_UNAVAILABLE, f"OpenVINO finds no {device} on this machine", "Install its driver.")
     if not (checkpoint.is_file or (folder / "model_index.json").is_file()):
         raise UserError(os.EX_UNAVAILABLE, f"there is no Stable Diffusion model in {folder}", "Fetch the model again.")
     checkpoint = replace(checkpoint, decoder=options.decoder)
@@ -177,14 +202,20 @@ def load(
                     precision="f32" if is_text else precision,
                     cache=options.cache,
                     in_place=is_text and weights[part] > openvino.LARGE,
+                    device="CPU" if is_text else device,
                 )
             except (UserError, OSError):
                 raise
             except Exception as error:  # the runtime's exceptions, and any that an odd setting causes
+                if device != "CPU":
+                    said = (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]
+                    raise UserError(os.EX_UNAVAILABLE, f"OpenVINO cannot use the {device}: {said}") from error
                 raise misfit(place, error) from error
 
     frugal = short if options.low_memory is None else options.low_memory
-    return OpenVino(checkpoint, configs, load_network, graph, (width, height), large, frugal, precision == "int8")
+    return OpenVino(
+        checkpoint, configs, load_network, graph, (width, height), large, frugal, precision == "int8", device
+    )
 
 
 def compiled_copies(folder: Path) -> list[Path]:
