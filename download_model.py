@@ -18,7 +18,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH leaves it out
 
-from helpers.adapt import other_forms
+from helpers.adapt import found, other_forms
 from helpers.catalog import catalog, fetch, hub
 from helpers.catalog.catalog import Catalog, Entry, human
 from helpers.catalog.hub import Patience
@@ -31,7 +31,7 @@ NAME = "download_model"
 
 
 def main(argv: list[str] | None = None) -> int:
-    settings = Settings.from_environment(names=["language", "translate", "models", "quiet", "verbose"])
+    settings = Settings.from_environment(names=["language", "translate", "models", "search", "quiet", "verbose"])
     arguments = parse(argv, settings)
     settings = with_arguments(settings, arguments)
     stage.begin(NAME, settings)
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if all(offer(entry) for entry in entries) else os.EX_UNAVAILABLE
     if arguments.verify:
         fetch.verify(entries or [entry for entry in models.entries.values() if entry.files and entry.is_present()])
+    elif arguments.found:
+        print(found.listing(found.found(found.home_folder(), settings.search, hub.cache())))
     elif arguments.remove:
         for entry in entries:
             fetch.remove(entry, compiled_copies(entry))
@@ -85,8 +87,11 @@ def parse(argv: list[str] | None, settings: Settings) -> argparse.Namespace:
         action="store_true",
         help="fetch NAME, or the default speech model, but give up soon",
     )
+    what.add_argument("--found", action="store_true", help="list the models that other programs have here")
     add_options(parser, settings, "quiet")
     arguments = parser.parse_args(argv)
+    if arguments.found and arguments.names != ["list"]:
+        parser.error("it is: list --found")
     if not arguments.names and arguments.remove:
         parser.error("name the model")
     if "list" in arguments.names and (len(arguments.names) > 1 or arguments.verify or arguments.remove):

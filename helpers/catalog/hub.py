@@ -68,12 +68,17 @@ def usual_patience() -> Patience:
     return Patience(constants.HF_HUB_ETAG_TIMEOUT, constants.HF_HUB_DOWNLOAD_TIMEOUT, float("inf"), 3)
 
 
+def cache() -> Path:
+    """The folder of Hugging Face's own cache."""
+    return Path(_constants().HF_HUB_CACHE)
+
+
 def cached(repo: str, revision: str, path: str, sha256: str) -> Iterator[Path]:
     """Where Hugging Face's own cache (HF_HUB_CACHE, HF_HOME) may have a file: other programs download into it.
 
     sha256: of the file; without it, only the given revision counts, whose files are named after their hash.
     """
-    folder = Path(_constants().HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    folder = cache() / f"models--{repo.replace('/', '--')}"
     places = [folder / "snapshots" / revision / path]
     if sha256:
         places = [folder / "blobs" / sha256, *places, *sorted(folder.glob(f"snapshots/*/{path}"))]

@@ -230,6 +230,7 @@ class Settings:
     engine: str = _option(Text(), "", "the engine that draws")
     precision: str = _option(Text(), "", "f32, bf16, int8 or f16; by engine")
     models: Path = _option(Folder(), ROOT / "models" / "downloaded", "where downloaded models are kept")
+    search: Path | None = _option(Folder(), None, "a folder with models of your own, or of another program")
     vocabulary: Path = _option(Folder(), ROOT / "vocabulary.txt", "a file of names for the recogniser, one a line")
     replacements: Path = _option(Folder(), ROOT / "replacements.csv", "a file: heard,meant")
     styles: Path = _option(Folder(), ROOT / "styles.csv", "a file of styles: name,prompt,negative_prompt")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.adapt import lora, names
+from helpers.adapt import found, lora, names
 from helpers.adapt.lora import Lora
 from helpers.core.errors import UserError
 from helpers.core.settings import Adapter
@@ -27,17 +27,19 @@ _DIGITS = 12  # of a LoRA's hash, as the web UI writes it
 class Additions:
     """What may be added to one model. The files are hashed in the background, while the first picture is drawn."""
 
-    def __init__(self, model: Model, models: Catalog, background: Executor) -> None:
-        self._model, self._folders, self._background = model, [models.folder / "loras"], background
+    def __init__(self, model: Model, models: Catalog, background: Executor, search: Path | None = None) -> None:
+        """search: a folder of the user's own with LoRAs in `loras`."""
+        self._model, self._background = model, background
+        self._folders = [models.folder / "loras", *found.lora_folders(found.home_folder(), search)]
         self._hashes: dict[Path, Future[str]] = {}
 
     def named_in(self, job: Job) -> tuple[Job, list[str]]:
         """The job without the `<lora:…>` in a prompt that was typed, and with those LoRAs; and what is missing."""
         if not job.typed or job.plain:
             return job, []
-        prompt, found = prompt_syntax.loras(job.prompt)
+        prompt, tags = prompt_syntax.loras(job.prompt)
         there, missing = [], []
-        for name, weight in found:
+        for name, weight in tags:
             try:
                 self._file(Adapter(name, weight), path=False)
                 there.append(Adapter(name, weight))

@@ -91,7 +91,7 @@ class Painter:
         self._draws = model.entry.draws if model.entry else {}
         self._noted: set[str] = set()
         self._background = ThreadPoolExecutor(1)
-        self._additions = Additions(model, models or catalog.read(), self._background)
+        self._additions = Additions(model, models or catalog.read(), self._background, self._options.search)
         self._world = closed_world.load(model.folder)
         most = 1 if model.has_closed_vocabulary else engines.ENGINES[model.engine].chunks
         self._embeddings = wording.Embeddings(self._world, most)
@@ -147,6 +147,7 @@ class Painter:
             allow_pickle=settings.allow_pickle,
             apple_python=settings.apple_python,
             goes_on=settings.loop,
+            search=settings.search,
         )
         flags = detector(model, models) if settings.safe else None
         return cls(model, options, usual=asked, filter_folder=flags, models=models)

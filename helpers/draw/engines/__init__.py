@@ -99,6 +99,7 @@ class Options:
     allow_pickle: bool = False  # allow weights that are Python pickles
     apple_python: str = ""  # for the engine apple: the Python that has Apple's python_coreml_stable_diffusion
     goes_on: bool = False  # many pictures will be drawn: compiling in the background pays off
+    search: Path | None = None  # a folder of the user's own with LoRAs
     cache: Path | None = None  # for compiled networks; None: the repository's `.cache`
     decoder: Path | None = None  # the folder of a decoder that is used instead of the model's own
 
