@@ -50,6 +50,7 @@ def _log() -> None:
     """What the rooms report reaches caplog, also after a test that ran a program in this process."""
     log = logging.getLogger("helpers")
     log.propagate = True
+    log.setLevel(logging.NOTSET)
     log.handlers.clear()
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from helpers.draw.diffusion import BlankPicture, FilteredPicture
 from helpers.draw.engines import Defaults
 from helpers.draw.job import Job
 from helpers.draw.painter import Painter
+from helpers.draw.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ class Engine:
 
     name, version = "noise", "noise 1"
     size, pictures, channels, factor, precision, scheduler, defaults = (32, 32), 2, 4, 8, "f32", {}, Defaults()  # type: ignore[var-annotated]
-    tokenizer = SimpleNamespace(encode=lambda text: SimpleNamespace(ids=np.zeros(2, np.int64)))
+    tokenizer = Tokenizer(ROOT / "models" / "builtin" / "tokenizer")
 
     def encode_text(self, tokens: Any) -> Any:
         return np.zeros((1, 2, 2), np.float32)

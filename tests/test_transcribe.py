@@ -144,7 +144,8 @@ def test_in_a_session_each_file_keeps_its_number(environment: dict[str, str], vo
 
 def test_a_clipped_file_that_is_not_understood_is_named_so(environment: dict[str, str], tmp_path: Path) -> None:
     loud = [
-        max(-32768, min(32767, 12 * sample)) for sample in array.array("h", audio.decode(ROOT / "examples/burger.wav"))
+        max(-32768, min(32767, 40 * sample))
+        for sample in array.array("h", audio.decode(ROOT / "examples/unicorn.flac"))
     ]
     write_wav(tmp_path / "loud.wav", array.array("h", loud).tobytes())
     code, _, said = run(environment, tmp_path / "loud.wav")

@@ -48,7 +48,7 @@ def _choice(settings: Settings, translate: bool) -> Choice | None:
 
 def main(argv: list[str] | None = None) -> int:
     settings = Settings.from_environment()
-    logging.disable(logging.WARNING)  # transcribe says which recogniser is used
+    logging.getLogger("helpers").setLevel(logging.ERROR)  # transcribe says which recogniser is used
     translates, what = decided(settings)
     if what:
         stage.say(what)

@@ -334,6 +334,7 @@ MAY = {  # module: what of the network it may import, and why
     "helpers/core/system.py": {"socket"},  # the name of this machine
     "helpers/listen/recogniser_process.py": {"multiprocessing"},  # a pair of sockets to its own child
     "helpers/words/confirm.py": {"asyncio"},
+    "helpers/words/language_model.py": {"http", "httpx2", "urllib"},  # the address that the user names
 }
 NETWORK = (
     r"(socket|ssl|httpx?2?|httpcore|requests|urllib3?|aiohttp|asyncio|ftplib|smtplib|poplib|imaplib|telnetlib|xmlrpc|"
