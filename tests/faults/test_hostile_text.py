@@ -38,6 +38,7 @@ from helpers.draw.job import Job, Picture
 from helpers.listen import audio
 from helpers.listen.speech_gate import SpeechGate
 from helpers.listen.transcript import Transcript
+from helpers.words import emphasis
 
 PLATFORM = ROOT / "helpers" / "shell" / "platform"
 SHELLS = sorted({"bash", os.environ.get("A2I_TEST_BASH", "bash")})
@@ -193,7 +194,8 @@ def test_metadata(size: Size, record_property: Note) -> None:
             found = image.text["parameters"]  # type: ignore[attr-defined]
         assert found == text, number
         first, *others, settings = found.split("\n")
-        assert first == job.prompt and others == ([f"Negative prompt: {job.negative}"] if job.negative else []), number
+        assert first in (job.prompt, emphasis.escaped(job.prompt)), number  # an ordinary bracket is escaped
+        assert others == ([f"Negative prompt: {job.negative}"] if job.negative else []), number
         assert settings.startswith("Steps: 1, "), number
         assert png.parse(found) == job, number
     record_property("tried", tried)
