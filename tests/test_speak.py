@@ -92,13 +92,14 @@ def test_the_first_sound_comes_before_the_last() -> None:
 
 @needs_espeak
 def test_hostile_text_ends() -> None:
-    voice = voices.load(Request("espeak-ng"))
+    voice, spoken = voices.load(Request("espeak-ng")), 0
     for number in range(60):
         try:
             said = speakable(hostile_text.line(number).decode(errors="replace"))
         except UserError:
             continue
-        assert sum(map(len, voice.say(said))) >= 0
+        spoken += any(map(any, voice.say(said)))  # a sample that is not zero
+    assert spoken > 40
 
 
 def test_a_program_of_the_users_own(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_program_that_fails(tmp_path: Path, script: str, message: str, monkeyp
         ("./nothing.onnx", "en", 66, "there is no"),
         ("/etc/passwd", "en", 65, "is not a voice"),
         ("flite", "de", 69, "flite does not speak de"),
-        ("espeak-ng:en;reboot", "en", 65, "not the name of a speaker"),
+        ("espeak-ng:en;reboot", "en", 64, "not the name of a speaker"),
         ("", "xx", 69, "no voice on this machine speaks xx"),
     ],
 )

@@ -11,6 +11,7 @@ from helpers.core import extras, interpreter
 from helpers.core.errors import UserError
 from helpers.core.packages import install_hint
 from helpers.core.text import printable
+from helpers.speak.voice import ANOTHER
 
 PATIENCE = 20.0  # seconds; a sentence takes 0.02
 # eSpeak drops punctuation, which these voices need for their melody. So it gets the text between these marks. A full
@@ -58,8 +59,8 @@ def _spoken(text: str, voice: str) -> str:
         remedy = f"Install it: {install_hint('espeak-ng')}"
         raise UserError(EX_UNAVAILABLE, "this voice needs the program espeak-ng", remedy) from error
     except subprocess.TimeoutExpired as error:
-        raise UserError(EX_UNAVAILABLE, "espeak-ng hangs", "Choose another voice: --list shows them.") from error
+        raise UserError(EX_UNAVAILABLE, "espeak-ng hangs", ANOTHER) from error
     if run.returncode:
         said = printable(run.stderr.decode(errors="replace"))[:200]
-        raise UserError(EX_UNAVAILABLE, f"espeak-ng does not work: {said}", "Choose another voice: --list shows them.")
+        raise UserError(EX_UNAVAILABLE, f"espeak-ng does not work: {said}", ANOTHER)
     return _SWITCH.sub("", " ".join(run.stdout.decode(errors="replace").split()))

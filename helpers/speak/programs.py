@@ -16,7 +16,7 @@ import tempfile
 import time
 import wave
 from collections.abc import Callable, Iterator
-from os import EX_DATAERR, EX_UNAVAILABLE
+from os import EX_UNAVAILABLE, EX_USAGE
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -24,11 +24,10 @@ from helpers.core import interpreter
 from helpers.core.errors import UserError
 from helpers.core.packages import install_hint
 from helpers.core.text import printable, shortened
-from helpers.speak.voice import Choice
+from helpers.speak.voice import ANOTHER, Choice
 
 PATIENCE = 60.0  # seconds without a sound after which a program is ended: the slowest take 2 for an hour of speech
 _PIECE = 1 << 13  # bytes, 0.2 seconds
-_ANOTHER = "Choose another voice: python -m helpers.speak --list shows them."
 _WORDS_A_MINUTE = 175  # eSpeak's and macOS's usual speed
 
 
@@ -123,11 +122,11 @@ def choose(name: str, speaker: str, language: str) -> Choice:
         raise UserError(EX_UNAVAILABLE, f"the program {name} is not on this machine", remedy)
     if speaker:
         if not re.fullmatch(_SPEAKER, speaker) or (name == "festival" and not re.fullmatch(r"\w+", speaker)):
-            raise UserError(EX_DATAERR, f"not the name of a speaker: {printable(speaker)[:60]!r}")
+            raise UserError(EX_USAGE, f"not the name of a speaker: {printable(speaker)[:60]!r}", ANOTHER)
         return Choice(name, name, language, speaker=speaker)
     speaks = PROGRAMS[name].speaks()
     if language not in speaks:
-        raise UserError(EX_UNAVAILABLE, f"{name} does not speak {language}", _ANOTHER)
+        raise UserError(EX_UNAVAILABLE, f"{name} does not speak {language}", ANOTHER)
     return Choice(name, name, language, speaker=speaks[language])
 
 
@@ -173,7 +172,7 @@ class ProgramVoice:
                 complaint.seek(0)
                 said = complaint.read(2000).decode(errors="replace").strip().splitlines()
                 why = f" ({shortened(printable(said[-1]))})" if said else ""
-                raise UserError(EX_UNAVAILABLE, f"{self.name} made no sound{why}", _ANOTHER) from error
+                raise UserError(EX_UNAVAILABLE, f"{self.name} made no sound{why}", ANOTHER) from error
             finally:
                 process.kill()
                 process.wait()
@@ -191,7 +190,7 @@ def _until_end(process: subprocess.Popen[bytes], stdout: IO[bytes]) -> Iterator[
     deadline = time.monotonic() + PATIENCE
     while True:
         if not select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-            raise UserError(EX_UNAVAILABLE, f"the program makes no sound for {PATIENCE:.0f} seconds", _ANOTHER)
+            raise UserError(EX_UNAVAILABLE, f"the program makes no sound for {PATIENCE:.0f} seconds", ANOTHER)
         piece = os.read(stdout.fileno(), _PIECE)
         if not piece:
             return

@@ -14,6 +14,7 @@ from helpers.core.text import printable
 
 LONGEST = 1 << 16  # characters of one text: about an hour of speech
 SLOWEST, FASTEST = 0.5, 2.0
+ANOTHER = "Choose another voice: python -m helpers.speak --list shows them."
 # eSpeak and macOS's `say` take `[[…]]` for phonemes and commands (`[[volm 1]]`), and nothing else for markup.
 _COMMANDS = re.compile(r"\[(?=\[)|\](?=\])")
 

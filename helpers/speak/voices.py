@@ -21,7 +21,7 @@ from helpers.core.settings import Settings
 from helpers.core.text import printable
 from helpers.speak import kokoro, piper, programs
 from helpers.speak.programs import PROGRAMS, ProgramVoice
-from helpers.speak.voice import Choice, Voice
+from helpers.speak.voice import ANOTHER, Choice, Voice
 
 OWN = "own"  # the kind of a program of the user's own
 
@@ -103,7 +103,7 @@ def _of_entry(entry: catalog.Entry, speaker: str, language: str) -> Choice:
 def _of_kokoro(folder: Path, name: str, speaker: str, language: str) -> Choice:
     speaker = speaker or kokoro.choose_speaker(folder, language)
     if not speaker:
-        raise UserError(os.EX_UNAVAILABLE, f"{name} has no speaker for {language}", "Choose another voice: --list.")
+        raise UserError(os.EX_UNAVAILABLE, f"{name} has no speaker for {language}", ANOTHER)
     return Choice("kokoro", name, kokoro.speaks(speaker) or language, folder, speaker)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from helpers.core import stage
 from helpers.core.errors import UserError
@@ -19,9 +18,6 @@ from helpers.core.lines import Line
 from helpers.core.settings import Settings, add_options, with_arguments
 from helpers.draw.generate import NAME, OPTIONS, arrivals
 from helpers.words import stop_phrases
-
-if TYPE_CHECKING:
-    pass
 
 
 def parse(argv: list[str] | None) -> Settings:
